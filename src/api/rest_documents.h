@@ -1,0 +1,51 @@
+/*
+ * Every JSON document of the HTTP surface that is not an inference: server metadata, repository index, statistics,
+ * /health and /stats in the forms of existing deployments. Pure; appended to a buffer. What is read of a model's names
+ * and reasons may be any bytes. MU_OK, MU_NO_MEMORY, MU_TOO_LARGE; what has been appended on failure is part of a
+ * document.
+ */
+#ifndef API_REST_DOCUMENTS_H
+#define API_REST_DOCUMENTS_H
+
+#include "base/buffer.h"
+#include "model/model.h"
+
+/* GET v2: name "muster", version, and only the extensions that are really served. */
+MUST_CHECK mu_status document_server_metadata(struct buffer *out);
+
+/* GET v2/models/M[/versions/V]; versions: all that are served of that name. */
+MUST_CHECK mu_status document_model_metadata(struct buffer *out, const struct model *model, const int64_t *versions,
+                                             size_t n_versions);
+MUST_CHECK mu_status document_model_config(struct buffer *out, const struct model *model);
+
+/* GET v2/models[/M]/stats: {"model_stats": [...]} in Triton's field names. */
+MUST_CHECK mu_status document_statistics(struct buffer *out, const struct model *const *models, size_t n_models);
+
+/* POST v2/repository/index: [{"name","version","state","reason"}]; body may ask {"ready": true}. */
+MUST_CHECK mu_status document_repository_index(struct buffer *out, const struct model *const *models, size_t n_models,
+                                               const char *body, size_t body_size, mu_error *err);
+
+/* One worker instance behind /health and /stats. */
+struct backend_view {
+  char address[64]; /* "magika/0" : model and worker */
+  const char *model;
+  const char *device; /* "cpu" or a GPU's UUID */
+  int32_t gpu_id;     /* -1: none */
+  bool healthy;
+  uint64_t total_requests, total_batches, error_count;
+  uint64_t rows;        /* answered */
+  uint32_t queue_depth; /* requests waiting for or running on it */
+};
+
+/* GET /health: {healthy,total_backends,healthy_count,backends[{address,healthy,total_requests,error_count}]};
+ * *ret_healthy (one backend at least is) chooses 200 or 503. */
+MUST_CHECK mu_status document_health(struct buffer *out, const struct backend_view *backends, size_t n_backends,
+                                     bool *ret_healthy);
+
+/* GET /stats: total_requests, total_batches, avg_batch_size, queue_depth (the sums over all backends), models[] (names
+ * of those that are ready), per_gpu_stats[{gpu_id, current_queue_depth,total_requests,total_batches,avg_batch_size}] (a
+ * device "cpu" is listed as gpu_id -1). */
+MUST_CHECK mu_status document_stats(struct buffer *out, const struct backend_view *backends, size_t n_backends,
+                                    const struct model *const *models, size_t n_models);
+
+#endif

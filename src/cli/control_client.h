@@ -1,0 +1,23 @@
+/*
+ * The client's side of the control socket: finding the server of this user, and asking it (HTTP over a Unix socket).
+ */
+#ifndef CLI_CONTROL_CLIENT_H
+#define CLI_CONTROL_CLIENT_H
+
+#include "config/control_socket.h"
+
+#include <jansson.h>
+
+/* Where the server listens: by --control-socket or --http-port where one is set, else the only live socket in the
+ * user's folder. MU_NOT_FOUND: no server; MU_INVALID: several, the message names them; MU_IO. */
+MUST_CHECK mu_status control_find(const struct options *options, char ret_path[CONTROL_SOCKET_PATH_MAX], mu_error *err);
+
+/* method "GET" or "POST" (without a body); appends the answer's body to body. MU_NOT_FOUND: nobody answers there;
+ * MU_INTERNAL: an answer that is not 2xx (the message has its text); MU_TIMEOUT; MU_IO. */
+MUST_CHECK mu_status control_ask(const char *socket, const char *method, const char *target, struct buffer *body,
+                                 mu_error *err);
+
+/* GET /status, parsed: an object, the caller's (json_decref). As control_ask; MU_INTERNAL: not what a server says. */
+MUST_CHECK mu_status control_get_status(const char *socket, json_t **ret_status, mu_error *err);
+
+#endif

@@ -1,0 +1,101 @@
+/*
+ * muster: the table of commands, and the door through which the supervisor starts its other processes (the same binary
+ * with --role, the control socket as descriptor 3).
+ */
+#include "cli/command.h"
+#include "gateway/gateway.h"
+#include "worker/worker.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static const struct command *const commands[] = {
+    &command_serve, &command_bench, &command_status, &command_stop, &command_config, &command_version, &command_help,
+};
+enum { N_COMMANDS = sizeof commands / sizeof *commands };
+
+const struct command *const *command_table(size_t *ret_n) {
+  *ret_n = N_COMMANDS;
+  return commands;
+}
+
+const struct command *command_find(const char *name) {
+  for (size_t i = 0; i < N_COMMANDS; i++)
+    if (strcmp(commands[i]->name, name) == 0) return commands[i];
+  return NULL;
+}
+
+/* ---- roles ---- */
+
+enum { CONTROL_FD = 3 };
+static const char role_log[] = "MUSTER_ROLE_LOG"; /* LEVEL:FORMAT, numbers of the enums of base/log.h */
+
+static const struct {
+  const char *name;
+  int (*run)(int control);
+} roles[] = {{"gateway", gateway_main}, {"worker", worker_main}};
+
+static int refuse_role(const char *why) {
+  fprintf(stderr, "muster: --role is for muster's own processes: %s\n", why);
+  return COMMAND_USAGE;
+}
+
+static int run_role(int argc, char **argv) {
+  struct stat found;
+  int level, format, end = 0;
+  const char *log = getenv(role_log);
+  if (fstat(CONTROL_FD, &found) != 0 || !S_ISSOCK(found.st_mode)) return refuse_role("descriptor 3 is no socket");
+  if (log == NULL || sscanf(log, "%d:%d%n", &level, &format, &end) != 2 || log[end] != '\0' ||
+      level < LOG_LEVEL_ERROR || level > LOG_LEVEL_VERBOSE || format < LOG_FORMAT_AUTO || format > LOG_FORMAT_JSON)
+    return refuse_role("MUSTER_ROLE_LOG has to be LEVEL:FORMAT");
+  for (size_t i = 0; argc == 1 && i < sizeof roles / sizeof *roles; i++) {
+    if (strcmp(roles[i].name, argv[0]) != 0) continue;
+    log_setup(roles[i].name, (enum log_level)level, (enum log_format)format);
+    unsetenv(role_log);
+    return roles[i].run(CONTROL_FD);
+  }
+  return refuse_role("the roles are gateway and worker");
+}
+
+/* ---- commands ---- */
+
+static int refuse_command(const char *name) {
+  const char *names[N_COMMANDS];
+  for (size_t i = 0; i < N_COMMANDS; i++) names[i] = commands[i]->name;
+  const char *near = nearest_word(name, names, N_COMMANDS);
+  if (near != NULL)
+    fprintf(stderr, "muster: unknown command '%s': did you mean %s?\n", name, near);
+  else if (access(name, F_OK) == 0)
+    fprintf(stderr, "muster: unknown command '%s': did you mean muster serve %s?\n", name, name);
+  else
+    fprintf(stderr, "muster: unknown command '%s': see muster help\n", name);
+  return COMMAND_USAGE;
+}
+
+static bool asks_for_help(int argc, char **argv) {
+  for (int i = 0; i < argc && strcmp(argv[i], "--") != 0; i++)
+    if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0) return true;
+  return false;
+}
+
+/* The spellings that people try for commands. */
+static const struct {
+  const char *flag, *command;
+} flags[] = {{"--help", "help"}, {"-h", "help"}, {"--version", "version"}, {"-V", "version"}};
+
+int main(int argc, char **argv) {
+  if (argc < 2) {
+    fprintf(stderr, "muster: a command is missing: see muster help\n");
+    return COMMAND_USAGE;
+  }
+  if (strcmp(argv[1], "--role") == 0) return run_role(argc - 2, argv + 2);
+  const char *name = argv[1];
+  for (size_t i = 0; i < sizeof flags / sizeof *flags; i++)
+    if (strcmp(name, flags[i].flag) == 0) name = flags[i].command;
+  const struct command *command = command_find(name);
+  if (command == NULL) return refuse_command(name);
+  if (asks_for_help(argc - 2, argv + 2)) return command_print_help(command);
+  return command->run(argc - 2, argv + 2);
+}

@@ -1,0 +1,28 @@
+#include "cli/command.h"
+#include "supervisor/supervisor.h"
+
+static int run(int argc, char **argv) {
+  struct options *options;
+  int exit_status = command_load_options(&command_serve, argc, argv, &options);
+  if (exit_status != COMMAND_OK) return exit_status;
+  if (options->models.n == 0) {
+    options_free(options);
+    return command_fail(&command_serve, COMMAND_USAGE,
+                        "nothing to serve: name a model file or a model repository, see muster serve --help");
+  }
+  log_setup("supervisor", options_log_level(options), (enum log_format)options->log_format);
+  for (size_t i = 0; i < options->warnings.n; i++) LOG_WARNING(options->warnings.items[i]);
+  exit_status = supervisor_main(options);
+  options_free(options);
+  return exit_status;
+}
+
+const struct command command_serve = {
+    .name = "serve",
+    .usage = "muster serve [options] MODEL.onnx …|REPOSITORY …",
+    .summary = "Serve models until SIGTERM, SIGINT or muster stop",
+    .details =
+        "A repository has the layout NAME/VERSION/model.onnx with an optional NAME/config.pbtxt, or is a folder\n"
+        "of NAME.onnx files.",
+    .has_options = true,
+    .run = run};

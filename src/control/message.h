@@ -1,0 +1,170 @@
+/*
+ * What the supervisor and its children say to each other: typed, versioned messages over a SOCK_SEQPACKET socket pair,
+ * one message a packet, file descriptors beside it. Described field by field in one table (message.c), from which
+ * encoding, decoding and checking follow; a packet that is short, long, of another version or of an unknown type is
+ * MU_INVALID.
+ *
+ * Pointers in a received message point into the control_packet it came in. A NULL string is sent as "".
+ */
+#ifndef CONTROL_MESSAGE_H
+#define CONTROL_MESSAGE_H
+
+#include "base/buffer.h"
+#include "base/status.h"
+
+enum { CONTROL_VERSION = 1, CONTROL_FDS_MAX = 64, CONTROL_PACKET_MAX = 1 << 20 };
+
+struct control_bytes {
+  const void *data;
+  size_t size;
+};
+
+enum control_type {
+  /* supervisor -> gateway */
+  CONTROL_GATEWAY_START = 1, /* + fds: n_http sockets, then n_metrics */
+  CONTROL_MODEL_SET,         /* a model appears, or its state changes */
+  CONTROL_MODEL_LOADED,      /* what a worker found it to be */
+  CONTROL_WORKER_ATTACH,     /* a warm worker; + fd: the gateway's end of the channel socket */
+  CONTROL_WORKER_GONE,       /* its death is confirmed */
+  CONTROL_DRAIN,
+  /* gateway -> supervisor */
+  CONTROL_GATEWAY_READY,   /* listening */
+  CONTROL_WORKER_ATTACHED, /* the handshake is over, requests can go there */
+  CONTROL_WORKER_HUNG,     /* exceeded max_execution: kill it, it is to blame */
+  CONTROL_WORKER_BROKEN,   /* wrote nonsense into shared memory, or the handshake failed: kill it */
+  CONTROL_DRAINED,         /* nothing left in flight, listeners closed */
+  /* supervisor -> worker */
+  CONTROL_WORKER_START,
+  CONTROL_WORKER_PEER, /* a gateway wants to attach; + fd: the worker's end of the channel socket */
+  CONTROL_STOP,        /* leave */
+  /* worker -> supervisor */
+  CONTROL_LOADED, /* metadata; warm-up follows */
+  CONTROL_READY,  /* warm */
+  CONTROL_FAILED, /* cannot serve this model; the worker leaves by itself */
+  CONTROL_TYPE_COUNT
+};
+
+struct control_gateway_start {
+  struct control_bytes options; /* options_encode */
+  uint32_t n_http, n_metrics;   /* sockets for each loop: n_http = loops */
+  uint32_t cpus;                /* that the process may use */
+};
+struct control_model_set {
+  uint32_t model; /* the supervisor's number for this model version */
+  const char *name;
+  int64_t version;
+  const char *folder;
+  struct control_bytes config; /* config.pbtxt text */
+  uint32_t state;              /* enum model_state */
+  const char *reason;
+  uint32_t max_batch; /* effective options for this model (config/options.h model_options) */
+  uint32_t max_queue_requests;
+  uint64_t max_queue_bytes;
+};
+struct control_model_loaded {
+  uint32_t model;
+  struct control_bytes metadata; /* model_metadata_encode */
+};
+struct control_worker_attach {
+  uint32_t worker; /* the supervisor's number, never reused */
+  uint32_t model;
+  uint32_t device;        /* the supervisor's number of the device */
+  uint32_t device_tokens; /* of the device; same in every message about it */
+  uint32_t batch_tokens;  /* that one batch of this worker takes */
+  uint32_t lanes;         /* instances in the worker */
+  uint64_t epoch;
+  const char *device_name; /* "cpu" */
+  int32_t pid;
+};
+struct control_worker_gone {
+  uint32_t worker;
+  uint64_t epoch;
+  bool blamed;     /* the worker caused its death itself */
+  const char *why; /* "killed by signal 11 (Segmentation fault)" */
+};
+struct control_drain {
+  uint64_t drain_delay_ns; /* readiness is down, everything still served */
+  uint64_t deadline_ns;    /* absolute: what is in flight then is cut */
+};
+struct control_worker_event { /* WORKER_ATTACHED, WORKER_HUNG, WORKER_BROKEN */
+  uint32_t worker;
+  uint64_t epoch;
+  const char *why;
+};
+struct control_worker_start {
+  uint32_t worker, model;
+  const char *name;
+  int64_t version;
+  const char *path;             /* of the model file; "" for an engine that needs none */
+  const char *folder;           /* of the model */
+  struct control_bytes config;  /* config.pbtxt text */
+  struct control_bytes options; /* options_encode */
+  const char *engine;           /* "onnxruntime", "sim" */
+  const char *device;           /* "cpu", "gpu:…" */
+  uint32_t threads;             /* of one run */
+  uint32_t instances;
+  uint32_t max_batch; /* default where the model does not say */
+};
+struct control_worker_peer {
+  uint64_t epoch;
+};
+struct control_failed {
+  int32_t status; /* mu_status */
+  const char *message;
+};
+struct control_loaded {
+  struct control_bytes metadata;
+};
+
+/* A received message. */
+struct control_packet {
+  enum control_type type;
+  union {
+    struct control_gateway_start gateway_start;
+    struct control_model_set model_set;
+    struct control_model_loaded model_loaded;
+    struct control_worker_attach worker_attach;
+    struct control_worker_gone worker_gone;
+    struct control_drain drain;
+    struct control_worker_event worker_event;
+    struct control_worker_start worker_start;
+    struct control_worker_peer worker_peer;
+    struct control_failed failed;
+    struct control_loaded loaded;
+  };
+  int fds[CONTROL_FDS_MAX]; /* CLOEXEC; those still >= 0 are closed by control_packet_free */
+  size_t n_fds;
+  void *memory;
+};
+void control_packet_free(struct control_packet *packet); /* accepts a zeroed one with n_fds 0 */
+
+/* message points at the struct of that type (NULL for types without one). Appends to out. MU_INVALID: unknown type, or
+ * a string or run of bytes without memory; MU_TOO_LARGE: past CONTROL_PACKET_MAX; MU_NO_MEMORY. */
+MUST_CHECK mu_status control_encode(enum control_type type, const void *message, struct buffer *out);
+/* The bytes are copied; the packet has no fds. MU_INVALID, MU_NO_MEMORY. */
+MUST_CHECK mu_status control_decode(const void *bytes, size_t size, struct control_packet *ret_packet);
+
+/* "WORKER_ATTACH"; "UNKNOWN" for what is none. */
+const char *control_type_name(enum control_type type);
+
+/* Whether a message of that type goes with n_fds file descriptors. */
+bool control_type_takes(enum control_type type, size_t n_fds);
+
+/* A connected pair for control messages, CLOEXEC, blocking. A packet must fit the sender's socket buffer: it is made as
+ * large as the machine allows. [0] is the supervisor's end, [1] the child's. MU_IO. */
+MUST_CHECK mu_status control_socket_pair(int ret_sockets[2], mu_error *err);
+
+/* Blocking send of one message; fds stay the caller's. MU_CANCELED: the peer is gone; MU_TOO_LARGE: it does not fit the
+ * socket's buffer; MU_INVALID: as control_encode, or fds that do not belong to this type; MU_UNAVAILABLE: no room now
+ * (non-blocking socket); MU_NO_MEMORY; MU_IO. For workers. */
+MUST_CHECK mu_status control_send(int socket, enum control_type type, const void *message, const int *fds, size_t n_fds,
+                                  mu_error *err);
+/* The same with a message that is encoded already. */
+MUST_CHECK mu_status control_send_encoded(int socket, const struct buffer *encoded, const int *fds, size_t n_fds,
+                                          mu_error *err);
+
+/* MU_UNAVAILABLE: nothing there (non-blocking socket); MU_CANCELED: the peer is gone; MU_INVALID: not a valid message,
+ * or not with the fds that belong to it (fds that came along are closed); MU_NO_MEMORY; MU_IO. */
+MUST_CHECK mu_status control_receive(int socket, struct control_packet *ret_packet, mu_error *err);
+
+#endif

@@ -1,0 +1,280 @@
+#include "gateway/attachment.h"
+
+#include "base/log.h"
+#include "gateway/call.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* One batch at a time on an instance: the next is formed when it is idle, from all that came meanwhile. All workers of
+ * a device are alike until the fleet measures them. */
+enum { INSTANCE_DEPTH = 1 };
+#define INSTANCE_SPEED 1.0
+
+/* ---- lifetime --------------------------------------------------------------------------------------------------- */
+
+static void attachment_free(struct attachment *attachment) {
+  arena_space_free(attachment->output_space);
+  channel_gate_free(attachment->gate);
+  free(attachment);
+}
+
+void attachment_release(struct attachment *attachment) {
+  if (--attachment->users == 0) attachment_free(attachment);
+}
+
+static void handle_closed(uv_handle_t *handle) {
+  struct attachment *attachment = handle->data;
+  if (--attachment->open_handles > 0) return;
+  struct core *core = attachment->core;
+  pthread_mutex_lock(&core->lock);
+  attachment_release(attachment);
+  pthread_mutex_unlock(&core->lock);
+}
+
+static void close_handles(struct net_post *post) {
+  struct attachment *attachment = list_item(post, struct attachment, close_post);
+  uv_close((uv_handle_t *)&attachment->doorbell, handle_closed);
+  uv_close((uv_handle_t *)&attachment->socket, handle_closed);
+}
+
+/* ---- reports to the supervisor: any thread finds out, loop 0 owns the link
+ * --------------------------------------------- */
+
+static void send_reports(struct net_post *post) {
+  struct core *core = list_item(post, struct core, report_post);
+  pthread_mutex_lock(&core->lock);
+  core->report_posted = false;
+  for (struct list *link; (link = list_pop_front(&core->hung)) != NULL;) {
+    struct attachment *attachment = list_item(link, struct attachment, hung_link);
+    struct control_worker_event event = {attachment->worker, attachment->epoch, attachment->report_why};
+    LOG_ERROR("worker has to go", LOG_INT("worker", attachment->worker),
+              LOG_STR("model", attachment->model->model.name), LOG_STR("why", attachment->report_why));
+    if (control_link_send(core->control, attachment->report_type, &event, NULL, 0) != MU_OK)
+      LOG_ERROR("the supervisor cannot be told", LOG_INT("worker", attachment->worker));
+    attachment_release(attachment);
+  }
+  pthread_mutex_unlock(&core->lock);
+}
+
+void attachment_report(struct attachment *attachment, enum control_type type, const char *why) {
+  struct core *core = attachment->core;
+  if (attachment->reported || attachment->gone) return;
+  attachment->reported = true;
+  attachment->report_type = type;
+  attachment->report_why = why;
+  attachment->users++;
+  list_push_back(&core->hung, &attachment->hung_link);
+  if (core->report_posted) return;
+  core->report_posted = true;
+  core->report_post.run = send_reports;
+  net_loop_post(core->loops[0].net, &core->report_post);
+}
+
+/* ---- the handshake and the doorbell, on the home loop
+ * --------------------------------------------------------------------- */
+
+/* The scheduler gets the instances; queued requests may start at once. Locked. */
+static mu_status add_instances(struct attachment *attachment) {
+  struct core *core = attachment->core;
+  for (uint32_t i = 0; i < attachment->n_lanes; i++) {
+    struct lane *lane = &attachment->lanes[i];
+    *lane = (struct lane){.attachment = attachment, .index = i};
+    lane->instance = sched_add_instance(core->sched, attachment->model->sched, attachment->device, INSTANCE_DEPTH,
+                                        INSTANCE_SPEED, lane, clock_now_ns());
+    if (lane->instance == NULL) return MU_NO_MEMORY;
+  }
+  return MU_OK;
+}
+
+/* Locked. */
+static void finish_handshake(struct attachment *attachment) {
+  struct core *core = attachment->core;
+  mu_error err;
+  mu_status status = channel_gate_finish(attachment->gate, &err);
+  if (status == MU_UNAVAILABLE) return;
+  if (status == MU_OK) {
+    attachment->output_space = arena_space_create(channel_gate_output(attachment->gate)->size, &core->budget);
+    status = attachment->output_space != NULL ? add_instances(attachment) : MU_NO_MEMORY;
+  } else {
+    LOG_ERROR("handshake with worker failed", LOG_INT("worker", attachment->worker), LOG_STR("error", err.message));
+  }
+  if (status != MU_OK) {
+    attachment_report(attachment, CONTROL_WORKER_BROKEN, "the handshake failed");
+    return;
+  }
+  channel_gate_sleep(attachment->gate); /* from here on the loop's poll is where the gateway waits: ring for it */
+  attachment->attached = true;
+  attachment->model->attached++;
+  struct control_worker_event event = {attachment->worker, attachment->epoch, ""};
+  if (control_link_send(core->control, CONTROL_WORKER_ATTACHED, &event, NULL, 0) != MU_OK)
+    LOG_ERROR("the supervisor cannot be told", LOG_INT("worker", attachment->worker));
+}
+
+static void on_socket(uv_poll_t *poll, int status, int events) {
+  struct attachment *attachment = poll->data;
+  struct core *core = attachment->core;
+  struct list outbox;
+  list_init(&outbox);
+  pthread_mutex_lock(&core->lock);
+  if (!attachment->gone && !attachment->attached && !attachment->reported) finish_handshake(attachment);
+  /* Once attached, the socket brings only the worker's end of file; its death is the supervisor's to confirm. */
+  if (attachment->attached || attachment->reported) uv_poll_stop(poll);
+  core_run(core, &outbox);
+  pthread_mutex_unlock(&core->lock);
+  core_deliver(&outbox, attachment->home);
+}
+
+static void on_doorbell(uv_poll_t *poll, int status, int events) {
+  struct attachment *attachment = poll->data;
+  struct core *core = attachment->core;
+  struct list outbox;
+  list_init(&outbox);
+  pthread_mutex_lock(&core->lock);
+  if (!attachment->gone && attachment->attached) {
+    channel_gate_wake(attachment->gate);
+    do attachment_drain_completions(attachment, &outbox);
+    while (!channel_gate_sleep(attachment->gate) && !attachment->reported);
+    core_run(core, &outbox);
+  }
+  pthread_mutex_unlock(&core->lock);
+  core_deliver(&outbox, attachment->home);
+}
+
+/* On the home loop: the handles are its own. */
+static void start_polling(struct net_post *post) {
+  struct attachment *attachment = list_item(post, struct attachment, start_post);
+  uv_loop_t *loop = net_loop_uv(attachment->home->net);
+  uv_poll_init(loop, &attachment->doorbell, channel_gate_doorbell(attachment->gate));
+  uv_poll_init(loop, &attachment->socket, channel_gate_socket(attachment->gate));
+  attachment->doorbell.data = attachment->socket.data = attachment;
+  attachment->open_handles = 2;
+  uv_poll_start(&attachment->doorbell, UV_READABLE, on_doorbell);
+  uv_poll_start(&attachment->socket, UV_READABLE, on_socket);
+}
+
+/* ---- control messages
+ * ------------------------------------------------------------------------------------------------------- */
+
+/* The scheduler's device for the supervisor's number. Locked; NULL without memory. */
+static struct sched_device *find_device(struct core *core, const struct control_worker_attach *message) {
+  for (size_t i = 0; i < core->n_devices; i++)
+    if (core->devices[i].number == message->device) return core->devices[i].sched;
+  struct gateway_device *devices = reallocarray(core->devices, core->n_devices + 1, sizeof *devices);
+  if (devices == NULL) return NULL;
+  core->devices = devices;
+  struct sched_device *sched = sched_add_device(core->sched, message->device_tokens);
+  if (sched != NULL) devices[core->n_devices++] = (struct gateway_device){message->device, sched};
+  return sched;
+}
+
+/* Locked. */
+static mu_status attach(struct core *core, const struct control_worker_attach *message, int socket, mu_error *err) {
+  struct gateway_model *model = core_model_by_number(core, message->model);
+  mu_status status = MU_INTERNAL;
+  struct attachment *attachment = NULL;
+  if (model == NULL || model->model.metadata == NULL || model->slots == NULL) {
+    mu_fail(err, status, "its model is not known here");
+    goto fail;
+  }
+  if (model->sched == NULL && (status = core_schedule_model(core, model, message->batch_tokens, err)) != MU_OK)
+    goto fail;
+  status = MU_INTERNAL;
+  if (message->lanes == 0 || message->lanes > CHANNEL_LANES_MAX) {
+    status = mu_fail(err, MU_INVALID, "%u instances in one worker: at most %d", message->lanes, CHANNEL_LANES_MAX);
+    goto fail;
+  }
+  attachment = calloc(1, sizeof *attachment);
+  if (attachment == NULL) {
+    status = mu_fail(err, MU_NO_MEMORY, "no memory");
+    goto fail;
+  }
+  *attachment = (struct attachment){.core = core,
+                                    .model = model,
+                                    .home = &core->loops[message->worker % core->n_loops],
+                                    .worker = message->worker,
+                                    .device = find_device(core, message),
+                                    .pid = message->pid,
+                                    .epoch = message->epoch,
+                                    .n_lanes = message->lanes,
+                                    .users = 2, /* the living worker, and the poll handles */
+                                    .start_post = {.run = start_polling},
+                                    .close_post = {.run = close_handles}};
+  snprintf(attachment->device_name, sizeof attachment->device_name, "%s", message->device_name);
+  list_init(&attachment->flights);
+  list_init(&attachment->hung_link);
+  uint32_t n_inputs = model->model.metadata->n_inputs;
+  struct channel_params params = {.epoch = message->epoch,
+                                  .lanes = message->lanes,
+                                  .max_spans = core_max_members(model) * (n_inputs == 0 ? 1 : n_inputs),
+                                  .output_arena = (uint64_t)core->options->output_arena};
+  status = attachment->device == NULL ? mu_fail(err, MU_NO_MEMORY, "no memory")
+                                      : channel_gate_offer(&params, socket, &model->input, &attachment->gate, err);
+  if (status != MU_OK) goto fail;
+  list_push_back(&core->attachments, &attachment->link);
+  net_loop_post(attachment->home->net, &attachment->start_post);
+  return MU_OK;
+
+fail:
+  free(attachment);
+  close(socket);
+  return status;
+}
+
+void core_attach_worker(struct core *core, const struct control_worker_attach *message, int socket) {
+  mu_error err;
+  pthread_mutex_lock(&core->lock);
+  mu_status status = attach(core, message, socket, &err);
+  pthread_mutex_unlock(&core->lock);
+  if (status == MU_OK) return;
+  LOG_ERROR("worker cannot be attached", LOG_INT("worker", message->worker), LOG_STR("error", err.message));
+  struct control_worker_event event = {message->worker, message->epoch, err.message};
+  if (control_link_send(core->control, CONTROL_WORKER_BROKEN, &event, NULL, 0) != MU_OK)
+    LOG_ERROR("the supervisor cannot be told", LOG_INT("worker", message->worker));
+}
+
+/* Its batches: the scheduler takes the requests back, the flights go. Locked. */
+static void lose_flights(struct core *core, struct attachment *attachment, bool blamed) {
+  uint64_t retried = 0;
+  list_each (link, &attachment->flights) {
+    struct flight *flight = list_item(link, struct flight, link);
+    retried += flight->batch->n_jobs;
+    flight_free(core, flight);
+  }
+  list_each (link, &core->stalled) {
+    struct flight *flight = list_item(link, struct flight, link);
+    if (flight->attachment != attachment) continue;
+    retried += flight->batch->n_jobs;
+    flight_free(core, flight);
+  }
+  attachment->model->model.stats->retries += retried;
+  for (uint32_t i = 0; i < attachment->n_lanes; i++)
+    if (attachment->lanes[i].instance != NULL)
+      sched_instance_lost(core->sched, attachment->lanes[i].instance, blamed, clock_now_ns());
+}
+
+void core_worker_gone(struct core *core, const struct control_worker_gone *message) {
+  struct list outbox;
+  list_init(&outbox);
+  pthread_mutex_lock(&core->lock);
+  list_each (link, &core->attachments) {
+    struct attachment *attachment = list_item(link, struct attachment, link);
+    if (attachment->worker != message->worker || attachment->epoch != message->epoch) continue;
+    if (attachment->attached) {
+      attachment_drain_completions(attachment, &outbox); /* what it finished before it died counts */
+      attachment->model->attached--;
+    }
+    attachment->gone = true;
+    attachment->unrung = false;
+    lose_flights(core, attachment, message->blamed);
+    list_remove(link);
+    core->worker_deaths++;
+    net_loop_post(attachment->home->net, &attachment->close_post);
+    attachment_release(attachment);
+    core_run(core, &outbox);
+    break;
+  }
+  pthread_mutex_unlock(&core->lock);
+  core_deliver(&outbox, &core->loops[0]);
+}

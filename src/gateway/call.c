@@ -1,0 +1,185 @@
+#include "gateway/call.h"
+
+#include "base/log.h"
+#include "proto/json/json_reader.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { FREE_CALLS_MAX = 1024, REPLY_LIMIT = 1 << 30 };
+
+/* ---- the loop's free list: a warm call costs no allocation ----------------------------------------------------------
+ */
+
+static void run_posted(struct net_post *post) { call_handle_events(list_item(post, struct call, post)); }
+
+struct call *call_create(struct gateway_loop *loop, struct exchange *exchange) {
+  struct list *link = list_pop_front(&loop->free_calls);
+  struct call *call;
+  if (link != NULL) {
+    call = list_item(link, struct call, link);
+    loop->n_free_calls--;
+  } else {
+    call = calloc(1, sizeof *call);
+    if (call == NULL) return NULL;
+    list_init(&call->link);
+    buffer_init(&call->text, (size_t)loop->core->options->body_limit);
+    buffer_init(&call->reply, REPLY_LIMIT);
+    call->post.run = run_posted;
+    call->loop = loop;
+  }
+  call->exchange = exchange;
+  call->stage = CALL_TEXT;
+  return call;
+}
+
+static void call_destroy(struct call *call) {
+  request_free(&call->request);
+  buffer_free(&call->text);
+  buffer_free(&call->reply);
+  free(call->results);
+  free(call->iov);
+  free(call);
+}
+
+/* What one large request needed is not kept for the next thousand small ones. */
+static void trim(struct buffer *buffer) {
+  enum { KEEP_BYTES = 64 * 1024 };
+  if (buffer->capacity > KEEP_BYTES)
+    buffer_free(buffer);
+  else
+    buffer_clear(buffer);
+}
+
+void call_free(struct call *call) {
+  struct gateway_loop *loop = call->loop;
+  core_unstage(loop->core, call->text_staged);
+  if (loop->n_free_calls == FREE_CALLS_MAX) {
+    call_destroy(call);
+    return;
+  }
+  trim(&call->text);
+  trim(&call->reply);
+  request_clear(&call->request);
+  struct call kept = *call;
+  memset((void *)call, 0, sizeof *call);
+  call->loop = kept.loop;
+  call->text = kept.text;
+  call->reply = kept.reply;
+  call->request = kept.request;
+  call->results = kept.results;
+  call->results_capacity = kept.results_capacity;
+  call->iov = kept.iov;
+  call->iov_capacity = kept.iov_capacity;
+  call->post.run = run_posted;
+  list_init(&call->link);
+  list_push_front(&loop->free_calls, &call->link);
+  loop->n_free_calls++;
+}
+
+void call_pool_free(struct gateway_loop *loop) {
+  for (struct list *link; (link = list_pop_front(&loop->free_calls)) != NULL;)
+    call_destroy(list_item(link, struct call, link));
+}
+
+/* ---- answers that are errors
+ * ------------------------------------------------------------------------------------------- */
+
+void call_reply_error(struct call *call, int code, const char *message) {
+  struct exchange *exchange = call->exchange;
+  if (exchange == NULL) return;
+  call->exchange = NULL;
+  call->stage = CALL_ANSWERED;
+  const char *id = exchange->headers[HEADER_REQUEST_ID] != NULL ? exchange->headers[HEADER_REQUEST_ID] : "";
+  LOG_VERBOSE("request refused", LOG_INT("request", exchange->serial),
+              LOG_STR("id", call->request.id[0] != '\0' ? call->request.id : id), LOG_STR("path", exchange->path),
+              LOG_INT("code", code), LOG_STR("error", message));
+  buffer_clear(&call->reply);
+  buffer_puts(&call->reply, "{\"error\":");
+  json_write_string(&call->reply, message, strlen(message));
+  buffer_puts(&call->reply, "}");
+  struct header header = {"Retry-After", "1"};
+  if (code == 405) header = (struct header){"Allow", call->route.allow};
+  struct iovec body = {call->reply.data, call->reply.size};
+  struct reply reply = {.status = code,
+                        .content_type = "application/json",
+                        .headers = &header,
+                        .n_headers = code == 503 || code == 429 || code == 405,
+                        .body = &body,
+                        .n_body = 1};
+  exchange_reply(exchange, &reply); /* without `done`: what is not written at once is copied */
+}
+
+/* ---- the service
+ * --------------------------------------------------------------------------------------------------------- */
+
+static void begin(void *context, struct exchange *exchange) {
+  struct gateway_loop *loop = context;
+  struct call *call = call_create(loop, exchange);
+  exchange->user = call;
+  if (call == NULL) {
+    exchange_reply_error(exchange, 503, "no memory for the request");
+    return;
+  }
+  call->request.received_ns = exchange->received_ns;
+  mu_error err;
+  mu_status status = route_find(exchange->method, exchange->path, &call->route, &err);
+  if (status == MU_OK && call->route.endpoint == ENDPOINT_MODEL_INFER) {
+    inference_begin(call);
+    return;
+  }
+  if (status == MU_OK) {
+    call->text_size = UINT64_MAX;
+    return; /* answered at its end */
+  }
+  /* 405 is the one code that no status of muster's own stands for: the path is there, the method is not. */
+  call_reply_error(call, call->route.allow != NULL ? 405 : http_status_of(status), err.message);
+  call_free(call);
+}
+
+static void body(void *context, struct exchange *exchange, const uint8_t *data, size_t size) {
+  struct call *call = exchange->user;
+  if (call->route.endpoint == ENDPOINT_MODEL_INFER) {
+    inference_body(call, data, size);
+    return;
+  }
+  enum { SMALL_BODY = 64 * 1024 }; /* none of the other endpoints takes more */
+  if (call->text.size + size > SMALL_BODY || buffer_append(&call->text, data, size) != MU_OK) {
+    call_reply_error(call, http_status_of(MU_TOO_LARGE), "the body is too large for this endpoint");
+    call_free(call);
+  }
+}
+
+static void end(void *context, struct exchange *exchange) {
+  struct call *call = exchange->user;
+  if (call->route.endpoint == ENDPOINT_MODEL_INFER) {
+    inference_end(call);
+    return;
+  }
+  endpoint_answer(call);
+  call_free(call);
+}
+
+static void gone(void *context, struct exchange *exchange) {
+  struct call *call = exchange->user;
+  call->exchange = NULL;
+  if (call->route.endpoint == ENDPOINT_MODEL_INFER)
+    inference_gone(call);
+  else
+    call_free(call);
+}
+
+static bool window(void *context, struct exchange *exchange, uint8_t **ret_data, size_t *ret_size) {
+  struct call *call = exchange->user;
+  return call->route.endpoint == ENDPOINT_MODEL_INFER && inference_window(call, ret_data, ret_size);
+}
+
+const struct service gateway_service = {
+    .begin = begin,
+    .body = body,
+    .end = end,
+    .gone = gone,
+    .window = window,
+};
+
+void call_handle_events(struct call *call) { inference_handle_events(call, atomic_exchange(&call->events, 0)); }

@@ -1,0 +1,105 @@
+/*
+ * One exchange in the hands of the gateway: which endpoint, its body, and for an inference its request, its memory and
+ * its reply. Belongs to the loop of its connection; while the scheduler has it (in_sched) only the fields marked so are
+ * touched by others, under the core lock.
+ */
+#ifndef GATEWAY_CALL_H
+#define GATEWAY_CALL_H
+
+#include "api/rest_routes.h"
+#include "gateway/core.h"
+
+#include <stdatomic.h>
+
+/* What other threads tell the owner of a call. */
+enum call_event {
+  CALL_RESERVED = 1, /* its input memory is there */
+  CALL_REFUSED = 2,  /* ... or will not be: status, error */
+  CALL_DONE = 4,     /* it came back from the scheduler: status, results or error */
+  CALL_LATE = 8,     /* its deadline passed in flight; CALL_DONE comes later */
+};
+
+enum call_stage {
+  CALL_TEXT,      /* collecting the JSON part (or the whole body of an endpoint that has one) */
+  CALL_RESERVING, /* waiting for input memory, reading paused */
+  CALL_TENSORS,   /* binary part on its way into the arena */
+  CALL_QUEUED,    /* with the scheduler */
+  CALL_ANSWERED,  /* nothing more to say; kept until the scheduler and the transport let go */
+};
+
+struct call {
+  struct gateway_loop *loop;
+  struct exchange *exchange; /* NULL once answered or gone */
+  struct route route;
+  enum call_stage stage;
+  struct list link; /* free list, or core.reserving (locked) */
+
+  struct buffer text;   /* staged JSON part */
+  uint64_t text_size;   /* of the JSON part; UINT64_MAX: the whole body, length not known yet */
+  uint64_t text_staged; /* bytes taken from the budget for it */
+  bool raw;             /* Inference-Header-Content-Length: 0 */
+  bool body_ended;
+  bool rest_staged; /* what follows the JSON part is in `text` too */
+
+  struct gateway_model *model;
+  struct request request;
+  struct sched_job job;
+  struct slot_reservation slots;
+  bool reserved;      /* slots are taken */
+  uint64_t binary_at; /* bytes of the binary part received */
+  uint32_t filling;   /* position in `order` of the input whose bytes come next */
+  uint64_t filling_at;
+  uint32_t order[SLOT_INPUTS_MAX]; /* inputs by their place in the binary part */
+  uint32_t n_order;
+  uint64_t reserve_deadline_ns;
+
+  /* from the scheduler's side, under the core lock until the event is delivered */
+  bool in_sched;
+  bool late;
+  uint32_t row_at; /* first row in its batch */
+  mu_status status;
+  mu_error error;
+  struct output_block *block;
+  struct infer_result *results;
+  uint32_t n_results, results_capacity;
+
+  atomic_uint events;
+  struct net_post post;
+  struct list outbox_link;
+
+  struct buffer reply;
+  struct iovec *iov;
+  uint32_t iov_capacity;
+};
+
+/* The service table for the listeners' exchanges; context is the struct gateway_loop. */
+extern const struct service gateway_service;
+
+/* Locked or not, any thread: remembers the event and puts the call into outbox unless it is already on its way. */
+void call_event(struct call *call, enum call_event event, struct list *outbox);
+
+/* On the call's loop: handles what has been told. */
+void call_handle_events(struct call *call);
+
+/* call.c: a new call for the exchange, NULL without memory; and back to the loop's free list. */
+struct call *call_create(struct gateway_loop *loop, struct exchange *exchange);
+void call_free(struct call *call);
+/* Frees the memory of the loop's free list. */
+void call_pool_free(struct gateway_loop *loop);
+
+/* Answers {"error": message} with an HTTP status code and forgets the exchange. The call itself stays the caller's.
+ * Harmless when the client is gone. */
+void call_reply_error(struct call *call, int code, const char *message);
+
+/* inference.c */
+void inference_begin(struct call *call);
+void inference_body(struct call *call, const uint8_t *data, size_t size);
+void inference_end(struct call *call);
+bool inference_window(struct call *call, uint8_t **ret_data, size_t *ret_size);
+void inference_gone(struct call *call);
+void inference_handle_events(struct call *call, unsigned events);
+
+/* endpoints.c: everything that is answered at once from what is known; call->text is the body. */
+void endpoint_answer(struct call *call);
+
+#endif

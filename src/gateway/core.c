@@ -1,0 +1,430 @@
+#include "gateway/core.h"
+
+#include "base/log.h"
+#include "gateway/attachment.h"
+#include "gateway/call.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/timerfd.h>
+#include <unistd.h>
+
+static uint64_t machine_memory(void) {
+  long pages = sysconf(_SC_PHYS_PAGES), size = sysconf(_SC_PAGESIZE);
+  return pages > 0 && size > 0 ? (uint64_t)pages * (uint64_t)size : 0;
+}
+
+mu_status core_init(struct core *core, const struct options *options, uint32_t n_loops, mu_error *err) {
+  *core = (struct core){.options = options, .n_loops = n_loops, .timer = -1, .timer_armed_ns = TIME_NEVER};
+  pthread_mutex_init(&core->lock, NULL);
+  list_init(&core->attachments);
+  list_init(&core->stalled);
+  list_init(&core->reserving);
+  list_init(&core->hung);
+  list_init(&core->free_flights);
+  core->started_ns = clock_now_ns();
+  core->budget.limit = options->memory_budget > 0 ? (uint64_t)options->memory_budget : machine_memory() / 2;
+  core->timer = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
+  if (core->timer < 0) return mu_fail(err, MU_IO, "timerfd_create: %s", strerror(errno));
+  core->sched = sched_create(NULL);
+  core->loops = calloc(n_loops, sizeof *core->loops);
+  if (core->sched == NULL || core->loops == NULL) return mu_fail(err, MU_NO_MEMORY, "no memory for the scheduler");
+  return MU_OK;
+}
+
+static void gateway_model_free(struct gateway_model *model) {
+  if (model == NULL) return;
+  slot_pool_free(model->slots);
+  arena_space_free(model->input_space);
+  shared_memory_close(&model->input);
+  model_config_free(model->model.config);
+  model_metadata_free(model->model.metadata);
+  model_stats_free(model->model.stats);
+  free(model->model.name);
+  free(model->model.reason);
+  free(model);
+}
+
+void core_free(struct core *core) {
+  for (size_t i = 0; i < core->n_models; i++) gateway_model_free(core->models[i]);
+  free(core->models);
+  free(core->devices);
+  sched_free(core->sched);
+  list_each (link, &core->free_flights) free(list_item(link, struct flight, link));
+  for (struct output_block *block = core->free_blocks, *next; block != NULL; block = next) {
+    next = block->next_free;
+    free(block);
+  }
+  free(core->spans);
+  free(core->members);
+  free(core->loops);
+  if (core->timer >= 0) close(core->timer);
+  pthread_mutex_destroy(&core->lock);
+}
+
+/* ---- the table of models ---------------------------------------------------------------------------------------- */
+
+bool core_model_ready(const struct gateway_model *model) {
+  return model->model.state == MODEL_READY && model->attached > 0;
+}
+
+bool core_ready(struct core *core) {
+  if (core->draining) return false;
+  pthread_mutex_lock(&core->lock);
+  size_t ready = 0;
+  for (size_t i = 0; i < core->n_models; i++) ready += core_model_ready(core->models[i]);
+  bool result = core->options->strict_readiness ? ready == core->n_models : ready > 0;
+  pthread_mutex_unlock(&core->lock);
+  return result && core->n_models > 0;
+}
+
+/* Position of the first entry that is not before (name, version). */
+static size_t lower_bound(const struct core *core, const char *name, int64_t version) {
+  size_t low = 0, high = core->n_models;
+  while (low < high) {
+    size_t middle = low + (high - low) / 2;
+    const struct model *model = &core->models[middle]->model;
+    int order = strcmp(model->name, name);
+    if (order < 0 || (order == 0 && model->version < version))
+      low = middle + 1;
+    else
+      high = middle;
+  }
+  return low;
+}
+
+struct gateway_model *core_find_model(struct core *core, const char *name, int64_t version) {
+  struct gateway_model *found = NULL;
+  pthread_mutex_lock(&core->lock);
+  for (size_t i = lower_bound(core, name, version < 0 ? 0 : version); i < core->n_models; i++) {
+    struct gateway_model *model = core->models[i];
+    if (strcmp(model->model.name, name) != 0 || (version >= 0 && model->model.version != version)) break;
+    if (found == NULL || core_model_ready(model) || !core_model_ready(found)) found = model;
+  }
+  pthread_mutex_unlock(&core->lock);
+  return found;
+}
+
+mu_status core_model_takes_requests(struct core *core, const struct gateway_model *model, mu_error *err) {
+  static const char *const why[] = {
+      [MODEL_LOADING] = "is still loading",
+      [MODEL_READY] = "has no worker yet",
+      [MODEL_UNLOADING] = "is being unloaded",
+      [MODEL_UNAVAILABLE] = "is not available",
+  };
+  pthread_mutex_lock(&core->lock);
+  enum model_state state = model->model.state;
+  /* A model that was ready once takes requests while its worker is restarted: they wait in the queue. */
+  bool takes = model->sched != NULL && (state == MODEL_READY || state == MODEL_LOADING);
+  mu_status status = takes ? MU_OK
+                           : mu_fail(err, MU_UNAVAILABLE, "Request for unknown model: '%s' %s%s%s", model->model.name,
+                                     why[state], model->model.reason[0] != '\0' ? ": " : "", model->model.reason);
+  pthread_mutex_unlock(&core->lock);
+  return status;
+}
+
+struct gateway_model *core_model_by_number(struct core *core, uint32_t number) {
+  for (size_t i = 0; i < core->n_models; i++)
+    if (core->models[i]->number == number) return core->models[i];
+  return NULL;
+}
+
+static void set_state(struct gateway_model *model, enum model_state state, const char *reason) {
+  char *copy = strdup(reason);
+  if (copy == NULL) return; /* the old state with the old reason is better than one without a reason */
+  free(model->model.reason);
+  model->model.reason = copy;
+  model->model.state = state;
+}
+
+static struct gateway_model *create_model(struct core *core, const struct control_model_set *message, mu_error *err) {
+  struct gateway_model *model = calloc(1, sizeof *model);
+  if (model == NULL) goto no_memory;
+  model->number = message->model;
+  model->input.fd = -1;
+  model->model.version = message->version;
+  model->model.name = strdup(message->name);
+  model->model.reason = strdup("");
+  model->model.stats = model_stats_create();
+  if (model->model.name == NULL || model->model.reason == NULL || model->model.stats == NULL) goto no_memory;
+  if (model_config_parse(message->config.data, message->config.size, "config.pbtxt", message->name,
+                         &model->model.config, err) != MU_OK)
+    goto fail;
+  mu_error labels;
+  if (message->folder[0] != '\0' && model_config_read_labels(model->model.config, message->folder, &labels) != MU_OK)
+    LOG_WARNING("labels cannot be read", LOG_STR("model", message->name), LOG_STR("error", labels.message));
+  struct gateway_model **models = reallocarray(core->models, core->n_models + 1, sizeof(struct gateway_model *));
+  if (models == NULL) goto no_memory;
+  core->models = models;
+  size_t at = lower_bound(core, message->name, message->version);
+  memmove(models + at + 1, models + at, (core->n_models - at) * sizeof *models);
+  models[at] = model;
+  core->n_models++;
+  return model;
+
+no_memory:
+  mu_fail(err, MU_NO_MEMORY, "no memory for the model's entry");
+fail:
+  gateway_model_free(model);
+  return NULL;
+}
+
+void core_set_model(struct core *core, const struct control_model_set *message) {
+  mu_error err;
+  pthread_mutex_lock(&core->lock);
+  struct gateway_model *model = core_model_by_number(core, message->model);
+  if (model == NULL) model = create_model(core, message, &err);
+  if (model != NULL) {
+    model->max_queue_requests = message->max_queue_requests;
+    model->max_queue_bytes = message->max_queue_bytes;
+    set_state(model, (enum model_state)message->state, message->reason);
+  }
+  pthread_mutex_unlock(&core->lock);
+  if (model == NULL)
+    LOG_ERROR("model cannot be served", LOG_STR("model", message->name), LOG_STR("error", err.message));
+}
+
+/* ---- a loaded model: its scheduler entry and its memory -----------------------------------------------------------
+ */
+
+static struct sched_queue_policy queue_policy(const struct queue_policy *policy) {
+  return (struct sched_queue_policy){
+      .delay = policy->delay,
+      .default_timeout_ns = policy->default_timeout_us * NS_PER_US,
+      .allow_timeout_override = policy->allow_timeout_override,
+      .max_queue_size = policy->max_queue_size,
+  };
+}
+
+static mu_status fill_batching(const struct core *core, const struct gateway_model *model,
+                               struct sched_model_params *params, mu_error *err) {
+  const struct model_config *config = model->model.config;
+  const struct options *options = core->options;
+  params->max_batch = options->enable_batching ? model->model.metadata->max_batch : 1;
+  struct model_options own = options_for_model(options, model->model.name);
+  int64_t delay_us = config->has_max_queue_delay ? (int64_t)config->max_queue_delay_us : own.max_queue_delay_us;
+  params->has_max_queue_delay = delay_us >= 0;
+  params->max_queue_delay_ns = delay_us >= 0 ? (uint64_t)delay_us * NS_PER_US : 0;
+  if (config->n_preferred_batch_sizes > SCHED_PREFERRED_MAX)
+    return mu_fail(err, MU_UNSUPPORTED, "more than %d preferred_batch_size values", SCHED_PREFERRED_MAX);
+  for (uint32_t i = 0; i < config->n_preferred_batch_sizes; i++) { /* ascending, as the scheduler wants them */
+    uint32_t size = (uint32_t)config->preferred_batch_sizes[i], at = params->n_preferred++;
+    for (; at > 0 && params->preferred[at - 1] > size; at--) params->preferred[at] = params->preferred[at - 1];
+    params->preferred[at] = size;
+  }
+  params->preserve_ordering = config->preserve_ordering;
+  return MU_OK;
+}
+
+static mu_status fill_priorities(const struct model_config *config, struct sched_model_params *params, mu_error *err) {
+  if (config->priority_levels > SCHED_PRIORITY_MAX)
+    return mu_fail(err, MU_UNSUPPORTED, "more than %d priority_levels", SCHED_PRIORITY_MAX);
+  params->priority_levels = (uint32_t)config->priority_levels;
+  params->default_priority_level = (uint32_t)config->default_priority_level;
+  for (uint32_t level = 0; level <= params->priority_levels; level++)
+    params->policies[level] = queue_policy(&config->default_queue_policy);
+  for (uint32_t i = 0; i < config->n_priority_queue_policies; i++)
+    params->policies[config->priority_queue_policies[i].level] =
+        queue_policy(&config->priority_queue_policies[i].policy);
+  return MU_OK;
+}
+
+mu_status core_schedule_model(struct core *core, struct gateway_model *model, uint32_t batch_tokens, mu_error *err) {
+  struct model_options own = options_for_model(core->options, model->model.name);
+  struct sched_model_params params = {
+      .max_queue_requests = model->max_queue_requests,
+      .max_queue_bytes = model->max_queue_bytes,
+      .max_learned_wait_ns = (uint64_t)core->options->max_batch_wait_ns,
+      .max_execution_ns = own.max_execution_ns > 0 ? (uint64_t)own.max_execution_ns : 0,
+      .first_execution_ns = (uint64_t)core->options->load_timeout_ns,
+      .tokens = batch_tokens,
+      .choice = core->options->balance == BALANCE_ROUND_ROBIN ? SCHED_ROUND_ROBIN : SCHED_QUEUE_DEPTH,
+      .owner = model,
+  };
+  mu_status status = fill_batching(core, model, &params, err);
+  if (status == MU_OK) status = fill_priorities(model->model.config, &params, err);
+  if (status != MU_OK) return status;
+  model->sched = sched_add_model(core->sched, &params);
+  return model->sched != NULL ? MU_OK : mu_fail(err, MU_NO_MEMORY, "no memory for the model's queue");
+}
+
+/* The scratch that dispatching needs, for the largest batch of any model. */
+static mu_status grow_scratch(struct core *core, uint32_t members, uint32_t spans, mu_error *err) {
+  if (members > core->members_capacity) {
+    struct call **bigger = reallocarray(core->members, members, sizeof *bigger);
+    if (bigger == NULL) return mu_fail(err, MU_NO_MEMORY, "no memory for batches of %u", members);
+    core->members = bigger;
+    core->members_capacity = members;
+  }
+  if (spans > core->spans_capacity) {
+    struct channel_span *bigger = reallocarray(core->spans, spans, sizeof *bigger);
+    if (bigger == NULL) return mu_fail(err, MU_NO_MEMORY, "no memory for batches of %u", members);
+    core->spans = bigger;
+    core->spans_capacity = spans;
+  }
+  return MU_OK;
+}
+
+uint32_t core_max_members(const struct gateway_model *model) {
+  uint32_t max_batch = model->model.metadata->max_batch;
+  return max_batch == 0 ? 1 : max_batch;
+}
+
+static mu_status open_memory(struct core *core, struct gateway_model *model, mu_error *err) {
+  const struct model_metadata *metadata = model->model.metadata;
+  if (metadata->n_inputs > SLOT_INPUTS_MAX || metadata->n_outputs > CHANNEL_TENSORS_MAX)
+    return mu_fail(err, MU_UNSUPPORTED, "%u inputs and %u outputs: at most %d of each are served", metadata->n_inputs,
+                   metadata->n_outputs, SLOT_INPUTS_MAX);
+  uint32_t members = core_max_members(model);
+  if (members > CHANNEL_MEMBERS_MAX)
+    return mu_fail(err, MU_UNSUPPORTED, "max_batch_size %u: at most %d is served", members, CHANNEL_MEMBERS_MAX);
+  mu_status status = grow_scratch(core, members, members * (metadata->n_inputs == 0 ? 1 : metadata->n_inputs), err);
+  if (status != MU_OK) return status;
+  char name[128];
+  snprintf(name, sizeof name, "muster-input:%.80s/%lld", model->model.name, (long long)model->model.version);
+  status = shared_memory_create(name, (size_t)core->options->input_arena, &model->input, err);
+  if (status != MU_OK) return status;
+  model->input_space = arena_space_create(model->input.size, &core->budget);
+  if (model->input_space == NULL) return mu_fail(err, MU_NO_MEMORY, "no memory for the input arena");
+  model->slots = slot_pool_create(model->input_space, metadata->max_batch > 1 ? 2 * metadata->max_batch : 1);
+  return model->slots != NULL ? MU_OK : mu_fail(err, MU_NO_MEMORY, "no memory for the input arena");
+}
+
+void core_model_loaded(struct core *core, const struct control_model_loaded *message) {
+  mu_error err = {""};
+  struct model_metadata *metadata = NULL;
+  pthread_mutex_lock(&core->lock);
+  struct gateway_model *model = core_model_by_number(core, message->model);
+  mu_status status = MU_OK;
+  if (model != NULL && model->model.metadata == NULL) { /* a restarted worker says what is known already */
+    status = model_metadata_decode(message->metadata.data, message->metadata.size, &metadata);
+    if (status == MU_OK) {
+      model->model.metadata = metadata;
+      status = open_memory(core, model, &err);
+    } else {
+      mu_fail(&err, status, "the worker's description of the model does not add up");
+    }
+    if (status != MU_OK) set_state(model, MODEL_UNAVAILABLE, err.message);
+  }
+  pthread_mutex_unlock(&core->lock);
+  if (status != MU_OK)
+    LOG_ERROR("model cannot be served", LOG_STR("model", model->model.name), LOG_STR("error", err.message));
+}
+
+/* ---- memory of requests ---------------------------------------------------------------------------------------------
+ */
+
+bool core_stage(struct core *core, uint64_t bytes) {
+  pthread_mutex_lock(&core->lock);
+  bool taken = memory_budget_take(&core->budget, bytes);
+  pthread_mutex_unlock(&core->lock);
+  return taken;
+}
+
+void core_unstage(struct core *core, uint64_t bytes) {
+  if (bytes == 0) return;
+  pthread_mutex_lock(&core->lock);
+  memory_budget_give(&core->budget, bytes);
+  pthread_mutex_unlock(&core->lock);
+}
+
+/* One try, locked. */
+static mu_status try_reserve(struct call *call, mu_error *err) {
+  struct gateway_model *model = call->model;
+  struct request *request = &call->request;
+  bool batched = model->model.metadata->max_batch > 0;
+  struct slot_need needs[SLOT_INPUTS_MAX];
+  for (uint32_t i = 0; i < request->n_inputs; i++) {
+    const struct request_input *input = &request->inputs[i];
+    bool apart = input->dtype == MU_BYTES;
+    needs[i] =
+        (struct slot_need){.size = apart || !batched ? input->size : input->size / request->rows, .apart = apart};
+  }
+  mu_status status =
+      slot_pool_reserve(model->slots, needs, request->n_inputs, batched ? request->rows : 1, &call->slots);
+  if (status == MU_TOO_LARGE)
+    return mu_fail(err, status, "inputs of %llu bytes do not fit the input arena of %zu bytes (--input-arena)",
+                   (unsigned long long)request->input_bytes, model->input.size);
+  if (status != MU_OK) return mu_fail(err, status, "no input memory is free (--input-arena, --memory-budget)");
+  for (uint32_t i = 0; i < request->n_inputs; i++) {
+    request->inputs[i].offset = call->slots.offsets[i];
+    request->inputs[i].data = model->input.data + call->slots.offsets[i];
+  }
+  call->reserved = true;
+  return MU_OK;
+}
+
+/* Somebody of the same model waits already: nobody may overtake. Locked. */
+static bool others_wait(const struct core *core, const struct gateway_model *model) {
+  list_each (link, &core->reserving)
+    if (list_item(link, struct call, link)->model == model) return true;
+  return false;
+}
+
+mu_status core_reserve(struct core *core, struct call *call, mu_error *err) {
+  pthread_mutex_lock(&core->lock);
+  mu_status status = others_wait(core, call->model) ? MU_UNAVAILABLE : try_reserve(call, err);
+  if (status == MU_UNAVAILABLE) {
+    call->reserve_deadline_ns =
+        time_add(call->request.received_ns, (uint64_t)core->options->default_request_timeout_ns);
+    list_push_back(&core->reserving, &call->link);
+  }
+  pthread_mutex_unlock(&core->lock);
+  return status;
+}
+
+void core_release_inputs(struct core *core, struct call *call) {
+  if (!call->reserved) return;
+  call->reserved = false;
+  slot_pool_release(call->model->slots, &call->slots);
+}
+
+void core_retry_reserving(struct core *core, struct list *outbox) {
+  /* In order of arrival; once one of a model fails, the later ones of that model wait on. */
+  const struct gateway_model *full = NULL;
+  list_each (link, &core->reserving) {
+    struct call *waiting = list_item(link, struct call, link);
+    if (waiting->model == full) continue;
+    mu_status status = try_reserve(waiting, &waiting->error);
+    if (status == MU_UNAVAILABLE) {
+      full = waiting->model;
+      continue;
+    }
+    list_remove(link);
+    waiting->status = status;
+    call_event(waiting, status == MU_OK ? CALL_RESERVED : CALL_REFUSED, outbox);
+  }
+}
+
+void core_expire_reserving(struct core *core, uint64_t now_ns, struct list *outbox) {
+  list_each (link, &core->reserving) {
+    struct call *waiting = list_item(link, struct call, link);
+    if (now_ns < waiting->reserve_deadline_ns) continue;
+    list_remove(link);
+    waiting->status = mu_fail(&waiting->error, MU_TIMEOUT, "no input memory became free before the request's deadline");
+    call_event(waiting, CALL_REFUSED, outbox);
+  }
+}
+
+bool core_forget_reserving(struct core *core, struct call *call) {
+  pthread_mutex_lock(&core->lock);
+  bool waiting = !list_empty(&call->link);
+  list_remove(&call->link);
+  pthread_mutex_unlock(&core->lock);
+  return waiting;
+}
+
+/* ---- idle memory ------------------------------------------------------------------------------------------------------- */
+
+void core_trim_idle(struct core *core, uint32_t ticks) {
+  for (size_t i = 0; i < core->n_models; i++) {
+    struct gateway_model *model = core->models[i];
+    if (model->slots == NULL) continue;
+    uint64_t executed = model->model.stats->execution_count;
+    bool busy = executed != model->executed_before;
+    model->executed_before = executed;
+    model->idle_ticks = busy ? 0 : model->idle_ticks + 1;
+    if (model->idle_ticks == ticks) slot_pool_trim(model->slots); /* once for each idle time */
+  }
+}

@@ -1,0 +1,194 @@
+/*
+ * What the loops of a gateway share: models, workers, the scheduler, memory. One short lock (core.lock) guards all of
+ * it; a function whose name begins with core_ and says "locked" is called with it held.
+ *
+ * The way of a call through here (inference.c drives the first and the last step on the loop that owns its connection):
+ *
+ *   core_reserve -> (body arrives in the arena) -> core_submit -> scheduler -> dispatch.c -> channel -> worker
+ *        ^ waits in core.reserving                                                  v
+ *   call_event(CALL_RESERVED / CALL_DONE / CALL_LATE) <- completion.c <- doorbell on the worker's home loop
+ */
+#ifndef GATEWAY_CORE_H
+#define GATEWAY_CORE_H
+
+#include "api/rest_infer.h"
+#include "channel/arena_space.h"
+#include "channel/channel.h"
+#include "config/options.h"
+#include "control/link.h"
+#include "net/http_server.h"
+#include "net/loop.h"
+#include "sched/sched.h"
+
+#include <pthread.h>
+
+struct attachment;
+struct call;
+struct core;
+
+/* One event loop of the gateway and what belongs to its thread alone. */
+struct gateway_loop {
+  struct core *core;
+  struct net_loop *net;
+  uint32_t index;
+  struct http_server *servers[2]; /* HTTP, then metrics (loop 0 only); NULL where there is none */
+  uint32_t n_draining;            /* servers whose drain is not over */
+  struct list free_calls;         /* struct call, kept for reuse */
+  uint32_t n_free_calls;
+  pthread_t thread; /* of every loop but the first */
+  struct net_post drain_post;
+};
+
+/* A model version. Made by CONTROL_MODEL_SET and kept until the gateway ends, so pointers to it stay good. */
+struct gateway_model {
+  uint32_t number; /* the supervisor's */
+  struct model model;
+  uint32_t max_queue_requests; /* effective limits, from the supervisor */
+  uint64_t max_queue_bytes;
+  struct sched_model *sched;  /* NULL until the first worker is there */
+  struct shared_memory input; /* the input arena: written here, read by the workers */
+  struct arena_space *input_space;
+  struct slot_pool *slots;
+  uint32_t attached;        /* workers that take requests */
+  uint64_t executed_before; /* batches, when housekeeping last looked */
+  uint32_t idle_ticks;      /* times in a row that it saw none executed */
+  bool batching_stopped;    /* an output's first dimension was not the batch: said once */
+};
+
+/* A device as the supervisor numbered it. */
+struct gateway_device {
+  uint32_t number;
+  struct sched_device *sched;
+};
+
+/* The output memory of one batch: in the arena of one worker until the last reply that points into it has left. */
+struct output_block {
+  struct attachment *attachment;
+  uint64_t offset, size;
+  uint32_t users;
+  struct output_block *next_free;
+};
+
+struct core {
+  pthread_mutex_t lock;
+  const struct options *options;
+  struct gateway_loop *loops;
+  uint32_t n_loops;
+  struct control_link *control; /* loop 0 only */
+
+  struct sched *sched;
+  int timer;               /* timerfd: the scheduler's next wake-up, armed from any thread, read by loop 0 */
+  uint64_t timer_armed_ns; /* TIME_NEVER when not */
+
+  struct gateway_model **models; /* by name, then version */
+  size_t n_models;
+  struct gateway_device *devices;
+  size_t n_devices;
+  struct list attachments; /* struct attachment */
+  struct list stalled;     /* struct flight: chosen by the scheduler, waiting for output memory */
+  struct list reserving;   /* struct call: waiting for input memory, oldest first */
+  struct memory_budget budget;
+  struct output_block *free_blocks;
+  struct list free_flights;
+  /* Scratch of dispatching, for the largest batch of any model. */
+  struct channel_job job;
+  struct channel_completion completion;
+  struct channel_span *spans;
+  struct call **members;
+  uint32_t spans_capacity, members_capacity;
+  bool look_for_abandoned; /* a request left while it was in flight: somebody may run for nobody */
+  struct list hung;        /* struct attachment: to be reported to the supervisor by loop 0 */
+  struct net_post report_post;
+  bool report_posted;
+
+  _Atomic bool draining;
+  uint64_t worker_deaths;
+  uint64_t started_ns;
+};
+
+/* ---- core.c: models and memory ---------------------------------------------------------------------------------- */
+
+/* MU_NO_MEMORY, MU_IO. options are borrowed. */
+MUST_CHECK mu_status core_init(struct core *core, const struct options *options, uint32_t n_loops, mu_error *err);
+void core_free(struct core *core);
+
+/* The served version of a name: that one, or with version -1 the highest that is ready (else the highest). NULL: none.
+ * Takes the lock. */
+struct gateway_model *core_find_model(struct core *core, const char *name, int64_t version);
+
+/* MU_OK, or MU_UNAVAILABLE with why: loading for the first time, failed, unloading. Takes the lock. */
+MUST_CHECK mu_status core_model_takes_requests(struct core *core, const struct gateway_model *model, mu_error *err);
+
+/* Has it a worker that answers now? Locked. */
+bool core_model_ready(const struct gateway_model *model);
+/* Readiness of the server by --strict-readiness. Takes the lock. */
+bool core_ready(struct core *core);
+
+/* Control messages about models. Take the lock; failures are logged, the model is then UNAVAILABLE with the reason. */
+void core_set_model(struct core *core, const struct control_model_set *message);
+void core_model_loaded(struct core *core, const struct control_model_loaded *message);
+/* Gives the model its queues in the scheduler. batch_tokens: device tokens that one batch takes. Locked. */
+MUST_CHECK mu_status core_schedule_model(struct core *core, struct gateway_model *model, uint32_t batch_tokens,
+                                         mu_error *err);
+
+struct gateway_model *core_model_by_number(struct core *core, uint32_t number); /* locked */
+
+/* Memory of a connection's staging (JSON text) against the budget. Take the lock. */
+bool core_stage(struct core *core, uint64_t bytes);
+void core_unstage(struct core *core, uint64_t bytes);
+
+/* Input memory for a parsed request: MU_OK (request.inputs[].data are set), MU_UNAVAILABLE: the call waits in line and
+ * gets CALL_RESERVED; MU_TOO_LARGE, MU_NO_MEMORY. Takes the lock. */
+MUST_CHECK mu_status core_reserve(struct core *core, struct call *call, mu_error *err);
+
+/* Locked: those who wait for input memory try again; those whose deadline has passed are refused. */
+void core_retry_reserving(struct core *core, struct list *outbox);
+void core_expire_reserving(struct core *core, uint64_t now_ns, struct list *outbox);
+
+/* Locked: models that executed nothing for so many calls in a row give the slots they keep back to the memory budget. */
+void core_trim_idle(struct core *core, uint32_t ticks);
+
+/* A call that waits for memory gives up. Takes the lock. false: its event is on its way already. */
+bool core_forget_reserving(struct core *core, struct call *call);
+
+/* Requests that one batch of the model can hold. */
+uint32_t core_max_members(const struct gateway_model *model);
+
+/* ---- dispatch.c: the scheduler's decisions ------------------------------------------------------------------------
+ */
+
+/* Queues a call whose inputs are complete. On failure it stays the caller's. Takes the lock. */
+MUST_CHECK mu_status core_submit(struct core *core, struct call *call, mu_error *err);
+
+/* The client has left or the call is answered otherwise. true: the call is the caller's again; false: a CALL_DONE comes
+ * later. Takes the lock. */
+bool core_cancel(struct core *core, struct call *call);
+
+/* Locked: carries out what the scheduler decides now, and arms the timer for what it decides later. Events for calls
+ * are collected in outbox, to be sent with core_deliver after the lock is gone. */
+void core_run(struct core *core, struct list *outbox);
+
+/* Not locked: hands events to the loops that own the calls; those of `here` (may be NULL) are handled at once. */
+void core_deliver(struct list *outbox, struct gateway_loop *here);
+
+/* Locked: the last reply out of the block has left. */
+void core_block_release(struct core *core, struct output_block *block);
+
+/* Locked: gives input memory back. core_run then lets those who wait for it try. */
+void core_release_inputs(struct core *core, struct call *call);
+
+/* A call leaves without having been queued, or its reply has left: its memory goes back. Take the lock. */
+void core_drop_inputs(struct core *core, struct call *call);
+void core_drop_block(struct core *core, struct call *call);
+
+/* Timer tick on loop 0: deadlines, waits, those who wait for memory too long. */
+void core_tick(struct core *core);
+
+/* ---- attachment.c: workers -----------------------------------------------------------------------------------------
+ */
+
+/* Control messages about workers; loop 0. socket is taken over. Take the lock. */
+void core_attach_worker(struct core *core, const struct control_worker_attach *message, int socket);
+void core_worker_gone(struct core *core, const struct control_worker_gone *message);
+
+#endif

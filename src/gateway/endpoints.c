@@ -1,0 +1,269 @@
+/* Everything but inference: health, metadata, configuration, statistics, metrics. One function an endpoint, one table.
+ */
+#include "api/rest_documents.h"
+#include "gateway/attachment.h"
+#include "gateway/call.h"
+#include "metrics/exposition.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* An answer: status code, and the body in call->reply. */
+static void answer(struct call *call, int code, const char *content_type) {
+  struct exchange *exchange = call->exchange;
+  call->exchange = NULL;
+  struct iovec body = {call->reply.data, call->reply.size};
+  struct reply reply = {.status = code,
+                        .content_type = call->reply.size > 0 ? content_type : NULL,
+                        .body = &body,
+                        .n_body = call->reply.size > 0,
+                        .compressible = true};
+  exchange_reply(exchange, &reply);
+}
+
+static void answer_document(struct call *call, mu_status status, const mu_error *err) {
+  if (status == MU_OK)
+    answer(call, 200, "application/json");
+  else
+    call_reply_error(call, http_status_of(status), err->message);
+}
+
+static const mu_error out_of_memory = {"no memory for the document"};
+
+/* The model of the path; answers 404 itself when there is none. */
+static struct gateway_model *path_model(struct call *call) {
+  struct gateway_model *model = core_find_model(call->loop->core, call->route.model, call->route.version);
+  if (model != NULL) return model;
+  mu_error err;
+  mu_fail(&err, MU_NOT_FOUND, "Request for unknown model: '%s' is not found", call->route.model);
+  call_reply_error(call, http_status_of(MU_NOT_FOUND), err.message);
+  return NULL;
+}
+
+/* ---- health
+ * ------------------------------------------------------------------------------------------------------------- */
+
+static void server_live(struct call *call) { answer(call, 200, NULL); }
+
+static void server_ready(struct call *call) { answer(call, core_ready(call->loop->core) ? 200 : 503, NULL); }
+
+static void model_ready(struct call *call) {
+  struct core *core = call->loop->core;
+  struct gateway_model *model = path_model(call);
+  if (model == NULL) return;
+  pthread_mutex_lock(&core->lock);
+  bool ready = core_model_ready(model) && !core->draining;
+  pthread_mutex_unlock(&core->lock);
+  answer(call, ready ? 200 : 503, NULL);
+}
+
+/* ---- documents: rendered under the lock, from entries that may change
+ * ------------------------------------------------------ */
+
+static void server_metadata(struct call *call) {
+  answer_document(call, document_server_metadata(&call->reply), &out_of_memory);
+}
+
+/* All entries of the table as the documents want them; NULL without memory. Locked. */
+static const struct model **all_models(const struct core *core) {
+  const struct model **models = calloc(core->n_models + 1, sizeof *models);
+  for (size_t i = 0; models != NULL && i < core->n_models; i++) models[i] = &core->models[i]->model;
+  return models;
+}
+
+static void model_metadata(struct call *call) {
+  struct core *core = call->loop->core;
+  struct gateway_model *model = path_model(call);
+  if (model == NULL) return;
+  mu_error err = out_of_memory;
+  mu_status status = MU_NO_MEMORY;
+  pthread_mutex_lock(&core->lock);
+  int64_t *versions = calloc(core->n_models, sizeof *versions);
+  size_t n = 0;
+  for (size_t i = 0; versions != NULL && i < core->n_models; i++)
+    if (strcmp(core->models[i]->model.name, model->model.name) == 0) versions[n++] = core->models[i]->model.version;
+  if (model->model.metadata == NULL)
+    status = mu_fail(&err, MU_UNAVAILABLE, "Request for unknown model: '%s' is not loaded%s%s", model->model.name,
+                     model->model.reason[0] != '\0' ? ": " : "", model->model.reason);
+  else if (versions != NULL)
+    status = document_model_metadata(&call->reply, &model->model, versions, n);
+  pthread_mutex_unlock(&core->lock);
+  free(versions);
+  answer_document(call, status, &err);
+}
+
+static void model_config(struct call *call) {
+  struct core *core = call->loop->core;
+  struct gateway_model *model = path_model(call);
+  if (model == NULL) return;
+  pthread_mutex_lock(&core->lock);
+  mu_status status = document_model_config(&call->reply, &model->model);
+  pthread_mutex_unlock(&core->lock);
+  answer_document(call, status, &out_of_memory);
+}
+
+static void model_stats(struct call *call) {
+  struct core *core = call->loop->core;
+  struct gateway_model *named = call->route.model[0] != '\0' ? path_model(call) : NULL;
+  if (call->exchange == NULL) return; /* answered: no such model */
+  mu_status status = MU_NO_MEMORY;
+  pthread_mutex_lock(&core->lock);
+  const struct model **models = all_models(core);
+  size_t n = 0;
+  for (size_t i = 0; models != NULL && i < core->n_models; i++) {
+    const struct model *model = models[i];
+    bool wanted = named == NULL || (strcmp(model->name, named->model.name) == 0 &&
+                                    (call->route.version < 0 || model->version == call->route.version));
+    if (wanted) models[n++] = model;
+  }
+  if (models != NULL) status = document_statistics(&call->reply, models, n);
+  pthread_mutex_unlock(&core->lock);
+  free(models);
+  answer_document(call, status, &out_of_memory);
+}
+
+static void repository_index(struct call *call) {
+  struct core *core = call->loop->core;
+  mu_error err = out_of_memory;
+  mu_status status = MU_NO_MEMORY;
+  pthread_mutex_lock(&core->lock);
+  const struct model **models = all_models(core);
+  if (models != NULL)
+    status = document_repository_index(&call->reply, models, core->n_models, call->text.data, call->text.size, &err);
+  pthread_mutex_unlock(&core->lock);
+  free(models);
+  answer_document(call, status, &err);
+}
+
+/* ---- backends: every instance of every attached worker
+ * ------------------------------------------------------------------------ */
+
+static void view_backend(struct attachment *attachment, struct backend_view *view) {
+  struct sched_model_view queue = {0};
+  if (attachment->model->sched != NULL) sched_model_look(attachment->model->sched, &queue);
+  uint32_t peers = attachment->model->attached > 0 ? attachment->model->attached : 1;
+  *view = (struct backend_view){.model = attachment->model->model.name,
+                                .device = attachment->device_name,
+                                .gpu_id = -1,
+                                .healthy = attachment->attached && !attachment->reported,
+                                .total_requests = attachment->total_requests,
+                                .total_batches = attachment->total_batches,
+                                .error_count = attachment->errors,
+                                .rows = attachment->total_rows,
+                                .queue_depth = (queue.waiting + queue.in_flight + peers - 1) / peers};
+  sscanf(attachment->device_name, "gpu:%d", &view->gpu_id);
+  snprintf(view->address, sizeof view->address, "%.48s/%u", view->model, attachment->worker);
+}
+
+/* NULL without memory. Locked. */
+static struct backend_view *view_backends(const struct core *core, size_t *ret_n) {
+  size_t n = 0, at = 0;
+  list_each (count, &core->attachments) n++;
+  struct backend_view *views = calloc(n + 1, sizeof *views);
+  if (views == NULL) return NULL;
+  list_each (link, &core->attachments) view_backend(list_item(link, struct attachment, link), &views[at++]);
+  *ret_n = n;
+  return views;
+}
+
+static void health(struct call *call) {
+  struct core *core = call->loop->core;
+  bool healthy = false;
+  size_t n = 0;
+  pthread_mutex_lock(&core->lock);
+  struct backend_view *views = view_backends(core, &n);
+  mu_status status = views != NULL ? document_health(&call->reply, views, n, &healthy) : MU_NO_MEMORY;
+  pthread_mutex_unlock(&core->lock);
+  free(views);
+  if (status == MU_OK)
+    answer(call, healthy ? 200 : 503, "application/json");
+  else
+    answer_document(call, status, &out_of_memory);
+}
+
+static void stats(struct call *call) {
+  struct core *core = call->loop->core;
+  size_t n = 0;
+  mu_status status = MU_NO_MEMORY;
+  pthread_mutex_lock(&core->lock);
+  struct backend_view *views = view_backends(core, &n);
+  const struct model **models = all_models(core);
+  if (views != NULL && models != NULL) status = document_stats(&call->reply, views, n, models, core->n_models);
+  pthread_mutex_unlock(&core->lock);
+  free(views);
+  free(models);
+  answer_document(call, status, &out_of_memory);
+}
+
+/* ---- metrics
+ * ------------------------------------------------------------------------------------------------------------------------
+ */
+
+static struct exposition_server count_server(struct core *core) {
+  struct exposition_server server = {.memory_used_bytes = core->budget.used,
+                                     .memory_limit_bytes = core->budget.limit,
+                                     .worker_deaths_total = core->worker_deaths};
+  for (uint32_t i = 0; i < core->n_loops; i++)
+    for (size_t k = 0; k < sizeof core->loops[i].servers / sizeof *core->loops[i].servers; k++) {
+      if (core->loops[i].servers[k] == NULL) continue;
+      struct http_server_counts counts;
+      http_server_count(core->loops[i].servers[k], &counts);
+      server.connections_open += counts.connections_open;
+      server.connections_total += counts.connections_total;
+      server.requests_total += counts.requests_total;
+    }
+  return server;
+}
+
+/* Locked; NULL without memory. */
+static struct exposition_model *expose_models(const struct core *core) {
+  struct exposition_model *models = calloc(core->n_models + 1, sizeof *models);
+  for (size_t i = 0; models != NULL && i < core->n_models; i++) {
+    struct gateway_model *model = core->models[i];
+    struct sched_model_view view = {0};
+    if (model->sched != NULL) sched_model_look(model->sched, &view);
+    model->model.stats->pending = view.waiting;
+    models[i] = (struct exposition_model){.name = model->model.name,
+                                          .version = model->model.version,
+                                          .stats = model->model.stats,
+                                          .ready = core_model_ready(model),
+                                          .instances_ready = view.instances};
+  }
+  return models;
+}
+
+static void metrics(struct call *call) {
+  struct core *core = call->loop->core;
+  bool ready = core_ready(core);
+  pthread_mutex_lock(&core->lock);
+  struct exposition_server server = count_server(core);
+  server.ready = ready;
+  struct exposition_model *models = expose_models(core);
+  mu_status status = models != NULL ? exposition_print(&call->reply, &server, models, core->n_models) : MU_NO_MEMORY;
+  pthread_mutex_unlock(&core->lock);
+  free(models);
+  if (status == MU_OK)
+    answer(call, 200, "text/plain; version=0.0.4; charset=utf-8");
+  else
+    answer_document(call, status, &out_of_memory);
+}
+
+/* ---- the table
+ * ----------------------------------------------------------------------------------------------------------------------
+ */
+
+static void (*const endpoints[ENDPOINT_COUNT])(struct call *) = {
+    [ENDPOINT_SERVER_LIVE] = server_live,
+    [ENDPOINT_SERVER_READY] = server_ready,
+    [ENDPOINT_SERVER_METADATA] = server_metadata,
+    [ENDPOINT_MODEL_METADATA] = model_metadata,
+    [ENDPOINT_MODEL_READY] = model_ready,
+    [ENDPOINT_MODEL_CONFIG] = model_config,
+    [ENDPOINT_MODEL_STATS] = model_stats,
+    [ENDPOINT_REPOSITORY_INDEX] = repository_index,
+    [ENDPOINT_HEALTH] = health,
+    [ENDPOINT_STATS] = stats,
+    [ENDPOINT_METRICS] = metrics,
+};
+
+void endpoint_answer(struct call *call) { endpoints[call->route.endpoint](call); }

@@ -1,0 +1,299 @@
+#include "gateway/gateway.h"
+
+#include "base/log.h"
+#include "gateway/attachment.h"
+#include "gateway/call.h"
+
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+enum {
+  PIPELINE_MAX = 16,          /* requests of a connection that are not answered yet */
+  HEAD_BYTES_MAX = 64 * 1024, /* request line and headers */
+  BODY_MIN_RATE = 1024,       /* bytes a second that a body must bring ... */
+  BODY_GRACE_S = 10,          /* ... from here on */
+  SLOW_REPLY_MS = 20,         /* an unwritten reply is copied then, so that nobody's memory waits for a slow reader */
+  HOUSEKEEPING_MS = 100,
+  IDLE_TICKS = 20, /* of housekeeping without a request, then a model's slots go back to the budget */
+};
+#define COPIED_REPLY_BYTES (UINT64_C(64) << 20)
+
+/* The role's own state; everything shared between loops is in core. Loop 0's thread. */
+struct gateway {
+  struct core core;
+  struct options *options;
+  uv_poll_t timer;
+  uv_timer_t housekeeping, drain_timer, drain_deadline;
+  uint32_t n_undrained; /* loops */
+  int exit_status;
+};
+
+/* ---- the end
+ * ------------------------------------------------------------------------------------------------------------ */
+
+static void leave(struct gateway *gateway, int exit_status) {
+  gateway->exit_status = exit_status;
+  net_loop_stop(gateway->core.loops[0].net);
+}
+
+static void report_drained(struct gateway *gateway) {
+  if (control_link_send(gateway->core.control, CONTROL_DRAINED, NULL, NULL, 0) != MU_OK)
+    LOG_WARNING("the supervisor cannot be told that the gateway has drained");
+  leave(gateway, 0);
+}
+
+/* ---- draining: readiness flips, then after the delay the listeners close and what is in flight finishes
+ * ---------------------- */
+
+static void loop_drained(struct net_post *post) {
+  struct gateway_loop *loop = list_item(post, struct gateway_loop, drain_post);
+  struct gateway *gateway = list_item(loop->core, struct gateway, core);
+  if (--gateway->n_undrained == 0) report_drained(gateway);
+}
+
+static void server_drained(void *context) {
+  struct gateway_loop *loop = context;
+  if (--loop->n_draining > 0) return;
+  loop->drain_post.run = loop_drained;
+  net_loop_post(loop->core->loops[0].net, &loop->drain_post);
+}
+
+static void drain_loop(struct net_post *post) {
+  struct gateway_loop *loop = list_item(post, struct gateway_loop, drain_post);
+  size_t n = sizeof loop->servers / sizeof *loop->servers;
+  loop->n_draining = 1; /* so that a server that is drained at once does not end the loop's drain early */
+  for (size_t i = 0; i < n; i++) {
+    if (loop->servers[i] == NULL) continue;
+    loop->n_draining++;
+    http_server_drain(loop->servers[i], server_drained, loop);
+  }
+  server_drained(loop);
+}
+
+static void begin_drain(uv_timer_t *timer) {
+  struct gateway *gateway = timer->data;
+  struct core *core = &gateway->core;
+  gateway->n_undrained = core->n_loops;
+  for (uint32_t i = 0; i < core->n_loops; i++) {
+    core->loops[i].drain_post.run = drain_loop;
+    net_loop_post(core->loops[i].net, &core->loops[i].drain_post);
+  }
+}
+
+static void drain_over(uv_timer_t *timer) {
+  LOG_WARNING("requests were still in flight at the end of --exit-timeout: they are cut");
+  report_drained(timer->data);
+}
+
+static void on_drain(struct gateway *gateway, struct control_packet *packet) {
+  if (gateway->core.draining) return;
+  gateway->core.draining = true;
+  uint64_t now = clock_now_ns(), deadline = packet->drain.deadline_ns;
+  uv_timer_start(&gateway->drain_timer, begin_drain, packet->drain.drain_delay_ns / NS_PER_MS, 0);
+  uv_timer_start(&gateway->drain_deadline, drain_over, deadline > now ? (deadline - now) / NS_PER_MS : 0, 0);
+}
+
+/* ---- starting
+ * ------------------------------------------------------------------------------------------------------------------ */
+
+static void *run_loop(void *argument) {
+  struct gateway_loop *loop = argument;
+  net_loop_run(loop->net);
+  return NULL;
+}
+
+static struct http_limits http_limits(const struct options *options) {
+  return (struct http_limits){.body_bytes = (uint64_t)options->body_limit,
+                              .head_bytes = HEAD_BYTES_MAX,
+                              .pipeline = PIPELINE_MAX,
+                              .idle_timeout_ns = (uint64_t)options->idle_timeout_ns,
+                              .head_timeout_ns = (uint64_t)options->head_timeout_ns,
+                              .body_min_rate = BODY_MIN_RATE,
+                              .body_grace_ns = BODY_GRACE_S * NS_PER_S,
+                              .slow_reply_ns = (uint64_t)SLOW_REPLY_MS * NS_PER_MS,
+                              .copied_reply_bytes = COPIED_REPLY_BYTES,
+                              .connections = (uint32_t)options->max_connections};
+}
+
+/* A server with one listening socket, which is taken over. */
+static mu_status listen_on(struct gateway_loop *loop, size_t server, int fd, mu_error *err) {
+  struct http_limits limits = http_limits(loop->core->options);
+  loop->servers[server] = http_server_create(loop->net, &gateway_service, loop, &limits);
+  if (loop->servers[server] == NULL) {
+    close(fd);
+    return mu_fail(err, MU_NO_MEMORY, "no memory for the listener");
+  }
+  return http_server_listen(loop->servers[server], fd, err);
+}
+
+static mu_status listen_all(struct core *core, struct control_packet *packet, mu_error *err) {
+  uint32_t n_http = packet->gateway_start.n_http, n_metrics = packet->gateway_start.n_metrics;
+  if (packet->n_fds != (size_t)n_http + n_metrics || n_metrics > 1 || n_http > core->n_loops)
+    return mu_fail(err, MU_INVALID, "%zu sockets for %u + %u listeners", packet->n_fds, n_http, n_metrics);
+  for (uint32_t i = 0; i < n_http + n_metrics; i++) {
+    int fd = packet->fds[i];
+    packet->fds[i] = -1;
+    bool metrics = i >= n_http;
+    mu_status status = listen_on(&core->loops[metrics ? 0 : i], metrics, fd, err);
+    if (status != MU_OK) return status;
+  }
+  return MU_OK;
+}
+
+static mu_status start_threads(struct core *core, mu_error *err) {
+  for (uint32_t i = 1; i < core->n_loops; i++) {
+    int error = pthread_create(&core->loops[i].thread, NULL, run_loop, &core->loops[i]);
+    if (error != 0) return mu_fail(err, MU_IO, "pthread_create: %s", strerror(error));
+  }
+  return MU_OK;
+}
+
+static void on_timer(uv_poll_t *poll, int status, int events) {
+  struct gateway *gateway = poll->data;
+  uint64_t ticks;
+  ssize_t n = read(gateway->core.timer, &ticks, sizeof ticks);
+  if (n == (ssize_t)sizeof ticks) core_tick(&gateway->core);
+}
+
+/* Now and then: who waits for memory too long; memory that nobody has used for a while goes back to the system. */
+static void keep_house(uv_timer_t *timer) {
+  struct gateway *gateway = timer->data;
+  struct core *core = &gateway->core;
+  struct list outbox;
+  list_init(&outbox);
+  pthread_mutex_lock(&core->lock);
+  core_expire_reserving(core, clock_now_ns(), &outbox);
+  core_trim_idle(core, IDLE_TICKS);
+  pthread_mutex_unlock(&core->lock);
+  core_deliver(&outbox, &core->loops[0]);
+}
+
+static mu_status start(struct gateway *gateway, struct control_packet *packet, mu_error *err) {
+  struct core *core = &gateway->core;
+  uv_loop_t *loop = net_loop_uv(core->loops[0].net);
+  if (uv_poll_init(loop, &gateway->timer, core->timer) != 0) return mu_fail(err, MU_IO, "the timer cannot be polled");
+  gateway->timer.data = gateway;
+  uv_poll_start(&gateway->timer, UV_READABLE, on_timer);
+  uv_timer_t *timers[] = {&gateway->housekeeping, &gateway->drain_timer, &gateway->drain_deadline};
+  for (size_t i = 0; i < sizeof timers / sizeof *timers; i++) {
+    uv_timer_init(loop, timers[i]);
+    timers[i]->data = gateway;
+  }
+  uv_timer_start(&gateway->housekeeping, keep_house, HOUSEKEEPING_MS, HOUSEKEEPING_MS);
+  mu_status status = listen_all(core, packet, err);
+  if (status == MU_OK) status = start_threads(core, err);
+  if (status != MU_OK) return status;
+  LOG_VERBOSE("gateway listens", LOG_INT("loops", core->n_loops), LOG_INT("sockets", packet->gateway_start.n_http));
+  return control_link_send(core->control, CONTROL_GATEWAY_READY, NULL, NULL, 0);
+}
+
+/* ---- the supervisor's messages
+ * ---------------------------------------------------------------------------------------------------- */
+
+static void on_model_set(struct gateway *gateway, struct control_packet *packet) {
+  core_set_model(&gateway->core, &packet->model_set);
+}
+
+static void on_model_loaded(struct gateway *gateway, struct control_packet *packet) {
+  core_model_loaded(&gateway->core, &packet->model_loaded);
+}
+
+static void on_worker_attach(struct gateway *gateway, struct control_packet *packet) {
+  if (packet->n_fds != 1) {
+    LOG_ERROR("a worker without its socket", LOG_INT("worker", packet->worker_attach.worker));
+    return;
+  }
+  int socket = packet->fds[0];
+  packet->fds[0] = -1;
+  core_attach_worker(&gateway->core, &packet->worker_attach, socket);
+}
+
+static void on_worker_gone(struct gateway *gateway, struct control_packet *packet) {
+  core_worker_gone(&gateway->core, &packet->worker_gone);
+}
+
+static void (*const message_handlers[CONTROL_TYPE_COUNT])(struct gateway *, struct control_packet *) = {
+    [CONTROL_MODEL_SET] = on_model_set,
+    [CONTROL_MODEL_LOADED] = on_model_loaded,
+    [CONTROL_WORKER_ATTACH] = on_worker_attach,
+    [CONTROL_WORKER_GONE] = on_worker_gone,
+    [CONTROL_DRAIN] = on_drain,
+};
+
+static void on_message(void *context, struct control_packet *packet) {
+  if (message_handlers[packet->type] != NULL)
+    message_handlers[packet->type](context, packet);
+  else
+    LOG_WARNING("a control message that is not for a gateway", LOG_INT("type", packet->type));
+}
+
+static void on_lost(void *context, const mu_error *err) {
+  LOG_ERROR("the supervisor is gone", LOG_STR("error", err->message));
+  leave(context, 1);
+}
+
+static const struct control_link_events link_events = {.message = on_message, .lost = on_lost};
+
+/* ---- the role
+ * --------------------------------------------------------------------------------------------------------------------
+ */
+
+static mu_status create_loops(struct core *core, mu_error *err) {
+  for (uint32_t i = 0; i < core->n_loops; i++) {
+    struct gateway_loop *loop = &core->loops[i];
+    loop->core = core;
+    loop->index = i;
+    list_init(&loop->free_calls);
+    loop->net = net_loop_create();
+    if (loop->net == NULL) return mu_fail(err, MU_NO_MEMORY, "no memory for an event loop");
+  }
+  return MU_OK;
+}
+
+/* The first message says all that there is to start with. */
+static mu_status prepare(struct gateway *gateway, int control, struct control_packet *packet, mu_error *err) {
+  mu_status status = control_receive(control, packet, err);
+  if (status != MU_OK) return status;
+  if (packet->type != CONTROL_GATEWAY_START) return mu_fail(err, MU_INVALID, "the first message is not the start");
+  const struct control_gateway_start *message = &packet->gateway_start;
+  status = options_decode(message->options.data, message->options.size, &gateway->options);
+  if (status != MU_OK) return mu_fail(err, status, "the options do not add up");
+  status = core_init(&gateway->core, gateway->options, message->n_http > 0 ? message->n_http : 1, err);
+  if (status == MU_OK) status = create_loops(&gateway->core, err);
+  if (status != MU_OK) return status;
+  gateway->core.control = control_link_create(gateway->core.loops[0].net, control, &link_events, gateway);
+  if (gateway->core.control == NULL) return mu_fail(err, MU_NO_MEMORY, "no memory for the control link");
+  return start(gateway, packet, err);
+}
+
+static void stop_loop(struct net_post *post) { net_loop_stop(list_item(post, struct gateway_loop, drain_post)->net); }
+
+static void stop_threads(struct core *core) {
+  for (uint32_t i = 1; i < core->n_loops; i++) {
+    if (core->loops[i].thread == 0) continue;
+    core->loops[i].drain_post.run = stop_loop;
+    net_loop_post(core->loops[i].net, &core->loops[i].drain_post);
+    pthread_join(core->loops[i].thread, NULL);
+  }
+}
+
+int gateway_main(int control) {
+  static struct gateway gateway; /* large: it holds the dispatcher's scratch */
+  struct control_packet packet = {0};
+  mu_error err;
+  signal(SIGPIPE, SIG_IGN);
+  prctl(PR_SET_NAME, "muster-gateway");
+  mu_status status = prepare(&gateway, control, &packet, &err);
+  control_packet_free(&packet);
+  if (status != MU_OK) {
+    LOG_ERROR("the gateway cannot start", LOG_STR("error", err.message));
+    return 1;
+  }
+  net_loop_run(gateway.core.loops[0].net);
+  stop_threads(&gateway.core);
+  /* Requests, workers and shared memory go with the process: nothing outlives it that somebody else would need. */
+  return gateway.exit_status;
+}

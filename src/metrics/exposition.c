@@ -1,0 +1,211 @@
+#include "metrics/exposition.h"
+
+#include "base/clock.h"
+
+#include <inttypes.h>
+
+struct metric;
+
+/* What the lines of one metric are printed from. */
+struct page {
+  struct buffer *out;
+  const struct exposition_server *server;
+  const struct exposition_model *models;
+  size_t n_models;
+};
+
+enum metric_type { METRIC_COUNTER, METRIC_GAUGE, METRIC_HISTOGRAM };
+static const char *const type_names[] = {"counter", "gauge", "histogram"};
+
+struct metric {
+  const char *name;
+  enum metric_type type;
+  void (*print)(const struct page *page, const struct metric *metric);
+  size_t offset;                         /* of the figure, in the struct that print reads */
+  const struct histogram_bounds *bounds; /* of a histogram */
+  const char *help;
+};
+
+/* ---- lines ---- */
+
+/* A label's value: backslash, quote and newline are escaped (the text format has no other escapes). */
+static void print_label(struct buffer *out, const char *value) {
+  for (; *value != '\0'; value++) {
+    if (*value == '\n')
+      buffer_puts(out, "\\n");
+    else if (*value == '"' || *value == '\\')
+      buffer_print(out, "\\%c", *value);
+    else
+      buffer_putc(out, *value);
+  }
+}
+
+/* `name_suffix{model="…",version="…"`: the caller closes the braces. */
+static void print_series(struct buffer *out, const char *name, const char *suffix,
+                         const struct exposition_model *model) {
+  buffer_print(out, "%s%s{model=\"", name, suffix);
+  print_label(out, model->name);
+  buffer_print(out, "\",version=\"%" PRId64 "\"", model->version);
+}
+
+static void print_model_value(const struct page *page, const struct metric *metric,
+                              const struct exposition_model *model, uint64_t value) {
+  print_series(page->out, metric->name, "", model);
+  buffer_print(page->out, "} %" PRIu64 "\n", value);
+}
+
+static uint64_t load(const _Atomic uint64_t *figure) { return atomic_load_explicit(figure, memory_order_relaxed); }
+
+static const _Atomic uint64_t *figure_of(const struct exposition_model *model, size_t offset) {
+  return (const _Atomic uint64_t *)(const void *)((const char *)model->stats + offset);
+}
+
+/* ---- one function for each kind of figure ---- */
+
+static void print_server_number(const struct page *page, const struct metric *metric) {
+  const char *figure = (const char *)page->server + metric->offset;
+  buffer_print(page->out, "%s %" PRIu64 "\n", metric->name, *(const uint64_t *)(const void *)figure);
+}
+
+static void print_server_ready(const struct page *page, const struct metric *metric) {
+  buffer_print(page->out, "%s %d\n", metric->name, page->server->ready ? 1 : 0);
+}
+
+static void print_count(const struct page *page, const struct metric *metric) {
+  for (size_t i = 0; i < page->n_models; i++)
+    print_model_value(page, metric, &page->models[i], load(figure_of(&page->models[i], metric->offset)));
+}
+
+static void print_microseconds(const struct page *page, const struct metric *metric) {
+  for (size_t i = 0; i < page->n_models; i++)
+    print_model_value(page, metric, &page->models[i], load(figure_of(&page->models[i], metric->offset)) / NS_PER_US);
+}
+
+/* Requests join and leave the figure in threads of their own, so that for a moment it can be below zero. */
+static void print_pending(const struct page *page, const struct metric *metric) {
+  for (size_t i = 0; i < page->n_models; i++) {
+    int64_t pending = atomic_load_explicit(&page->models[i].stats->pending, memory_order_relaxed);
+    print_model_value(page, metric, &page->models[i], pending > 0 ? (uint64_t)pending : 0);
+  }
+}
+
+static void print_failures(const struct page *page, const struct metric *metric) {
+  static const char *const reasons[FAILURE_COUNT] = {[FAILURE_REJECTED] = "REJECTED",
+                                                     [FAILURE_CANCELED] = "CANCELED",
+                                                     [FAILURE_BACKEND] = "BACKEND",
+                                                     [FAILURE_OTHER] = "OTHER"};
+  for (size_t i = 0; i < page->n_models; i++)
+    for (size_t reason = 0; reason < FAILURE_COUNT; reason++) {
+      print_series(page->out, metric->name, "", &page->models[i]);
+      buffer_print(page->out, ",reason=\"%s\"} %" PRIu64 "\n", reasons[reason],
+                   load(&page->models[i].stats->failures[reason]));
+    }
+}
+
+static void print_ready(const struct page *page, const struct metric *metric) {
+  for (size_t i = 0; i < page->n_models; i++)
+    print_model_value(page, metric, &page->models[i], page->models[i].ready ? 1 : 0);
+}
+
+static void print_instances(const struct page *page, const struct metric *metric) {
+  for (size_t i = 0; i < page->n_models; i++)
+    print_model_value(page, metric, &page->models[i], page->models[i].instances_ready);
+}
+
+/* Buckets are cumulative and _count is the last of them, added up here: read at different moments they could differ. */
+static void print_histogram(struct buffer *out, const char *name, const struct exposition_model *model,
+                            const struct stat_histogram *histogram, const struct histogram_bounds *bounds,
+                            double divisor) {
+  uint64_t count = 0;
+  for (size_t i = 0; i < bounds->n; i++) {
+    count += load(&histogram->counts[i]);
+    print_series(out, name, "_bucket", model);
+    buffer_print(out, ",le=\"%.9g\"} %" PRIu64 "\n", (double)bounds->upper[i] / divisor, count);
+  }
+  count += load(&histogram->counts[bounds->n]);
+  print_series(out, name, "_bucket", model);
+  buffer_print(out, ",le=\"+Inf\"} %" PRIu64 "\n", count);
+  print_series(out, name, "_sum", model);
+  buffer_print(out, "} %.17g\n", (double)load(&histogram->sum) / divisor);
+  print_series(out, name, "_count", model);
+  buffer_print(out, "} %" PRIu64 "\n", count);
+}
+
+static const struct stat_histogram *histogram_of(const struct exposition_model *model, size_t offset) {
+  return (const struct stat_histogram *)(const void *)((const char *)model->stats + offset);
+}
+
+static void print_times(const struct page *page, const struct metric *metric) {
+  for (size_t i = 0; i < page->n_models; i++)
+    print_histogram(page->out, metric->name, &page->models[i], histogram_of(&page->models[i], metric->offset),
+                    metric->bounds, (double)NS_PER_S);
+}
+
+static void print_sizes(const struct page *page, const struct metric *metric) {
+  for (size_t i = 0; i < page->n_models; i++)
+    print_histogram(page->out, metric->name, &page->models[i], histogram_of(&page->models[i], metric->offset),
+                    metric->bounds, 1);
+}
+
+/* ---- the table ---- */
+
+#define STAT(member) .offset = offsetof(struct model_stats, member)
+#define SERVER(member) .offset = offsetof(struct exposition_server, member)
+
+static const struct metric metrics[] = {
+    /* Triton's names, units and labels */
+    {"nv_inference_request_success", METRIC_COUNTER, print_count, STAT(success.count),
+     .help = "Requests answered with success"},
+    {"nv_inference_request_failure", METRIC_COUNTER, print_failures,
+     .help = "Requests not answered with success, by reason"},
+    {"nv_inference_count", METRIC_COUNTER, print_count, STAT(inference_count),
+     .help = "Inferences answered; a request of n rows counts n"},
+    {"nv_inference_exec_count", METRIC_COUNTER, print_count, STAT(execution_count), .help = "Batches executed"},
+    {"nv_inference_request_duration_us", METRIC_COUNTER, print_microseconds, STAT(success.ns),
+     .help = "Time of answered requests from first byte to reply, in microseconds"},
+    {"nv_inference_queue_duration_us", METRIC_COUNTER, print_microseconds, STAT(queue.ns),
+     .help = "Time that answered requests waited, in microseconds"},
+    {"nv_inference_compute_input_duration_us", METRIC_COUNTER, print_microseconds, STAT(compute_input.ns),
+     .help = "Time spent preparing inputs, over requests, in microseconds"},
+    {"nv_inference_compute_infer_duration_us", METRIC_COUNTER, print_microseconds, STAT(compute_infer.ns),
+     .help = "Time spent in the engine, over requests, in microseconds"},
+    {"nv_inference_compute_output_duration_us", METRIC_COUNTER, print_microseconds, STAT(compute_output.ns),
+     .help = "Time spent on outputs, over requests, in microseconds"},
+    {"nv_inference_pending_request_count", METRIC_GAUGE, print_pending,
+     .help = "Requests accepted and not yet executing"},
+    /* muster's own, in base units */
+    {"muster_request_duration_seconds", METRIC_HISTOGRAM, print_times, STAT(latency), &histogram_times,
+     .help = "Time of answered requests from first byte to reply"},
+    {"muster_queue_duration_seconds", METRIC_HISTOGRAM, print_times, STAT(queue_time), &histogram_times,
+     .help = "Time that answered requests waited"},
+    {"muster_batch_size", METRIC_HISTOGRAM, print_sizes, STAT(batch_size), &histogram_batch_sizes,
+     .help = "Rows in executed batches"},
+    {"muster_requests_retried_total", METRIC_COUNTER, print_count, STAT(retries),
+     .help = "Requests put back in the queue because their worker died"},
+    {"muster_model_ready", METRIC_GAUGE, print_ready, .help = "1 if the model version answers requests"},
+    {"muster_model_instances_ready", METRIC_GAUGE, print_instances, .help = "Instances that take batches"},
+    {"muster_server_ready", METRIC_GAUGE, print_server_ready, .help = "1 if the server is ready"},
+    {"muster_connections_open", METRIC_GAUGE, print_server_number, SERVER(connections_open),
+     .help = "Client connections open now"},
+    {"muster_connections_total", METRIC_COUNTER, print_server_number, SERVER(connections_total),
+     .help = "Client connections accepted"},
+    {"muster_http_requests_total", METRIC_COUNTER, print_server_number, SERVER(requests_total),
+     .help = "HTTP requests of any kind"},
+    {"muster_memory_used_bytes", METRIC_GAUGE, print_server_number, SERVER(memory_used_bytes),
+     .help = "Memory in use for tensors and bodies on their way"},
+    {"muster_memory_limit_bytes", METRIC_GAUGE, print_server_number, SERVER(memory_limit_bytes),
+     .help = "Most memory for tensors and bodies on their way"},
+    {"muster_worker_deaths_total", METRIC_COUNTER, print_server_number, SERVER(worker_deaths_total),
+     .help = "Worker processes that died"},
+};
+
+mu_status exposition_print(struct buffer *out, const struct exposition_server *server,
+                           const struct exposition_model *models, size_t n_models) {
+  const struct page page = {.out = out, .server = server, .models = models, .n_models = n_models};
+  for (size_t i = 0; i < sizeof metrics / sizeof *metrics; i++) {
+    buffer_print(out, "# HELP %s %s\n# TYPE %s %s\n", metrics[i].name, metrics[i].help, metrics[i].name,
+                 type_names[metrics[i].type]);
+    metrics[i].print(&page, &metrics[i]);
+  }
+  return out->failed ? MU_NO_MEMORY : MU_OK;
+}

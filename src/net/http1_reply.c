@@ -1,0 +1,349 @@
+/* Answers to bytes: heads, compression, the queue of a pipeline, and the memory that answers borrow. */
+#include "net/http1_connection.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+
+enum {
+  COPY_AT_ONCE = 8 * 1024,     /* a body up to this is copied behind its head: cheaper than keeping account of it */
+  COMPRESS_LEAST = 512,        /* below, a compressed body is hardly smaller */
+  COMPRESS_MOST = 1024 * 1024, /* above, it would hold up the loop's other connections: some 10 ms */
+  WRITE_IOVECS = 64
+};
+
+#define CONTINUE "HTTP/1.1 100 Continue\r\n\r\n"
+
+/* ---- the head ---- */
+
+static char *put(char *at, const char *text, size_t size) {
+  memcpy(at, text, size);
+  return at + size;
+}
+
+#define PUT(at, literal) put(at, literal, sizeof(literal) - 1)
+
+enum { DIGITS_MOST = 20 };
+
+static char *put_number(char *at, uint64_t number) {
+  char digits[DIGITS_MOST];
+  size_t n = 0;
+  do digits[DIGITS_MOST - ++n] = (char)('0' + number % 10);
+  while ((number /= 10) > 0);
+  return put(at, digits + DIGITS_MOST - n, n);
+}
+
+/* A value may quote what a client sent elsewhere: no byte of it may end the line. */
+static char *put_value(char *at, const char *value, size_t size) {
+  for (size_t i = 0; i < size; i++) {
+    unsigned char byte = (unsigned char)value[i];
+    *at++ = (byte < 0x20 && byte != '\t') || byte == 0x7f ? ' ' : value[i];
+  }
+  return at;
+}
+
+static char *put_header(char *at, const char *name, const char *value) {
+  at = put(at, name, strlen(name));
+  at = PUT(at, ": ");
+  at = put_value(at, value, strlen(value));
+  return PUT(at, "\r\n");
+}
+
+/* RFC 9110 section 6.4.1: no content, and no Content-Length that could be taken for one. */
+static bool has_no_content(int status) { return status < 200 || status == 204 || status == 304; }
+
+/* What of an answer is not the service's choice. */
+struct head_facts {
+  uint64_t length;
+  enum content_coding coding;
+};
+
+/* Writes the head into x->out in one go; false without memory. */
+static bool write_head(struct http1_exchange *x, const struct reply *r, struct head_facts facts) {
+  const char *reason = http_status_text(r->status);
+  size_t room = 256 + strlen(reason) + (r->content_type != NULL ? strlen(r->content_type) : 0);
+  for (size_t i = 0; i < r->n_headers; i++) room += strlen(r->headers[i].name) + strlen(r->headers[i].value) + 4;
+  if (buffer_reserve(&x->out, room) != MU_OK) return false;
+  char *at = x->out.data + x->out.size;
+  at = PUT(at, "HTTP/1.1 ");
+  at = put_number(at, (uint64_t)r->status);
+  *at++ = ' ';
+  at = put(at, reason, strlen(reason));
+  at = PUT(at, "\r\n");
+  if (r->content_type != NULL) at = put_header(at, "Content-Type", r->content_type);
+  if (!has_no_content(r->status)) {
+    at = PUT(at, "Content-Length: ");
+    at = put_number(at, facts.length);
+    at = PUT(at, "\r\n");
+  }
+  if (facts.coding != CODING_IDENTITY) at = put_header(at, "Content-Encoding", content_coding_name(facts.coding));
+  if (r->compressible) at = PUT(at, "Vary: Accept-Encoding\r\n");
+  if (!x->keep_alive)
+    at = PUT(at, "Connection: close\r\n");
+  else if (x->asked_to_keep) /* clients of HTTP/1.0 need to hear it */
+    at = PUT(at, "Connection: keep-alive\r\n");
+  for (size_t i = 0; i < r->n_headers; i++) at = put_header(at, r->headers[i].name, r->headers[i].value);
+  at = PUT(at, "\r\n");
+  x->out.size = (size_t)(at - x->out.data);
+  return true;
+}
+
+/* ---- the body ---- */
+
+static size_t body_size(const struct iovec *body, size_t n) {
+  size_t size = 0;
+  for (size_t i = 0; i < n; i++) size += body[i].iov_len;
+  return size;
+}
+
+static void body_done(struct http1_exchange *x) {
+  void (*done)(void *owner) = x->done;
+  x->n_body = x->body_at = 0;
+  x->done = NULL;
+  if (done != NULL) done(x->owner);
+}
+
+/* What is left of the body moves into memory of the connection. false: past the bound, or no memory. */
+static bool copy_body(struct http1_exchange *x) {
+  struct http1_connection *c = x->connection;
+  size_t size = body_size(x->body + x->body_at, x->n_body - x->body_at);
+  if (size > c->server->limits.copied_reply_bytes || c->copied > c->server->limits.copied_reply_bytes - size)
+    return false;
+  for (size_t i = x->body_at; i < x->n_body; i++)
+    if (buffer_append(&x->out, x->body[i].iov_base, x->body[i].iov_len) != MU_OK) return false;
+  c->copied += size;
+  x->charged += size;
+  body_done(x);
+  return true;
+}
+
+static bool borrow_body(struct http1_exchange *x, const struct reply *r) {
+  if (r->n_body > x->body_capacity) {
+    struct iovec *body = reallocarray(x->body == x->inline_body ? NULL : x->body, r->n_body, sizeof *body);
+    if (body == NULL) return false;
+    x->body = body;
+    x->body_capacity = r->n_body;
+  }
+  for (size_t i = 0; i < r->n_body; i++)
+    if (r->body[i].iov_len > 0) x->body[x->n_body++] = r->body[i];
+  return true;
+}
+
+/* Compresses into the server's scratch buffer where that is wanted, allowed and shorter. The scratch holds the body
+ * then. Without memory for it the body goes out as it is, which is always right. */
+static enum content_coding compress(struct http1_exchange *x, const struct reply *r, size_t size) {
+  struct http_server *server = x->connection->server;
+  if (!r->compressible || size < COMPRESS_LEAST || size > COMPRESS_MOST) return CODING_IDENTITY;
+  enum content_coding coding = content_coding_choose(x->base.headers[HEADER_ACCEPT_ENCODING]);
+  if (coding == CODING_IDENTITY) return coding;
+  if (server->encoders[coding] == NULL) server->encoders[coding] = content_encoder_create(coding);
+  buffer_clear(&server->encoded);
+  if (server->encoders[coding] == NULL ||
+      content_encoder_run(server->encoders[coding], r->body, r->n_body, &server->encoded) != MU_OK ||
+      server->encoded.size >= size)
+    return CODING_IDENTITY;
+  return coding;
+}
+
+static bool is_first_unsent(const struct http1_exchange *x) {
+  const struct list *head = &x->connection->exchanges;
+  for (const struct list *link = head->next; link != &x->link; link = link->next)
+    if (!list_item(link, const struct http1_exchange, link)->answered) return false;
+  return true;
+}
+
+/* Writes what it can of a body that nobody keeps for us, and copies the rest. false: the connection cannot go on. */
+static bool send_or_copy(struct http1_exchange *x) {
+  struct http1_connection *c = x->connection;
+  const struct list *link = &x->link, *head = &c->exchanges;
+  c->server->now_ns = clock_now_ns(); /* a reply comes at any time, not only from a callback of the server */
+  http1_reply_flush(c);
+  if (c->closed) return true;
+  for (const struct list *at = head->next; at != head; at = at->next)
+    if (at == link) return copy_body(x); /* it is still there: not all was written */
+  return true;
+}
+
+/* Head and body into the exchange, the body by the cheapest way. false: the connection cannot go on. */
+static bool fill_answer(struct http1_exchange *x, const struct reply *r) {
+  size_t size = body_size(r->body, r->n_body);
+  x->done = r->done;
+  x->owner = r->owner;
+  struct head_facts facts = {.length = size, .coding = compress(x, r, size)};
+  if (facts.coding != CODING_IDENTITY) facts.length = x->connection->server->encoded.size;
+  if (!write_head(x, r, facts)) return false;
+  if (x->body_unwanted || has_no_content(r->status)) {
+    body_done(x);
+    return true;
+  }
+  if (facts.coding != CODING_IDENTITY) {
+    body_done(x);
+    x->charged += facts.length;
+    x->connection->copied += facts.length;
+    return buffer_append(&x->out, x->connection->server->encoded.data, facts.length) == MU_OK;
+  }
+  if (!borrow_body(x, r)) return false;
+  if (size <= COPY_AT_ONCE || !is_first_unsent(x)) return copy_body(x);
+  return r->done != NULL || send_or_copy(x);
+}
+
+/* ---- exchange_reply ---- */
+
+/* The answer comes before its request is all there. A short rest is read and dropped. A long one, and one whose client
+ * waits to be asked for it (it may send it or not), end the connection. */
+static void abandon_body(struct http1_exchange *x) {
+  struct http1_connection *c = x->connection;
+  c->current = NULL;
+  c->paused = false;
+  c->body_bytes = 0;
+  if (x->wants_continue || http1_codec_body_left(c->codec) > HTTP1_DRAIN_BYTES) x->keep_alive = false;
+  x->wants_continue = false;
+}
+
+static void http1_reply(struct exchange *exchange, const struct reply *reply) {
+  struct http1_exchange *x = list_item(exchange, struct http1_exchange, base);
+  struct http1_connection *c = x->connection;
+  x->answered = true;
+  if (c->closed) { /* it ends all of its exchanges just now */
+    if (reply->done != NULL) reply->done(reply->owner);
+    return;
+  }
+  if (c->current == x) abandon_body(x);
+  bool last = c->exchanges.prev == &x->link;
+  if (c->server->draining && last) x->keep_alive = false;
+  if (!x->keep_alive) c->input = INPUT_CLOSED;
+  if (fill_answer(x, reply))
+    http1_connection_wake(c);
+  else
+    http1_connection_close(c);
+}
+
+static void http1_pause(struct exchange *exchange) {
+  struct http1_exchange *x = list_item(exchange, struct http1_exchange, base);
+  if (x->connection->current == x) x->connection->paused = true;
+}
+
+static void http1_resume(struct exchange *exchange) {
+  struct http1_exchange *x = list_item(exchange, struct http1_exchange, base);
+  struct http1_connection *c = x->connection;
+  if (c->current != x || !c->paused) return;
+  c->paused = false;
+  http1_connection_wake(c);
+}
+
+const struct transport http1_transport = {.reply = http1_reply, .pause = http1_pause, .resume = http1_resume};
+
+void http1_exchange_end(struct http1_exchange *x) {
+  struct http_server *server = x->connection->server;
+  if (!x->answered) {
+    x->answered = true;
+    if (x->begun) server->service.gone(server->context, &x->base);
+  }
+  body_done(x);
+}
+
+/* ---- writing ---- */
+
+void http1_reply_continue(struct http1_connection *c) {
+  struct http1_exchange *x = c->current;
+  if (x == NULL || !x->wants_continue || c->paused || c->input != INPUT_OPEN) return;
+  x->wants_continue = false;
+  if (buffer_append(&x->out, CONTINUE, sizeof CONTINUE - 1) != MU_OK) http1_connection_close(c);
+}
+
+/* Everything that may be sent now, up to n pieces: all of the first answers, and what an exchange that is not answered
+ * yet has to say in between (100 Continue). */
+static size_t gather(struct http1_connection *c, struct iovec *pieces, size_t n) {
+  size_t at = 0;
+  list_each (link, &c->exchanges) {
+    struct http1_exchange *x = list_item(link, struct http1_exchange, link);
+    if (x->out.size > x->out_at && at < n)
+      pieces[at++] = (struct iovec){.iov_base = x->out.data + x->out_at, .iov_len = x->out.size - x->out_at};
+    for (size_t i = x->body_at; i < x->n_body && at < n; i++) pieces[at++] = x->body[i];
+    if (!x->answered || at == n) break;
+  }
+  return at;
+}
+
+/* An answer is out. */
+static void retire(struct http1_exchange *x) {
+  struct http1_connection *c = x->connection;
+  list_remove(&x->link);
+  c->n_exchanges--;
+  c->copied -= x->charged;
+  if (!x->keep_alive) c->finishing = true;
+  body_done(x);
+  http1_exchange_release(x);
+}
+
+/* Takes what was sent off the queue's front. */
+static void advance(struct http1_connection *c, size_t sent) {
+  list_each (link, &c->exchanges) {
+    struct http1_exchange *x = list_item(link, struct http1_exchange, link);
+    size_t own = x->out.size - x->out_at < sent ? x->out.size - x->out_at : sent;
+    x->out_at += own;
+    sent -= own;
+    while (x->body_at < x->n_body && sent >= x->body[x->body_at].iov_len) sent -= x->body[x->body_at++].iov_len;
+    if (x->body_at < x->n_body) {
+      struct iovec *part = &x->body[x->body_at];
+      part->iov_base = (char *)part->iov_base + sent;
+      part->iov_len -= sent;
+      return;
+    }
+    if (!x->answered || x->out_at < x->out.size) return;
+    retire(x);
+    if (c->closed) return;
+  }
+}
+
+/* How long the client may take now: the borrowed memory is wanted back soon, all else is only memory of its own. */
+static void arm_write_wait(struct http1_connection *c, bool progress) {
+  bool borrowed = false;
+  list_each (link, &c->exchanges) {
+    struct http1_exchange *x = list_item(link, struct http1_exchange, link);
+    borrowed |= x->body_at < x->n_body;
+  }
+  enum wait kind = borrowed ? WAIT_SLOW : WAIT_STALL;
+  if (kind == c->write_waiting && !(kind == WAIT_STALL && progress)) return;
+  c->write_waiting = kind;
+  deadline_start(&c->server->waits[kind], &c->write_wait, c->server->now_ns);
+  if (kind == WAIT_SLOW) http_server_arm_fine(c->server);
+}
+
+void http1_reply_flush(struct http1_connection *c) {
+  if (c->sending) return;
+  bool progress = false;
+  c->sending = true;
+  c->blocked = false;
+  while (!c->closed && !c->blocked) {
+    struct iovec pieces[WRITE_IOVECS];
+    struct msghdr message = {.msg_iov = pieces, .msg_iovlen = gather(c, pieces, WRITE_IOVECS)};
+    if (message.msg_iovlen == 0) break;
+    ssize_t sent = sendmsg(c->fd, &message, MSG_NOSIGNAL);
+    if (sent < 0 && errno == EINTR) continue;
+    if (sent < 0 && errno != EAGAIN) http1_connection_close(c);
+    if (c->closed) break;
+    c->blocked = sent < (ssize_t)body_size(pieces, message.msg_iovlen);
+    if (sent <= 0) break;
+    progress = true;
+    advance(c, (size_t)sent);
+  }
+  c->sending = false;
+  if (c->closed) return;
+  if (c->blocked) {
+    arm_write_wait(c, progress);
+  } else if (c->write_waiting != WAIT_NONE) {
+    c->write_waiting = WAIT_NONE;
+    deadline_clear(&c->write_wait);
+  }
+}
+
+void http1_reply_copy(struct http1_connection *c) {
+  c->sending = true;
+  list_each (link, &c->exchanges) {
+    struct http1_exchange *x = list_item(link, struct http1_exchange, link);
+    if (x->body_at < x->n_body && !copy_body(x)) http1_connection_close(c);
+    if (c->closed) break;
+  }
+  c->sending = false;
+}

@@ -1,0 +1,57 @@
+/*
+ * Listening sockets and the connections that come from them: sockets <-> exchanges. HTTP/1.1 on TCP and on Unix
+ * sockets. One http_server for a set of listeners with one service on one loop; several loops listen on one port
+ * through SO_REUSEPORT sockets of their own.
+ */
+#ifndef NET_HTTP_SERVER_H
+#define NET_HTTP_SERVER_H
+
+#include "net/exchange.h"
+#include "net/loop.h"
+
+struct http_server;
+
+struct http_limits {
+  uint64_t body_bytes;         /* largest body, inflated: 413 */
+  uint64_t head_bytes;         /* request line and headers: 431 */
+  uint32_t pipeline;           /* requests of a connection that are not answered yet; reading stops at it (16) */
+  uint64_t idle_timeout_ns;    /* keep-alive without a request */
+  uint64_t head_timeout_ns;    /* from the first byte to the end of the head: 408 */
+  uint64_t body_min_rate;      /* bytes a second that a body must bring in every stretch of body_grace_ns: 408 */
+  uint64_t body_grace_ns;      /* at least 0.1 s; time in which the service has paused the body does not count */
+  uint64_t slow_reply_ns;      /* 20 ms: an unwritten reply is copied then */
+  uint64_t copied_reply_bytes; /* of a connection; past it the connection is cut */
+  uint32_t connections;        /* open at once; further ones are not accepted until one closes */
+};
+
+/* service, limits are copied; context is borrowed. NULL without memory. */
+struct http_server *http_server_create(struct net_loop *loop, const struct service *service, void *context,
+                                       const struct http_limits *limits);
+
+/* Takes over a listening socket (TCP or Unix), non-blocking, CLOEXEC, also when it fails. MU_IO, MU_NO_MEMORY. */
+MUST_CHECK mu_status http_server_listen(struct http_server *server, int fd, mu_error *err);
+
+/* Drain: closes the listeners after taking what is already in their backlog, says `Connection: close` on every further
+ * answer, closes idle connections; calls drained(context) once no connection is left. */
+void http_server_drain(struct http_server *server, void (*drained)(void *context), void *context);
+
+/* Closes everything at once; `gone` is called for open exchanges. Memory goes with the loop's next turn. */
+void http_server_free(struct http_server *server); /* accepts NULL */
+
+struct http_server_counts {
+  uint64_t connections_open, connections_total, requests_total;
+};
+/* Any thread. */
+void http_server_count(const struct http_server *server, struct http_server_counts *ret_counts);
+
+/*
+ * Opens a listening socket. TCP: address "127.0.0.1", "::", "localhost"; port 0 picks one. reuse_port for the sockets
+ * of further loops on the same port. MU_EXISTS when the port is in use by anybody (probed without SO_REUSEPORT under a
+ * lock); the message names address and port. MU_INVALID: bad address. *ret_port is the port bound.
+ */
+MUST_CHECK mu_status listen_tcp(const char *address, uint16_t port, uint32_t n_sockets, int *ret_fds,
+                                uint16_t *ret_port, mu_error *err);
+/* Unix socket with mode 0600; a stale file that nobody listens on is replaced, a live one is MU_EXISTS. */
+MUST_CHECK mu_status listen_unix(const char *path, int *ret_fd, mu_error *err);
+
+#endif

@@ -1,0 +1,16 @@
+/* What a transport (HTTP/1.1; HTTP/2 later) does for the exchanges that it makes. Private to net/. */
+#ifndef NET_TRANSPORT_H
+#define NET_TRANSPORT_H
+
+#include "net/exchange.h"
+
+struct transport {
+  void (*reply)(struct exchange *exchange, const struct reply *reply);
+  void (*pause)(struct exchange *exchange);
+  void (*resume)(struct exchange *exchange);
+};
+
+/* The header of this name (lower case) that somebody looks at, HEADER_COUNT: none. */
+enum header_id header_find(const char *name, size_t size);
+
+#endif

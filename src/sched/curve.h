@@ -1,0 +1,36 @@
+/*
+ * What is known of how long a batch of n rows runs: measured means at a few sizes (every size up to 4, then two for
+ * each doubling), straight lines in between. Pure numbers; a zeroed curve knows nothing.
+ */
+#ifndef SCHED_CURVE_H
+#define SCHED_CURVE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+enum { CURVE_POINTS = 48 };
+
+struct curve_point {
+  float rows, ns;  /* moving means */
+  uint32_t n;      /* measurements in them, as far as they still count */
+  uint32_t learnt; /* curve.batches at the last one */
+};
+
+struct curve {
+  uint64_t known; /* bit i: points[i] holds something */
+  uint32_t batches;
+  float slow_ns; /* moving 99th percentile over all sizes */
+  struct curve_point points[CURVE_POINTS];
+};
+
+/* A batch of rows ran for ns. */
+void curve_learn(struct curve *curve, uint32_t rows, uint64_t ns);
+
+/* Something of at most rows was measured. */
+bool curve_measured(const struct curve *curve, uint32_t rows);
+
+/* Expected time of a batch of rows (at least 1); 0 when nothing is known. Outside of what was measured a batch is taken
+ * to gain half of what it could: enough to make trying worthwhile, after which there is a measurement. */
+double curve_ns(const struct curve *curve, double rows);
+
+#endif

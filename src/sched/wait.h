@@ -1,0 +1,64 @@
+/*
+ * The learned wait: whether an idle instance should wait a little for requests that are about to come.
+ *
+ * In a closed loop clients that were just answered ask again after a short while. Starting the first of them at once
+ * leaves all others to the next batch, and the loop locks into batches of 1, 63, 1, 63. So per shape key it is learned
+ * which share of the answered rows is back how soon after a completion, and what rate of rows is reached in the long
+ * run. Waiting w for x more rows pays if x rows are more than the instance would have done at that rate in the time
+ * that it costs:  x > rate * (w + t(q + x) - t(q)).  In an open loop rows come at just that rate, so it never pays.
+ *
+ * A wait that turned out wrong doubles how many of the next chances are let go. Pure numbers; all zero is a start.
+ */
+#ifndef SCHED_WAIT_H
+#define SCHED_WAIT_H
+
+#include "sched/curve.h"
+
+enum { WAIT_STEPS = 36 }; /* of time after a completion: 1 us, 2 us, then two for each doubling, up to 0.4 s */
+
+struct wait {
+  uint64_t epoch_ns; /* last completion */
+  float away;        /* rows answered then or shortly before, and not back then */
+  float back;        /* rows that came since */
+  float counts[WAIT_STEPS];
+  float came[WAIT_STEPS], asked[WAIT_STEPS]; /* moving sums over epochs: rows back by the end of the step, rows away */
+  float spread[WAIT_STEPS]; /* moving mean of how far `came` was off */
+  float batch_rows, run_ns, gap_ns; /* moving means: of a batch, its time, the time from the end of one to the next's */
+  uint32_t skip;                    /* chances to let go */
+  uint8_t failures;
+
+  /* the wait in progress */
+  bool waiting;
+  uint64_t since_ns;
+  float since_rows;
+  float rate, flow; /* rows per ns that it has to beat: of the instance while running, of the key while waiting */
+};
+
+/* The state of a key for which an instance is idle. */
+struct wait_question {
+  uint64_t now_ns;
+  uint64_t horizon_ns; /* longest wait */
+  uint64_t latest_ns;  /* when the rows waiting have to be done; TIME_NEVER: no matter */
+  uint32_t rows;       /* waiting */
+  uint32_t max_rows;   /* of a batch */
+  uint32_t parallel;   /* instances that could start now */
+  const struct curve *curve;
+};
+
+struct wait_answer {
+  uint64_t until_ns;
+  uint32_t rows; /* go as soon as so many are there */
+};
+
+void wait_arrived(struct wait *wait, uint32_t rows, uint64_t now_ns);
+
+/* A batch that ran for run_ns was answered. */
+void wait_completed(struct wait *wait, uint32_t rows, uint64_t now_ns, uint64_t run_ns, uint64_t horizon_ns);
+
+/* true: wait, as ret_answer says, then ask again; false: go. */
+bool wait_pays(struct wait *wait, const struct wait_question *question, struct wait_answer *ret_answer);
+
+/* The batch goes with this many rows there: learns whether the wait before it was right. */
+void wait_ended(struct wait *wait, uint32_t rows, uint64_t now_ns, const struct curve *curve);
+
+#endif

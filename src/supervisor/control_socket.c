@@ -1,0 +1,150 @@
+#include "config/control_socket.h"
+
+#include <inttypes.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "supervisor/state.h"
+
+static const struct http_limits limits = {
+    .body_bytes = 64 << 10,
+    .head_bytes = 16 << 10,
+    .pipeline = 4,
+    .idle_timeout_ns = 30 * NS_PER_S,
+    .head_timeout_ns = 10 * NS_PER_S,
+    .body_min_rate = 1024,
+    .body_grace_ns = 10 * NS_PER_S,
+    .slow_reply_ns = 20 * NS_PER_MS,
+    .copied_reply_bytes = 16 << 20,
+    .connections = 64,
+};
+
+/* ---- GET /status ----------------------------------------------------------------------------------------------- */
+
+static json_t *listeners_json(const char *address, uint16_t port, uint32_t n) {
+  if (n == 0) return json_array();
+  return json_pack("[{s:s, s:i}]", "address", address, "port", (int)port);
+}
+
+static json_t *pid_json(const struct process *process) {
+  return process != NULL ? json_integer(process_pid(process)) : json_null();
+}
+
+static json_t *models_json(const struct supervisor *s) {
+  json_t *models = json_array();
+  for (size_t i = 0; i < s->n_models; i++) {
+    const struct served_model *model = &s->models[i];
+    json_array_append_new(
+        models, json_pack("{s:s, s:I, s:s, s:s}", "name", model->name, "version", (json_int_t)model->version, "state",
+                          model_state_name(model->state), "reason", model->reason));
+  }
+  return models;
+}
+
+static json_t *workers_json(const struct supervisor *s) {
+  json_t *workers = json_array();
+  for (size_t i = 0; i < s->n_workers; i++) {
+    const struct worker *worker = &s->workers[i];
+    json_array_append_new(workers, json_pack("{s:I, s:o, s:s, s:I, s:s, s:s, s:I, s:s}", "worker",
+                                             (json_int_t)worker->number, "pid", pid_json(worker->process), "model",
+                                             worker->model->name, "version", (json_int_t)worker->model->version,
+                                             "device", worker->group->device, "state", worker_state_name(worker->state),
+                                             "restarts", (json_int_t)worker->restarts, "reason", worker->reason));
+  }
+  return workers;
+}
+
+static json_t *gateway_json(const struct gateway *gateway) {
+  return json_pack("{s:o, s:s, s:I}", "pid", pid_json(gateway->process), "state", gateway_state_name(gateway->state),
+                   "restarts", (json_int_t)gateway->restarts);
+}
+
+static json_t *status_json(const struct supervisor *s) {
+  const struct gateway *gateway = &s->gateway;
+  double uptime_s = (double)(clock_now_ns() - s->started_ns) / (double)NS_PER_S;
+  return json_pack("{s:s, s:i, s:f, s:s, s:o, s:o, s:o, s:o, s:o, s:f}", "state", supervisor_state_name(s), "pid",
+                   (int)getpid(), "uptime_s", uptime_s, "version", MUSTER_VERSION, "http",
+                   listeners_json(gateway->http_address, gateway->http_port, gateway->n_http), "metrics",
+                   listeners_json(gateway->metrics_address, gateway->metrics_port, gateway->n_metrics), "gateway",
+                   gateway_json(gateway), "models", models_json(s), "workers", workers_json(s), "exit_timeout_s",
+                   (double)s->options->exit_timeout_ns / (double)NS_PER_S);
+}
+
+static void answer_status(struct supervisor *s, struct exchange *exchange) {
+  json_t *document = status_json(s);
+  char *text = document != NULL ? json_dumps(document, JSON_COMPACT) : NULL;
+  json_decref(document);
+  if (text != NULL)
+    exchange_reply_json(exchange, 200, text, strlen(text));
+  else
+    exchange_reply_error(exchange, 500, "no memory for the status");
+  free(text);
+}
+
+/* ---- POST /stop ------------------------------------------------------------------------------------------------ */
+
+static void answer_stop(struct supervisor *s, struct exchange *exchange) {
+  static const char text[] = "{\"state\":\"draining\"}";
+  exchange_reply_json(exchange, 202, text, sizeof text - 1);
+  supervisor_stop(s, "muster stop");
+}
+
+/* ---- the service ----------------------------------------------------------------------------------------------- */
+
+static const struct route {
+  const char *path, *method;
+  void (*answer)(struct supervisor *s, struct exchange *exchange);
+} routes[] = {
+    {"/status", "GET", answer_status},
+    {"/stop", "POST", answer_stop},
+};
+
+static void on_begin(void *context, struct exchange *exchange) {}
+static void on_body(void *context, struct exchange *exchange, const uint8_t *data, size_t size) {}
+static void on_gone(void *context, struct exchange *exchange) {}
+
+static void on_end(void *context, struct exchange *exchange) {
+  for (size_t i = 0; i < sizeof routes / sizeof routes[0]; i++) {
+    if (strcmp(exchange->path, routes[i].path) != 0) continue;
+    if (strcmp(exchange->method, routes[i].method) == 0)
+      routes[i].answer(context, exchange);
+    else
+      exchange_reply_error(exchange, 405, "wrong method");
+    return;
+  }
+  exchange_reply_error(exchange, 404, "there are GET /status and POST /stop");
+}
+
+static mu_status choose_path(struct supervisor *s, char path[CONTROL_SOCKET_PATH_MAX], mu_error *err) {
+  int64_t port = s->gateway.n_http > 0 ? s->gateway.http_port : s->options->http_port;
+  mu_status status = options_control_socket(s->options, port, path, err);
+  if (status == MU_OK && s->options->control_socket[0] == '\0') status = control_folder_create(err);
+  return status;
+}
+
+mu_status control_socket_open(struct supervisor *s, mu_error *err) {
+  static const struct service service = {.begin = on_begin, .body = on_body, .end = on_end, .gone = on_gone};
+  char path[CONTROL_SOCKET_PATH_MAX];
+  int fd;
+  mu_status status = choose_path(s, path, err);
+  if (status == MU_OK) status = listen_unix(path, &fd, err);
+  if (status != MU_OK) return status;
+  s->control_path = strdup(path);
+  s->control_server = http_server_create(s->loop, &service, s, &limits);
+  if (s->control_path == NULL || s->control_server == NULL) {
+    close(fd);
+    unlink(path);
+    return mu_fail(err, MU_NO_MEMORY, "no memory for the control socket");
+  }
+  return http_server_listen(s->control_server, fd, err);
+}
+
+void control_socket_close(struct supervisor *s) {
+  http_server_free(s->control_server);
+  s->control_server = NULL;
+  if (s->control_path != NULL) unlink(s->control_path);
+  free(s->control_path);
+  s->control_path = NULL;
+}

@@ -1,0 +1,50 @@
+#include <unistd.h>
+
+#include "supervisor/state.h"
+
+/* Loops of the gateway. HTTP parsing needs few cores next to the models. */
+static uint32_t gateway_loops(const struct supervisor *s) {
+  if (s->options->gateway_threads > 0) return (uint32_t)s->options->gateway_threads;
+  uint32_t half = s->cores / 2;
+  return half < 1 ? 1 : half > 4 ? 4 : half;
+}
+
+static mu_status open_sockets(struct gateway *gateway, const char *address, int64_t port, uint32_t n,
+                              uint16_t *ret_port, mu_error *err) {
+  uint32_t at = gateway->n_http + gateway->n_metrics;
+  if (n > LISTENERS_MAX - at) return mu_fail(err, MU_INVALID, "%u gateway threads: at most %d", n, LISTENERS_MAX - 1);
+  return listen_tcp(address, (uint16_t)port, n, gateway->fds + at, ret_port, err);
+}
+
+static const char *address_or(const char *own, const char *all) { return own[0] != '\0' ? own : all; }
+
+mu_status listeners_open(struct supervisor *s, mu_error *err) {
+  const struct options *options = s->options;
+  struct gateway *gateway = &s->gateway;
+  mu_status status = MU_OK;
+  if (options->allow_http) {
+    uint32_t loops = gateway_loops(s);
+    gateway->http_address = address_or(options->http_address, options->address);
+    status = open_sockets(gateway, gateway->http_address, options->http_port, loops, &gateway->http_port, err);
+    if (status != MU_OK) return status;
+    gateway->n_http = loops;
+  }
+  if (options->allow_metrics) {
+    gateway->metrics_address = address_or(options->metrics_address, options->address);
+    status = open_sockets(gateway, gateway->metrics_address, options->metrics_port, 1, &gateway->metrics_port, err);
+    if (status != MU_OK) return status;
+    gateway->n_metrics = 1;
+  }
+  return MU_OK;
+}
+
+void listeners_close(struct supervisor *s) {
+  struct gateway *gateway = &s->gateway;
+  for (uint32_t i = 0; i < gateway->n_http + gateway->n_metrics; i++) close(gateway->fds[i]);
+  gateway->n_http = gateway->n_metrics = 0;
+}
+
+void listener_url(const char *address, uint16_t port, char *text, size_t size) {
+  bool v6 = strchr(address, ':') != NULL;
+  snprintf(text, size, v6 ? "http://[%s]:%u" : "http://%s:%u", address, port);
+}

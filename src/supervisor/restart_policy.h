@@ -1,0 +1,27 @@
+/*
+ * When a process that died is started again: at once, then after 0.1 s, doubling up to 30 s; not at all when it has
+ * died five times in a row without getting ready. Pure.
+ */
+#ifndef SUPERVISOR_RESTART_POLICY_H
+#define SUPERVISOR_RESTART_POLICY_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+enum { RESTART_EARLY_DEATHS_MAX = 5 };
+
+/* Of one process and its successors. Zeroed: a fresh one. */
+struct restart_policy {
+  uint32_t early_deaths; /* in a row, before it was ready */
+  bool ready;
+  uint64_t ready_ns; /* since when */
+  uint64_t delay_ns; /* before the last restart */
+  bool restarted;    /* since it last proved itself */
+};
+
+void restart_policy_ready(struct restart_policy *policy, uint64_t now_ns);
+
+/* It died now. true: start it again after *ret_delay_ns. false: give up. */
+bool restart_policy_death(struct restart_policy *policy, uint64_t now_ns, uint64_t *ret_delay_ns);
+
+#endif

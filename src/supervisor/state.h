@@ -1,0 +1,221 @@
+/*
+ * What the supervisor knows and wants: one struct, held by supervisor_main for the life of the process, used on its one
+ * loop. Private to supervisor/.
+ *
+ *   supervisor.c        start, readiness, stop
+ *   listeners.c         the sockets that a gateway gets
+ *   served_models.c     the models of the repository and their states
+ *   workers.c           worker processes: start, attach, death, restart
+ *   gateway_process.c   the gateway process: start, drain, death, restart
+ *   control_socket.c    `muster status`, `muster stop`
+ *   process.c, death.c, restart_policy.c, worker_plan.c   what they use
+ */
+#ifndef SUPERVISOR_STATE_H
+#define SUPERVISOR_STATE_H
+
+#include "base/clock.h"
+#include "config/options.h"
+#include "control/link.h"
+#include "model/model.h"
+#include "model/repository.h"
+#include "net/http_server.h"
+#include "supervisor/death.h"
+#include "supervisor/process.h"
+#include "supervisor/restart_policy.h"
+#include "supervisor/worker_plan.h"
+
+struct supervisor;
+
+enum phase {
+  PHASE_STARTING, /* not ready yet */
+  PHASE_SERVING,  /* was ready */
+  PHASE_DRAINING, /* the gateway finishes what is in flight */
+  PHASE_STOPPING, /* workers were told to leave */
+};
+
+/* ---- models ---------------------------------------------------------------------------------------------------- */
+
+/* A model version that is served, or that should be and cannot. Strings are the repository's. */
+struct served_model {
+  uint32_t number;
+  const char *name;
+  int64_t version; /* 0: not known, the model's folder is wrong */
+  const char *folder;
+  const char *path; /* of the model file; NULL for an engine that needs none */
+  const char *text; /* config.pbtxt */
+  size_t text_size;
+  bool named; /* given as a file on the command line */
+  struct model_options options;
+  struct worker_plan plan;
+  bool planned;           /* false: it has no workers, and never gets any */
+  struct buffer metadata; /* what a worker found it to be, encoded; empty: not known yet */
+  enum model_state state;
+  char reason[512];
+  bool was_ready;
+};
+
+/* ---- workers --------------------------------------------------------------------------------------------------- */
+
+enum worker_state {
+  WORKER_STARTING,
+  WORKER_LOADING,
+  WORKER_WARMING,
+  WORKER_READY,
+  WORKER_STOPPING, /* told to leave, or leaving by itself */
+  WORKER_BACKOFF,  /* dead, waits to be started again */
+  WORKER_FAILED,   /* dead, is not started again */
+};
+
+/* A place for a worker process; processes come and go in it. */
+struct worker {
+  struct supervisor *supervisor;
+  struct served_model *model;
+  const struct worker_group *group;
+  uint32_t device; /* number of it */
+  enum worker_state state;
+  uint32_t number;         /* of the present process; every process gets a new one */
+  struct process *process; /* NULL: none */
+  struct control_link *link;
+  uint64_t epoch; /* of the attachment to the present gateway; 0: none */
+  bool attached;  /* and the gateway says that it is usable */
+  enum death_wish wish;
+  char wish_cause[512];
+  mu_status failure; /* what it said with CONTROL_FAILED; MU_OK: nothing */
+  struct restart_policy policy;
+  uint32_t restarts;
+  uint64_t started_ns;
+  uv_timer_t timer; /* until it has to be ready, to be gone, or to be started again: by state */
+  char reason[512]; /* why it is not ready, or why its last process ended */
+};
+
+/* ---- gateway --------------------------------------------------------------------------------------------------- */
+
+enum gateway_state { GATEWAY_STARTING, GATEWAY_READY, GATEWAY_DRAINING, GATEWAY_BACKOFF, GATEWAY_GONE };
+
+enum { LISTENERS_MAX = CONTROL_FDS_MAX };
+
+struct gateway {
+  enum gateway_state state;
+  struct process *process; /* NULL: none */
+  struct control_link *link;
+  struct restart_policy policy;
+  uint32_t restarts;
+  uv_timer_t timer;       /* until it is started again */
+  int fds[LISTENERS_MAX]; /* n_http sockets, then n_metrics; they stay open here for the next gateway */
+  uint32_t n_http, n_metrics;
+  const char *http_address, *metrics_address;
+  uint16_t http_port, metrics_port;
+};
+
+/* ---- all ------------------------------------------------------------------------------------------------------- */
+
+enum { SIGNALS = 3 };
+
+struct supervisor {
+  const struct options *options;
+  struct net_loop *loop;
+  uint64_t started_ns;
+  uint32_t cores;
+  enum log_level log_level; /* of the children */
+  enum log_format log_format;
+  struct buffer encoded_options;
+  enum phase phase;
+  int exit_status;
+  bool killed;    /* all processes were, on the way to the end */
+  bool finished;  /* nothing is left to wait for */
+  bool was_ready; /* readiness was reached once, and said */
+  bool settled;   /* it was said that it is not reached */
+
+  struct repository repository;
+  struct served_model *models;
+  size_t n_models;
+  struct worker *workers;
+  size_t n_workers;
+  const char *devices[PLAN_DEVICES_MAX]; /* by number; "cpu" is 0 */
+  uint32_t n_devices;
+  struct gateway gateway;
+  uint32_t last_worker; /* number given last */
+  uint64_t last_epoch;
+  struct oom_watch oom;
+
+  char *control_path; /* of the Unix socket; NULL: none yet */
+  struct http_server *control_server;
+  uv_signal_t signals[SIGNALS];
+  uv_timer_t stop_timer; /* bounds the phase of stopping that is going on */
+};
+
+/* ---- supervisor.c ---------------------------------------------------------------------------------------------- */
+
+/* Something that readiness or the end depends on has changed. */
+void supervisor_check(struct supervisor *s);
+/* Stops in order; called again it stops at once. */
+void supervisor_stop(struct supervisor *s, const char *why);
+/* Gives up: stops at once with exit status 1. The caller has logged why. */
+void supervisor_give_up(struct supervisor *s);
+/* The gateway has finished, or is gone: what comes next on the way to the end. */
+void supervisor_gateway_finished(struct supervisor *s);
+/* "starting", "ready", "degraded", "draining". */
+const char *supervisor_state_name(const struct supervisor *s);
+
+/* ---- listeners.c ----------------------------------------------------------------------------------------------- */
+
+/* Opens the sockets of options into s->gateway. MU_EXISTS, MU_INVALID, MU_IO. */
+MUST_CHECK mu_status listeners_open(struct supervisor *s, mu_error *err);
+void listeners_close(struct supervisor *s);
+/* "http://127.0.0.1:8000" into text. */
+void listener_url(const char *address, uint16_t port, char *text, size_t size);
+
+/* ---- served_models.c ------------------------------------------------------------------------------------------- */
+
+/* Scans the repository and plans. MU_INVALID and others: nothing can be served, or --exit-on-error forbids to go on. */
+MUST_CHECK mu_status served_models_create(struct supervisor *s, mu_error *err);
+void served_models_free(struct supervisor *s);
+/* Recomputes the model's state from its workers; tells gateway and log when it has changed. */
+void served_model_update(struct supervisor *s, struct served_model *model);
+/* Tells a new gateway everything about all models. */
+void served_models_tell(struct supervisor *s);
+/* What a worker found. MU_INVALID: not what an earlier worker of the model found, or nonsense. */
+MUST_CHECK mu_status served_model_loaded(struct supervisor *s, struct served_model *model,
+                                         struct control_bytes metadata, mu_error *err);
+/* Whether a failure of this model at start ends the server. */
+bool served_model_must_start(const struct supervisor *s, bool named);
+
+/* ---- workers.c ------------------------------------------------------------------------------------------------- */
+
+/* The table, by the models' plans. MU_NO_MEMORY. */
+MUST_CHECK mu_status workers_create(struct supervisor *s, mu_error *err);
+void workers_free(struct supervisor *s);
+void workers_start(struct supervisor *s);
+/* A new gateway is there: offers it every ready worker. */
+void workers_attach(struct supervisor *s);
+/* The gateway is gone: no worker is attached. */
+void workers_detach(struct supervisor *s);
+/* Word of the gateway about a worker. */
+void workers_attached(struct supervisor *s, const struct control_worker_event *event);
+void workers_condemn(struct supervisor *s, const struct control_worker_event *event, enum death_wish wish);
+/* Tells all to leave; those that could not listen now (loading) are killed. */
+void workers_stop(struct supervisor *s);
+void workers_kill(struct supervisor *s);
+bool workers_gone(const struct supervisor *s);
+const char *worker_state_name(enum worker_state state);
+
+/* ---- gateway_process.c ----------------------------------------------------------------------------------------- */
+
+void gateway_init(struct supervisor *s);
+void gateway_start(struct supervisor *s);
+/* Sends to the gateway, where there is one; a message that cannot be sent is logged and ends the gateway, because what
+ * it knows would no longer be true. */
+void gateway_tell(struct supervisor *s, enum control_type type, const void *message, const int *fds, size_t n_fds);
+/* false: there is nobody who could drain. */
+bool gateway_drain(struct supervisor *s, uint64_t deadline_ns);
+/* It is not started again. A process that is there leaves by itself (drained), or now. */
+void gateway_stop(struct supervisor *s, bool now);
+const char *gateway_state_name(enum gateway_state state);
+
+/* ---- control_socket.c ------------------------------------------------------------------------------------------ */
+
+MUST_CHECK mu_status control_socket_open(struct supervisor *s, mu_error *err);
+/* Unlinks it, too. */
+void control_socket_close(struct supervisor *s);
+
+#endif

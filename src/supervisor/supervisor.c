@@ -1,0 +1,265 @@
+#include "supervisor/supervisor.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include "supervisor/state.h"
+
+/* Past the deadline that the gateway was given: to say that it is done, or be killed. */
+static const uint64_t drain_grace_ns = 2 * NS_PER_S;
+/* Workers and gateway that were told to leave have this long before they are killed. */
+static const uint64_t leave_ns = 5 * NS_PER_S;
+/* What was killed and is not gone after this is stuck in the kernel: nothing more can be done here. */
+static const uint64_t stuck_ns = 10 * NS_PER_S;
+
+static void on_stop_timer(uv_timer_t *timer);
+
+/* ---- readiness ------------------------------------------------------------------------------------------------- */
+
+static size_t count_models(const struct supervisor *s, enum model_state state) {
+  size_t n = 0;
+  for (size_t i = 0; i < s->n_models; i++)
+    if (s->models[i].state == state) n++;
+  return n;
+}
+
+static bool all_ready(const struct supervisor *s) {
+  return s->gateway.state == GATEWAY_READY && count_models(s, MODEL_READY) == s->n_models;
+}
+
+/* As --strict-readiness wants it. */
+static bool is_ready(const struct supervisor *s) {
+  if (all_ready(s)) return true;
+  return s->gateway.state == GATEWAY_READY && !s->options->strict_readiness && count_models(s, MODEL_READY) > 0;
+}
+
+const char *supervisor_state_name(const struct supervisor *s) {
+  if (s->phase >= PHASE_DRAINING) return "draining";
+  if (all_ready(s)) return "ready";
+  return s->was_ready || s->settled ? "degraded" : "starting";
+}
+
+static void log_reached(const struct supervisor *s, const char *message, enum log_level level) {
+  const struct gateway *gateway = &s->gateway;
+  char http[512] = "", metrics[512] = "";
+  if (gateway->n_http > 0) listener_url(gateway->http_address, gateway->http_port, http, sizeof http);
+  if (gateway->n_metrics > 0) listener_url(gateway->metrics_address, gateway->metrics_port, metrics, sizeof metrics);
+  if (gateway->n_metrics > 0) strncat(metrics, "/metrics", sizeof metrics - strlen(metrics) - 1);
+  LOG_AT(level, message, LOG_STR("http", http), LOG_STR("metrics", metrics), LOG_STR("control", s->control_path),
+         LOG_INT("models", count_models(s, MODEL_READY)), LOG_INT("of", s->n_models),
+         LOG_INT("ms", (clock_now_ns() - s->started_ns) / NS_PER_MS));
+}
+
+static void check_readiness(struct supervisor *s) {
+  if (s->was_ready) return;
+  if (is_ready(s)) {
+    s->was_ready = true;
+    s->phase = PHASE_SERVING;
+    log_reached(s, "ready", LOG_LEVEL_INFO);
+  } else if (!s->settled && s->gateway.state == GATEWAY_READY && count_models(s, MODEL_LOADING) == 0) {
+    s->settled = true;
+    log_reached(s, "not ready: a model cannot be served", LOG_LEVEL_WARNING);
+  }
+}
+
+void supervisor_check(struct supervisor *s) {
+  if (s->phase < PHASE_DRAINING) {
+    check_readiness(s);
+  } else if (s->phase == PHASE_STOPPING && s->gateway.process == NULL && workers_gone(s) && !s->finished) {
+    s->finished = true;
+    net_loop_stop(s->loop);
+  }
+}
+
+/* ---- stopping -------------------------------------------------------------------------------------------------- */
+
+static void bound_stop(struct supervisor *s, uint64_t ns) {
+  uv_timer_start(&s->stop_timer, on_stop_timer, ns / NS_PER_MS, 0);
+}
+
+static void kill_all(struct supervisor *s) {
+  s->killed = true;
+  gateway_stop(s, true);
+  workers_kill(s);
+  bound_stop(s, stuck_ns);
+}
+
+/* The gateway is done: everybody leaves. */
+static void leave(struct supervisor *s) {
+  s->phase = PHASE_STOPPING;
+  gateway_stop(s, false);
+  workers_stop(s);
+  bound_stop(s, leave_ns);
+  supervisor_check(s);
+}
+
+static void stop_now(struct supervisor *s) {
+  s->phase = PHASE_STOPPING;
+  workers_stop(s);
+  kill_all(s);
+  supervisor_check(s);
+}
+
+void supervisor_gateway_finished(struct supervisor *s) {
+  if (s->phase == PHASE_DRAINING)
+    leave(s);
+  else
+    supervisor_check(s);
+}
+
+void supervisor_stop(struct supervisor *s, const char *why) {
+  if (s->phase >= PHASE_DRAINING) {
+    LOG_WARNING("stopping at once", LOG_STR("reason", why));
+    stop_now(s);
+    return;
+  }
+  s->phase = PHASE_DRAINING;
+  uint64_t exit_timeout = (uint64_t)s->options->exit_timeout_ns;
+  LOG_INFO("stopping", LOG_STR("reason", why), LOG_INT("exit_timeout_s", exit_timeout / NS_PER_S));
+  if (gateway_drain(s, time_add(clock_now_ns(), exit_timeout)))
+    bound_stop(s, time_add(exit_timeout, drain_grace_ns));
+  else
+    leave(s);
+}
+
+void supervisor_give_up(struct supervisor *s) {
+  s->exit_status = EXIT_FAILURE;
+  stop_now(s);
+}
+
+static void report_stuck(struct supervisor *s) {
+  if (s->gateway.process != NULL)
+    LOG_ERROR("gateway is stuck in the kernel and stays behind", LOG_INT("pid", process_pid(s->gateway.process)));
+  for (size_t i = 0; i < s->n_workers; i++)
+    if (s->workers[i].process != NULL)
+      LOG_ERROR("worker is stuck in the kernel and stays behind", LOG_STR("model", s->workers[i].model->name),
+                LOG_INT("pid", process_pid(s->workers[i].process)));
+}
+
+/* A step of stopping has taken too long. */
+static void on_stop_timer(uv_timer_t *timer) {
+  struct supervisor *s = timer->data;
+  if (s->phase == PHASE_DRAINING) {
+    LOG_WARNING("the gateway did not finish in time");
+    stop_now(s);
+  } else if (!s->killed) {
+    LOG_WARNING("not everybody left in time");
+    kill_all(s);
+  } else {
+    report_stuck(s);
+    s->exit_status = EXIT_FAILURE;
+    s->finished = true;
+    net_loop_stop(s->loop);
+  }
+}
+
+/* ---- signals --------------------------------------------------------------------------------------------------- */
+
+static void on_stop_signal(uv_signal_t *handle, int number) {
+  supervisor_stop(handle->data, number == SIGINT ? "SIGINT" : "SIGTERM");
+}
+
+static void on_reload_signal(uv_signal_t *handle, int number) {
+  LOG_WARNING("SIGHUP ignored: this version cannot reload its settings");
+}
+
+static const struct {
+  int number;
+  uv_signal_cb run;
+} signals[SIGNALS] = {{SIGTERM, on_stop_signal}, {SIGINT, on_stop_signal}, {SIGHUP, on_reload_signal}};
+
+static mu_status watch_signals(struct supervisor *s, mu_error *err) {
+  signal(SIGPIPE, SIG_IGN);
+  for (size_t i = 0; i < SIGNALS; i++) {
+    int status = uv_signal_init(net_loop_uv(s->loop), &s->signals[i]);
+    if (status == 0) status = uv_signal_start(&s->signals[i], signals[i].run, signals[i].number);
+    if (status != 0) return mu_fail(err, MU_IO, "cannot watch signals: %s", uv_strerror(status));
+    s->signals[i].data = s;
+  }
+  return MU_OK;
+}
+
+/* ---- start ----------------------------------------------------------------------------------------------------- */
+
+static void log_settings(const struct options *options) {
+  for (size_t i = 0; i < options->warnings.n; i++)
+    LOG_WARNING("setting", LOG_STR("warning", options->warnings.items[i]));
+  if (options_is_set(options, "grpc-port") || options_is_set(options, "grpc-address"))
+    LOG_WARNING("this version has no gRPC listener; the settings for it have no effect");
+}
+
+/* Shared memory, connections and doorbells need many descriptors; the limit that counts is the administrator's. */
+static void raise_descriptor_limit(void) {
+  struct rlimit limit;
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur == limit.rlim_max) return;
+  limit.rlim_cur = limit.rlim_max;
+  setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+static enum log_format child_log_format(const struct options *options) {
+  if (options->log_format != LOG_FORMAT_AUTO) return (enum log_format)options->log_format;
+  return isatty(STDERR_FILENO) ? LOG_FORMAT_TEXT : LOG_FORMAT_JSON;
+}
+
+/* Everything that can fail before a process is started. */
+static mu_status prepare(struct supervisor *s, mu_error *err) {
+  s->loop = net_loop_create();
+  if (s->loop == NULL) return mu_fail(err, MU_NO_MEMORY, "no memory for the event loop");
+  uv_timer_init(net_loop_uv(s->loop), &s->stop_timer);
+  s->stop_timer.data = s;
+  gateway_init(s);
+  mu_status status = options_encode(s->options, &s->encoded_options);
+  if (status != MU_OK) return mu_fail(err, status, "cannot encode the settings (%s)", status_name(status));
+  status = served_models_create(s, err);
+  if (status == MU_OK) status = workers_create(s, err);
+  if (status == MU_OK) status = listeners_open(s, err);
+  if (status == MU_OK) status = control_socket_open(s, err);
+  if (status == MU_OK) status = watch_signals(s, err);
+  return status;
+}
+
+static void init(struct supervisor *s, const struct options *options) {
+  *s = (struct supervisor){
+      .options = options,
+      .started_ns = clock_now_ns(),
+      .cores = uv_available_parallelism(),
+      .log_level = options_log_level(options),
+      .log_format = child_log_format(options),
+      .oom = {.fd = -1},
+  };
+  buffer_init(&s->encoded_options, CONTROL_PACKET_MAX);
+  oom_watch_open(&s->oom);
+}
+
+static void release(struct supervisor *s) {
+  control_socket_close(s);
+  listeners_close(s);
+  net_loop_free(s->loop); /* the handles in s are closed before their memory goes */
+  workers_free(s);
+  served_models_free(s);
+  buffer_free(&s->encoded_options);
+  oom_watch_close(&s->oom);
+}
+
+int supervisor_main(const struct options *options) {
+  struct supervisor s;
+  mu_error err = {{0}};
+  log_setup("supervisor", options_log_level(options), (enum log_format)options->log_format);
+  log_settings(options);
+  raise_descriptor_limit();
+  init(&s, options);
+  if (prepare(&s, &err) == MU_OK) {
+    gateway_start(&s);
+    workers_start(&s);
+    if (!s.finished) net_loop_run(s.loop);
+    LOG_INFO("stopped", LOG_INT("status", s.exit_status));
+  } else {
+    LOG_ERROR("cannot start", LOG_STR("error", err.message));
+    s.exit_status = EXIT_FAILURE;
+  }
+  release(&s);
+  return s.exit_status;
+}

@@ -1,0 +1,11 @@
+/* The supervisor role: listening sockets, processes, restarts, the control socket. */
+#ifndef SUPERVISOR_SUPERVISOR_H
+#define SUPERVISOR_SUPERVISOR_H
+
+#include "config/options.h"
+
+/* Serves until SIGTERM, SIGINT or `muster stop`; returns the process's exit status: 0 after a clean stop, 1 when it
+ * could not start or gave up (--exit-on-error). */
+int supervisor_main(const struct options *options);
+
+#endif

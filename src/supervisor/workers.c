@@ -1,0 +1,401 @@
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "supervisor/state.h"
+
+/* A worker that says that it leaves, or has closed its control socket, has this long to be gone. */
+static const uint64_t leaving_ns = 5 * NS_PER_S;
+
+static void start(struct worker *worker);
+static void on_timer(uv_timer_t *timer);
+
+const char *worker_state_name(enum worker_state state) {
+  static const char *const names[] = {
+      [WORKER_STARTING] = "starting", [WORKER_LOADING] = "loading",   [WORKER_WARMING] = "warming",
+      [WORKER_READY] = "ready",       [WORKER_STOPPING] = "stopping", [WORKER_BACKOFF] = "backoff",
+      [WORKER_FAILED] = "failed",
+  };
+  return names[state];
+}
+
+static void set_timer(struct worker *worker, uint64_t after_ns) {
+  /* Fails only for a handle that is closing. */
+  uv_timer_start(&worker->timer, on_timer, (after_ns + NS_PER_MS - 1) / NS_PER_MS, 0);
+}
+
+/* Kills a worker for a reason that its end is then judged by; the first reason counts. */
+static void condemn(struct worker *worker, enum death_wish wish, const char *cause) {
+  if (worker->process == NULL) return;
+  if (worker->wish == DEATH_UNASKED) {
+    worker->wish = wish;
+    snprintf(worker->wish_cause, sizeof worker->wish_cause, "%s", cause);
+  }
+  process_kill(worker->process, SIGKILL);
+}
+
+static void set_reason(struct worker *worker, const char *reason) {
+  snprintf(worker->reason, sizeof worker->reason, "%s", reason);
+}
+
+static void update_model(struct worker *worker) { served_model_update(worker->supervisor, worker->model); }
+
+/* ---- attaching to the gateway ---------------------------------------------------------------------------------- */
+
+/* Gives gateway and worker the two ends of a socket over which they then agree on shared memory. */
+static void attach(struct worker *worker) {
+  struct supervisor *s = worker->supervisor;
+  if (s->gateway.link == NULL || worker->state != WORKER_READY) return;
+  int ends[2];
+  if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) != 0) {
+    condemn(worker, DEATH_UNREACHABLE, strerror(errno));
+    return;
+  }
+  worker->epoch = ++s->last_epoch;
+  worker->attached = false;
+  const struct device_tokens tokens =
+      worker_plan_tokens(worker->group->device, worker->model->plan.threads, s->cores, s->options->cpu_slots);
+  const struct control_worker_attach message = {
+      .worker = worker->number,
+      .model = worker->model->number,
+      .device = worker->device,
+      .device_tokens = tokens.device,
+      .batch_tokens = tokens.batch,
+      .lanes = worker->group->instances,
+      .epoch = worker->epoch,
+      .device_name = worker->group->device,
+      .pid = process_pid(worker->process),
+  };
+  const struct control_worker_peer peer = {worker->epoch};
+  mu_status status = control_link_send(worker->link, CONTROL_WORKER_PEER, &peer, &ends[1], 1);
+  if (status == MU_OK)
+    gateway_tell(s, CONTROL_WORKER_ATTACH, &message, &ends[0], 1);
+  else if (status != MU_CANCELED) /* that one is ending by itself */
+    condemn(worker, DEATH_UNREACHABLE, status_name(status));
+  close(ends[0]);
+  close(ends[1]);
+}
+
+void workers_attach(struct supervisor *s) {
+  for (size_t i = 0; i < s->n_workers; i++) attach(&s->workers[i]);
+}
+
+void workers_detach(struct supervisor *s) {
+  for (size_t i = 0; i < s->n_workers; i++) {
+    s->workers[i].epoch = 0;
+    s->workers[i].attached = false;
+  }
+  for (size_t i = 0; i < s->n_models; i++) served_model_update(s, &s->models[i]);
+}
+
+/* The worker of an event, unless what it says is about an earlier attachment. */
+static struct worker *find(struct supervisor *s, const struct control_worker_event *event) {
+  for (size_t i = 0; i < s->n_workers; i++) {
+    struct worker *worker = &s->workers[i];
+    if (worker->process != NULL && worker->number == event->worker && worker->epoch == event->epoch) return worker;
+  }
+  return NULL;
+}
+
+void workers_attached(struct supervisor *s, const struct control_worker_event *event) {
+  struct worker *worker = find(s, event);
+  if (worker == NULL || worker->state != WORKER_READY) return;
+  worker->attached = true;
+  update_model(worker);
+}
+
+void workers_condemn(struct supervisor *s, const struct control_worker_event *event, enum death_wish wish) {
+  struct worker *worker = find(s, event);
+  if (worker != NULL) condemn(worker, wish, event->why);
+}
+
+/* ---- what a worker says ---------------------------------------------------------------------------------------- */
+
+static void leave(struct worker *worker) {
+  worker->state = WORKER_STOPPING;
+  set_timer(worker, leaving_ns);
+}
+
+static void on_failed(struct worker *worker, const struct control_packet *packet) {
+  worker->failure = packet->failed.status < 0 ? (mu_status)packet->failed.status : MU_INTERNAL;
+  set_reason(worker, packet->failed.message);
+  leave(worker);
+}
+
+static void on_loaded(struct worker *worker, const struct control_packet *packet) {
+  mu_error err;
+  if (worker->state != WORKER_LOADING) {
+    condemn(worker, DEATH_BROKEN, "it said LOADED when it was not loading");
+    return;
+  }
+  mu_status status = served_model_loaded(worker->supervisor, worker->model, packet->loaded.metadata, &err);
+  if (status == MU_OK) {
+    worker->state = WORKER_WARMING;
+    return;
+  }
+  worker->failure = status;
+  set_reason(worker, err.message);
+  condemn(worker, DEATH_BROKEN, err.message);
+}
+
+static void on_ready(struct worker *worker, const struct control_packet *packet) {
+  if (worker->state != WORKER_WARMING) {
+    condemn(worker, DEATH_BROKEN, "it said READY when it was not warming up");
+    return;
+  }
+  uint64_t now = clock_now_ns();
+  worker->state = WORKER_READY;
+  worker->reason[0] = '\0';
+  uv_timer_stop(&worker->timer);
+  restart_policy_ready(&worker->policy, now);
+  LOG_INFO("worker ready", LOG_STR("model", worker->model->name), LOG_INT("version", worker->model->version),
+           LOG_STR("device", worker->group->device), LOG_INT("worker", worker->number),
+           LOG_INT("pid", process_pid(worker->process)), LOG_INT("ms", (now - worker->started_ns) / NS_PER_MS));
+  attach(worker);
+}
+
+static void on_message(void *context, struct control_packet *packet) {
+  static void (*const handlers[CONTROL_TYPE_COUNT])(struct worker *, const struct control_packet *) = {
+      [CONTROL_LOADED] = on_loaded,
+      [CONTROL_READY] = on_ready,
+      [CONTROL_FAILED] = on_failed,
+  };
+  struct worker *worker = context;
+  if (handlers[packet->type] != NULL)
+    handlers[packet->type](worker, packet);
+  else
+    condemn(worker, DEATH_BROKEN, "it sent a control message that is not a worker's");
+}
+
+/* Nearly always the first sign that it has ended. */
+static void on_lost(void *context, const mu_error *err) {
+  struct worker *worker = context;
+  LOG_VERBOSE("no more control messages from a worker", LOG_INT("worker", worker->number),
+              LOG_STR("reason", err->message));
+  if (worker->supervisor->phase < PHASE_STOPPING) leave(worker);
+}
+
+/* ---- start, end, restart --------------------------------------------------------------------------------------- */
+
+static bool is_for_good(mu_status failure) {
+  return failure == MU_INVALID || failure == MU_NOT_FOUND || failure == MU_UNSUPPORTED;
+}
+
+static void log_end(const struct worker *worker) {
+  const struct served_model *model = worker->model;
+  if (worker->state == WORKER_FAILED)
+    LOG_ERROR("worker failed", LOG_STR("model", model->name), LOG_INT("version", model->version),
+              LOG_STR("device", worker->group->device), LOG_INT("worker", worker->number),
+              LOG_STR("error", worker->reason));
+  else
+    LOG_ERROR("worker ended, will be started again", LOG_STR("model", model->name), LOG_INT("version", model->version),
+              LOG_STR("device", worker->group->device), LOG_INT("worker", worker->number),
+              LOG_STR("error", worker->reason), LOG_INT("delay_ms", worker->policy.delay_ns / NS_PER_MS));
+}
+
+/* There is no process any more: when is the next one started, if at all? why: of the end, for humans. */
+static void after_end(struct worker *worker, const char *why) {
+  uint64_t delay;
+  bool again = restart_policy_death(&worker->policy, clock_now_ns(), &delay);
+  if (worker->failure == MU_OK) set_reason(worker, why); /* else what it said itself says more */
+  if (!again) {
+    size_t length = strlen(worker->reason);
+    snprintf(worker->reason + length, sizeof worker->reason - length, " (%d times in a row before it was ready)",
+             RESTART_EARLY_DEATHS_MAX);
+  }
+  again = again && !is_for_good(worker->failure);
+  worker->state = again ? WORKER_BACKOFF : WORKER_FAILED;
+  if (again) set_timer(worker, delay);
+  log_end(worker);
+  update_model(worker);
+}
+
+static struct death judge(struct worker *worker, int code, int status) {
+  const struct death_facts facts = {
+      .code = code,
+      .status = status,
+      .out_of_memory = oom_watch_poll(&worker->supervisor->oom),
+      .wish = worker->wish,
+      .wish_cause = worker->wish_cause,
+  };
+  return death_judge(&facts);
+}
+
+static void on_ended(void *context, int code, int status) {
+  struct worker *worker = context;
+  struct supervisor *s = worker->supervisor;
+  if (worker->link != NULL) control_link_read(worker->link);
+  const struct death death = judge(worker, code, status);
+  uv_timer_stop(&worker->timer);
+  control_link_free(worker->link);
+  worker->link = NULL;
+  process_free(worker->process);
+  worker->process = NULL;
+  if (worker->epoch != 0) {
+    const struct control_worker_gone gone = {worker->number, worker->epoch, death.blamed, death.why};
+    gateway_tell(s, CONTROL_WORKER_GONE, &gone, NULL, 0);
+  }
+  worker->epoch = 0;
+  worker->attached = false;
+  if (s->phase >= PHASE_STOPPING)
+    supervisor_check(s);
+  else
+    after_end(worker, death.why);
+}
+
+static void on_timer(uv_timer_t *timer) {
+  struct worker *worker = timer->data;
+  switch (worker->state) {
+    case WORKER_BACKOFF:
+      worker->restarts++;
+      start(worker);
+      break;
+    case WORKER_STOPPING:
+      condemn(worker, DEATH_BROKEN, "it did not leave");
+      break;
+    default:
+      condemn(worker, DEATH_TIMEOUT, "see --load-timeout");
+      break;
+  }
+}
+
+static mu_status send_start(struct worker *worker) {
+  const struct supervisor *s = worker->supervisor;
+  const struct served_model *model = worker->model;
+  const struct control_worker_start message = {
+      .worker = worker->number,
+      .model = model->number,
+      .name = model->name,
+      .version = model->version,
+      .path = model->path,
+      .folder = model->folder,
+      .config = {model->text, model->text_size},
+      .options = {s->encoded_options.data, s->encoded_options.size},
+      .engine = model->plan.engine,
+      .device = worker->group->device,
+      .threads = model->plan.threads,
+      .instances = worker->group->instances,
+      .max_batch = (uint32_t)model->options.max_batch_size,
+  };
+  return control_link_send(worker->link, CONTROL_WORKER_START, &message, NULL, 0);
+}
+
+static mu_status spawn(struct worker *worker, mu_error *err) {
+  static const struct control_link_events events = {on_message, on_lost};
+  const struct supervisor *s = worker->supervisor;
+  char title[512];
+  snprintf(title, sizeof title, "muster: worker %s/%lld %s", worker->model->name, (long long)worker->model->version,
+           worker->group->device);
+  const struct process_spec spec = {title, "worker", s->log_level, s->log_format};
+  int control;
+  mu_status status = process_spawn(s->loop, &spec, on_ended, worker, &worker->process, &control, err);
+  if (status != MU_OK) return status;
+  worker->link = control_link_create(s->loop, control, &events, worker);
+  if (worker->link == NULL) close(control);
+  return MU_OK;
+}
+
+static void start(struct worker *worker) {
+  struct supervisor *s = worker->supervisor;
+  mu_error err;
+  worker->number = ++s->last_worker;
+  worker->wish = DEATH_UNASKED;
+  worker->failure = MU_OK;
+  worker->started_ns = clock_now_ns();
+  worker->state = WORKER_STARTING;
+  if (spawn(worker, &err) != MU_OK) {
+    after_end(worker, err.message);
+    return;
+  }
+  worker->state = WORKER_LOADING;
+  set_timer(worker, (uint64_t)s->options->load_timeout_ns);
+  mu_status status = worker->link != NULL ? send_start(worker) : MU_NO_MEMORY;
+  if (status != MU_OK) condemn(worker, DEATH_UNREACHABLE, status_name(status));
+  LOG_INFO("worker started", LOG_STR("model", worker->model->name), LOG_INT("version", worker->model->version),
+           LOG_STR("device", worker->group->device), LOG_INT("worker", worker->number),
+           LOG_INT("pid", process_pid(worker->process)), LOG_INT("instances", worker->group->instances),
+           LOG_INT("threads", worker->model->plan.threads));
+}
+
+void workers_start(struct supervisor *s) {
+  for (size_t i = 0; i < s->n_workers && s->phase < PHASE_STOPPING; i++) start(&s->workers[i]);
+}
+
+/* ---- stop ------------------------------------------------------------------------------------------------------ */
+
+static void stop(struct worker *worker) {
+  bool listens = worker->state == WORKER_READY;
+  uv_timer_stop(&worker->timer);
+  worker->state = WORKER_STOPPING;
+  if (worker->process == NULL) return;
+  if (worker->wish == DEATH_UNASKED) worker->wish = DEATH_STOPPED;
+  if (!listens || control_link_send(worker->link, CONTROL_STOP, NULL, NULL, 0) != MU_OK)
+    process_kill(worker->process, SIGKILL);
+}
+
+void workers_stop(struct supervisor *s) {
+  for (size_t i = 0; i < s->n_workers; i++) stop(&s->workers[i]);
+}
+
+void workers_kill(struct supervisor *s) {
+  for (size_t i = 0; i < s->n_workers; i++) condemn(&s->workers[i], DEATH_STOPPED, "");
+}
+
+bool workers_gone(const struct supervisor *s) {
+  for (size_t i = 0; i < s->n_workers; i++)
+    if (s->workers[i].process != NULL) return false;
+  return true;
+}
+
+/* ---- the table ------------------------------------------------------------------------------------------------- */
+
+static mu_status device_number(struct supervisor *s, const char *device, uint32_t *ret_number, mu_error *err) {
+  for (uint32_t i = 0; i < s->n_devices; i++) {
+    if (strcmp(s->devices[i], device) != 0) continue;
+    *ret_number = i;
+    return MU_OK;
+  }
+  if (s->n_devices == PLAN_DEVICES_MAX) return mu_fail(err, MU_INVALID, "more than %d devices", PLAN_DEVICES_MAX);
+  s->devices[s->n_devices] = device;
+  *ret_number = s->n_devices++;
+  return MU_OK;
+}
+
+static mu_status add_group(struct supervisor *s, struct served_model *model, const struct worker_group *group,
+                           mu_error *err) {
+  uint32_t device = 0;
+  mu_status status = device_number(s, group->device, &device, err);
+  for (uint32_t i = 0; status == MU_OK && i < model->plan.processes; i++) {
+    struct worker *worker = &s->workers[s->n_workers++];
+    *worker = (struct worker){.supervisor = s, .model = model, .group = group, .device = device};
+    uv_timer_init(net_loop_uv(s->loop), &worker->timer);
+    worker->timer.data = worker;
+  }
+  return status;
+}
+
+mu_status workers_create(struct supervisor *s, mu_error *err) {
+  size_t n = 0;
+  for (size_t i = 0; i < s->n_models; i++)
+    if (s->models[i].planned) n += (size_t)s->models[i].plan.processes * s->models[i].plan.n_groups;
+  s->workers = calloc(n + 1, sizeof *s->workers);
+  if (s->workers == NULL) return mu_fail(err, MU_NO_MEMORY, "no memory for %zu workers", n);
+  s->devices[s->n_devices++] = "cpu";
+  for (size_t i = 0; i < s->n_models; i++) {
+    struct served_model *model = &s->models[i];
+    for (uint32_t k = 0; model->planned && k < model->plan.n_groups; k++) {
+      mu_status status = add_group(s, model, &model->plan.groups[k], err);
+      if (status != MU_OK) return status;
+    }
+  }
+  return MU_OK;
+}
+
+void workers_free(struct supervisor *s) {
+  free(s->workers);
+  s->workers = NULL;
+  s->n_workers = 0;
+}

@@ -1,0 +1,240 @@
+#include "worker/worker.h"
+
+#include <errno.h>
+#include <malloc.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "worker/peer.h"
+#include "worker/warmup.h"
+
+enum { HURRY_MS = 20 }; /* how often runs that nobody waits for are told to stop */
+
+struct worker {
+  int control;
+  int wake; /* eventfd: a lane's thread has ended */
+  struct control_packet start;
+  struct worker_model model;
+  struct lane **lanes;
+  struct peer *peer;
+  bool closing; /* the peer is to end … */
+  bool hurry;   /* … and what it runs is of no use to anybody */
+  int next;     /* socket of the gateway that comes after it; -1: none */
+  bool leaving; /* told to stop: without a peer the worker ends */
+};
+
+/* ---- the process ----------------------------------------------------------------------------------------------- */
+
+/* Signals are the supervisor's business; it tells what to do over the control socket. When it dies, so does a worker:
+ * at once by the kernel, or, should it have died before prctl, by the end of file of that socket. */
+static void settle_process(void) {
+  static const int ignored[] = {SIGINT, SIGTERM, SIGHUP, SIGPIPE};
+  for (size_t i = 0; i < sizeof ignored / sizeof ignored[0]; i++) signal(ignored[i], SIG_IGN);
+  prctl(PR_SET_PDEATHSIG, SIGKILL);
+  mallopt(M_ARENA_MAX, 2); /* lanes hardly allocate; an arena for each of them would only cost memory */
+}
+
+static void name_process(const struct control_worker_start *start) {
+  char name[16]; /* the kernel keeps 15 characters */
+  snprintf(name, sizeof name, "worker:%s", start->name);
+  prctl(PR_SET_NAME, name);
+}
+
+/* ---- to the supervisor ----------------------------------------------------------------------------------------- */
+
+static void send_failed(const struct worker *worker, mu_status status, const char *message) {
+  const struct control_failed failed = {.status = status, .message = message};
+  mu_error err;
+  mu_status sent = control_send(worker->control, CONTROL_FAILED, &failed, NULL, 0, &err);
+  if (sent != MU_OK && sent != MU_CANCELED) {
+    LOG_ERROR("cannot tell the supervisor", LOG_STR("why", message), LOG_STR("error", err.message));
+  }
+}
+
+static mu_status send_loaded(const struct worker *worker, mu_error *err) {
+  struct buffer encoded;
+  buffer_init(&encoded, CONTROL_PACKET_MAX);
+  mu_status status = model_metadata_encode(worker->model.metadata, &encoded);
+  if (status == MU_OK) {
+    const struct control_loaded loaded = {.metadata = {encoded.data, encoded.size}};
+    status = control_send(worker->control, CONTROL_LOADED, &loaded, NULL, 0, err);
+  } else {
+    mu_fail(err, status, "the model's metadata do not fit a message");
+  }
+  buffer_free(&encoded);
+  return status;
+}
+
+/* ---- from nothing to ready ------------------------------------------------------------------------------------- */
+
+static mu_status receive_start(struct worker *worker, mu_error *err) {
+  mu_status status = control_receive(worker->control, &worker->start, err);
+  if (status != MU_OK || worker->start.type == CONTROL_WORKER_START) return status;
+  return mu_fail(err, MU_INVALID, "the first message is of type %d", (int)worker->start.type);
+}
+
+static mu_status create_lanes(struct worker *worker, mu_error *err) {
+  const struct worker_model *model = &worker->model;
+  worker->lanes = calloc(model->n_instances, sizeof(struct lane *));
+  bool complete = worker->lanes != NULL;
+  for (uint32_t i = 0; complete && i < model->n_instances; i++) {
+    worker->lanes[i] = lane_create(model->engine, model->instances[i], model->info);
+    complete = worker->lanes[i] != NULL;
+  }
+  return complete ? MU_OK : mu_fail(err, MU_NO_MEMORY, "no memory for the lanes");
+}
+
+static mu_status become_ready(struct worker *worker, mu_error *err) {
+  const struct control_worker_start *start = &worker->start.worker_start;
+  uint64_t begin = clock_now_ns();
+  name_process(start);
+  mu_status status = worker_model_load(start, &worker->model, err);
+  if (status == MU_OK && start->max_batch > 0 && worker->model.metadata->batch_note[0] != '\0') {
+    LOG_WARNING("requests for this model are not batched", LOG_STR("model", start->name),
+                LOG_STR("because", worker->model.metadata->batch_note),
+                LOG_STR("cure", "max_batch_size in config.pbtxt decides"));
+  }
+  if (status == MU_OK) status = create_lanes(worker, err);
+  if (status == MU_OK) status = send_loaded(worker, err);
+  uint64_t loaded = clock_now_ns();
+  char note[WARMUP_NOTE_MAX] = "";
+  if (status == MU_OK) status = warmup_run(&worker->model, start->folder, note, err);
+  if (status != MU_OK) return status;
+  if (note[0] != '\0') {
+    LOG_WARNING("the model refused the invented input of its warm-up: give it a model_warmup in config.pbtxt",
+                LOG_STR("model", start->name), LOG_STR("because", note));
+  }
+  LOG_VERBOSE("worker warm", LOG_STR("model", start->name), LOG_STR("runtime", worker->model.metadata->runtime),
+              LOG_INT("load_ms", (loaded - begin) / NS_PER_MS),
+              LOG_INT("warmup_ms", (clock_now_ns() - loaded) / NS_PER_MS));
+  return control_send(worker->control, CONTROL_READY, NULL, NULL, 0, err);
+}
+
+/* ---- serving --------------------------------------------------------------------------------------------------- */
+
+static void end_peer(struct worker *worker, bool hurry) {
+  if (worker->peer == NULL) return;
+  worker->closing = true;
+  worker->hurry = worker->hurry || hurry;
+  peer_close(worker->peer);
+  if (worker->hurry) peer_hurry(worker->peer);
+}
+
+static void attach(struct worker *worker) {
+  mu_error err;
+  int socket = worker->next;
+  worker->next = -1;
+  mu_status status = peer_create(socket, worker->lanes, worker->model.n_instances, worker->wake, &worker->peer, &err);
+  if (status != MU_OK) { /* the gateway sees its end close and asks for another worker */
+    LOG_ERROR("cannot attach to the gateway", LOG_STR("error", err.message));
+  }
+}
+
+/* Another gateway: the one before is dead, and with it everybody who waits for its results. */
+static void take_peer(struct worker *worker, struct control_packet *packet) {
+  if (worker->next >= 0) close(worker->next);
+  worker->next = packet->n_fds > 0 ? packet->fds[0] : -1;
+  if (packet->n_fds > 0) packet->fds[0] = -1;
+  end_peer(worker, true);
+}
+
+static void take_stop(struct worker *worker, struct control_packet *packet) {
+  worker->leaving = true;
+  end_peer(worker, false);
+}
+
+static void (*const takers[CONTROL_TYPE_COUNT])(struct worker *worker, struct control_packet *packet) = {
+    [CONTROL_WORKER_PEER] = take_peer, [CONTROL_STOP] = take_stop};
+
+/* MU_CANCELED: the supervisor is gone. */
+static mu_status take_message(struct worker *worker, mu_error *err) {
+  struct control_packet packet = {.n_fds = 0};
+  mu_status status = control_receive(worker->control, &packet, err);
+  if (status != MU_OK) return status == MU_UNAVAILABLE ? MU_OK : status;
+  if (takers[packet.type] != NULL) {
+    takers[packet.type](worker, &packet);
+  } else {
+    status = mu_fail(err, MU_INVALID, "the supervisor sent a message of type %d to a worker", (int)packet.type);
+  }
+  control_packet_free(&packet);
+  return status;
+}
+
+/* Clears a peer away whose threads have ended. MU_IO: the device is lost, whatever the other lanes do. */
+static mu_status reap(struct worker *worker, mu_error *err) {
+  if (worker->peer == NULL) return MU_OK;
+  if (peer_lost_device(worker->peer, err)) return MU_IO;
+  if (!peer_over(worker->peer)) return MU_OK;
+  mu_error reason;
+  if (peer_free(worker->peer, &reason) != MU_OK) {
+    LOG_ERROR("lost the gateway", LOG_STR("error", reason.message));
+  }
+  worker->peer = NULL;
+  worker->closing = worker->hurry = false;
+  return MU_OK;
+}
+
+static mu_status wait_for_something(struct worker *worker, mu_error *err) {
+  bool listens = worker->peer != NULL && !worker->closing;
+  struct pollfd fds[] = {{.fd = worker->control, .events = POLLIN},
+                         {.fd = worker->wake, .events = POLLIN},
+                         {.fd = listens ? peer_socket(worker->peer) : -1, .events = POLLIN}};
+  int n = poll(fds, sizeof fds / sizeof fds[0], worker->hurry ? HURRY_MS : -1);
+  if (n < 0 && errno != EINTR) return mu_fail(err, MU_IO, "poll: %s", strerror(errno));
+  if (n <= 0) {
+    if (worker->hurry) peer_hurry(worker->peer);
+    return MU_OK;
+  }
+  eventfd_t ended;
+  if (fds[1].revents != 0) (void)!eventfd_read(worker->wake, &ended); /* reap() looks itself who has ended */
+  if (fds[2].revents != 0 && !peer_obey(worker->peer)) end_peer(worker, true);
+  return fds[0].revents != 0 ? take_message(worker, err) : MU_OK;
+}
+
+/* MU_OK: told to leave, and nothing runs. */
+static mu_status serve(struct worker *worker, mu_error *err) {
+  for (;;) {
+    mu_status status = reap(worker, err);
+    if (status != MU_OK) return status;
+    if (worker->peer == NULL && worker->leaving) return MU_OK;
+    if (worker->peer == NULL && worker->next >= 0) attach(worker);
+    status = wait_for_something(worker, err);
+    if (status != MU_OK) return status;
+  }
+}
+
+/* ---- the role -------------------------------------------------------------------------------------------------- */
+
+static void free_worker(struct worker *worker) {
+  if (worker->next >= 0) close(worker->next);
+  for (uint32_t i = 0; worker->lanes != NULL && i < worker->model.n_instances; i++) lane_free(worker->lanes[i]);
+  free(worker->lanes);
+  worker_model_free(&worker->model);
+  control_packet_free(&worker->start);
+  if (worker->wake >= 0) close(worker->wake);
+}
+
+int worker_main(int control) {
+  struct worker worker = {.control = control, .wake = -1, .next = -1};
+  mu_error err = {{0}};
+  settle_process();
+  worker.wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+  mu_status status = worker.wake >= 0 ? MU_OK : mu_fail(&err, MU_IO, "eventfd: %s", strerror(errno));
+  if (status == MU_OK) status = receive_start(&worker, &err);
+  if (status == MU_OK) status = become_ready(&worker, &err);
+  bool served = status == MU_OK;
+  if (status == MU_OK) status = serve(&worker, &err);
+  if (status != MU_OK && status != MU_CANCELED) send_failed(&worker, status, err.message);
+  /* With a lost device, or with runs still going on for nobody, an orderly end could take for ever. */
+  if (served && status != MU_OK) _exit(EXIT_FAILURE);
+  free_worker(&worker);
+  return status == MU_OK ? EXIT_SUCCESS : EXIT_FAILURE;
+}

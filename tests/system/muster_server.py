@@ -1,0 +1,175 @@
+"""A muster server under test: its process, its log, its ports, and what must hold when it ends."""
+import http.client
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+MODELS = ROOT / "tests" / "models"
+DEPS = ROOT / ".deps"
+PATIENCE = 60  # seconds: a bound for what should take far less, also under a sanitizer on a busy machine
+
+
+def binary_path() -> pathlib.Path:
+    return pathlib.Path(os.environ.get("MUSTER_BINARY", ROOT / "build" / "release" / "muster"))
+
+
+def wait_for(condition, what: str, seconds: float = PATIENCE):
+    """Polls until condition() is true and returns its value."""
+    deadline = time.monotonic() + seconds
+    while True:
+        value = condition()
+        if value:
+            return value
+        assert time.monotonic() < deadline, f"waited {seconds} s in vain for {what}"
+        time.sleep(0.01)
+
+
+class Reply:
+    def __init__(self, response: http.client.HTTPResponse, body: bytes):
+        self.status, self.headers, self.body = response.status, response.headers, body
+
+    @property
+    def json(self):
+        return json.loads(self.body)
+
+
+class Server:
+    """Ports are chosen by the server (0) unless arguments say otherwise. env: further environment variables."""
+
+    def __init__(self, folder: pathlib.Path, arguments, wait=True, env=None, cwd=None):
+        folder.mkdir(parents=True, exist_ok=True)
+        self.socket = folder / "control.sock"
+        self.log_path = folder / "log"
+        flags = [str(argument) for argument in arguments]
+        for flag, value in {"--address": "127.0.0.1", "--http-port": "0", "--metrics-port": "0",
+                            "--control-socket": str(self.socket)}.items():
+            if not any(given.split("=")[0] == flag for given in flags):
+                flags += [flag, value]
+        clean = {k: v for k, v in os.environ.items() if not k.startswith("MUSTER_")}
+        self.log_file = self.log_path.open("wb")
+        self.process = subprocess.Popen(
+            [binary_path(), "serve", *flags], stdin=subprocess.DEVNULL, stdout=self.log_file, stderr=self.log_file,
+            start_new_session=True, cwd=cwd or folder, env={**clean, **(env or {})})
+        self.expected_to_crash = False
+        self._status = None
+
+    # ---- what it says of itself
+
+    @property
+    def log(self) -> str:
+        return self.log_path.read_text(errors="replace")
+
+    def log_lines(self):
+        for line in self.log.splitlines():
+            try:
+                yield json.loads(line)
+            except ValueError:
+                continue
+
+    def status(self) -> dict:
+        """`muster status --json`; {} while there is no answer."""
+        done = subprocess.run([binary_path(), "status", "--json", "--control-socket", self.socket],
+                              capture_output=True, timeout=PATIENCE)
+        return json.loads(done.stdout) if done.returncode == 0 else {}
+
+    def wait_state(self, state: str) -> dict:
+        def reached():
+            assert self.process.poll() is None, f"the server ended with {self.process.returncode}:\n{self.log}"
+            status = self.status()
+            return status if status.get("state") == state else None
+        return wait_for(reached, f"state {state}; log:\n{self.log}")
+
+    def wait_ready(self):
+        self._status = self.wait_state("ready")
+        return self
+
+    @property
+    def port(self) -> int:
+        return (self._status or self.status())["http"][0]["port"]
+
+    @property
+    def metrics_port(self) -> int:
+        return (self._status or self.status())["metrics"][0]["port"]
+
+    @property
+    def url(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def workers(self, model=None) -> list[dict]:
+        return [w for w in self.status()["workers"] if model in (None, w["model"])]
+
+    # ---- talking to it
+
+    def request(self, method: str, path: str, body=None, headers=None, port=None, timeout=PATIENCE) -> Reply:
+        connection = http.client.HTTPConnection("127.0.0.1", port or self.port, timeout=timeout)
+        try:
+            connection.request(method, path, body, headers or {})
+            response = connection.getresponse()
+            return Reply(response, response.read())
+        finally:
+            connection.close()
+
+    def get(self, path: str, **options) -> Reply:
+        return self.request("GET", path, **options)
+
+    def post(self, path: str, body, **options) -> Reply:
+        if not isinstance(body, (bytes, str)):
+            body = json.dumps(body)
+        return self.request("POST", path, body, **options)
+
+    def infer(self, model: str, inputs: list[dict], **more) -> Reply:
+        return self.post(f"/v2/models/{model}/infer", {"inputs": inputs, **more})
+
+    def metrics(self) -> str:
+        return self.get("/metrics", port=self.metrics_port).body.decode()
+
+    # ---- its end
+
+    def signal(self, number: int):
+        self.process.send_signal(number)
+
+    def wait_exit(self, seconds: float = PATIENCE) -> int:
+        return self.process.wait(seconds)
+
+    def family(self) -> list[int]:
+        """Processes of the server's session that are alive."""
+        pids = []
+        for entry in pathlib.Path("/proc").iterdir():
+            if not entry.name.isdigit():
+                continue
+            try:
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            if int(fields[3]) == self.process.pid and fields[0] != "Z":
+                pids.append(int(entry.name))
+        return pids
+
+    def close(self) -> list[str]:
+        """Ends it; returns what was wrong: sanitizer reports, processes left behind, a stale socket, a hang."""
+        problems = []
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                problems.append("the server did not end on SIGTERM")
+                os.killpg(self.process.pid, signal.SIGKILL)
+                self.process.wait()
+        self.log_file.close()
+        try:
+            wait_for(lambda: not self.family(), "the children to go", 10)
+        except AssertionError:
+            problems.append(f"processes left behind: {self.family()}")
+            os.killpg(self.process.pid, signal.SIGKILL)
+        text = self.log
+        for sign in ("ERROR: AddressSanitizer", "ERROR: LeakSanitizer", "runtime error:", "WARNING: ThreadSanitizer"):
+            if sign in text:
+                problems.append(f"sanitizer report in the log:\n{text[text.index(sign) - 200 if text.index(sign) > 200 else 0:][:6000]}")
+        if self.socket.exists() and not self.expected_to_crash:
+            problems.append("the control socket was left behind")
+        return problems
