@@ -84,31 +84,55 @@ static mu_status copy_tensors(struct merge *merge, const char *word, const mu_te
 
 /* ---- batching -------------------------------------------------------------------------------------------------- */
 
-/* Why the model cannot be batched by what its tensors declare, into note; false when it can. */
+/* Names that an exporter makes up, a new one for each dimension it knows nothing of: they say as much as no name. */
+static const char *const invented_symbols[] = {
+    "unk__",            /* tf2onnx */
+    "DynamicDimension", /* paddle2onnx */
+    "dynamic_axes_",    /* torch.onnx without dynamic_axes names */
+};
+
+/* The name of the first dimension where it means something, else "". */
+static const char *first_symbol(const mu_tensor_info *info) {
+  const char *symbol = info->symbols[0] != NULL ? info->symbols[0] : "";
+  for (size_t i = 0; i < sizeof invented_symbols / sizeof *invented_symbols; i++)
+    if (strncmp(symbol, invented_symbols[i], strlen(invented_symbols[i])) == 0) return "";
+  return symbol;
+}
+
+/* What the shape of one tensor says against batching; named: the first tensor so far whose first dimension has a name.
+ */
+static bool tensor_refutes_batching(const struct side *side, const mu_tensor_info *info, const mu_tensor_info *named,
+                                    mu_error *note) {
+  char shape[SHAPE_TEXT_MAX];
+  if (info->rank == 0 || info->dims[0] >= 0) {
+    mu_fail(note, MU_OK, "%s '%s' %s has no varying first dimension", side->word, info->name,
+            shape_text(info->dims, info->rank, shape, sizeof shape));
+    return true;
+  }
+  const char *symbol = first_symbol(info);
+  if (*symbol == '\0') return false;
+  if (named != NULL && strcmp(symbol, first_symbol(named)) != 0) {
+    mu_fail(note, MU_OK, "the first dimension of '%s' is '%s', that of %s '%s' is '%s'", named->name,
+            first_symbol(named), side->word, info->name, symbol);
+    return true;
+  }
+  for (uint32_t d = 1; d < info->rank; d++)
+    if (info->dims[d] < 0 && info->symbols[d] != NULL && strcmp(info->symbols[d], symbol) == 0) {
+      mu_fail(note, MU_OK, "%s '%s' has the first dimension '%s' twice", side->word, info->name, symbol);
+      return true;
+    }
+  return false;
+}
+
+/* Do the shapes rule out that the first dimension is a batch? note says what does. Where a name is missing nothing
+ * contradicts; the worker's self-check decides in any case. */
 static bool batching_refuted(const struct merge *merge, const struct side *sides, mu_error *note) {
-  const mu_tensor_info *first = NULL;
+  const mu_tensor_info *named = NULL;
   for (int s = 0; s < 2; s++)
     for (uint32_t i = 0; i < sides[s].n_infos; i++) {
       const mu_tensor_info *info = &sides[s].infos[i];
-      char shape[SHAPE_TEXT_MAX];
-      if (info->rank == 0 || info->dims[0] >= 0) {
-        mu_fail(note, MU_OK, "%s '%s' %s has no varying first dimension", sides[s].word, info->name,
-                shape_text(info->dims, info->rank, shape, sizeof shape));
-        return true;
-      }
-      const char *symbol = info->symbols[0] != NULL ? info->symbols[0] : "";
-      if (first == NULL) first = info;
-      const char *first_symbol = first->symbols[0] != NULL ? first->symbols[0] : "";
-      if (strcmp(symbol, first_symbol) != 0) {
-        mu_fail(note, MU_OK, "the first dimension of '%s' is '%s', that of %s '%s' is '%s'", first->name, first_symbol,
-                sides[s].word, info->name, symbol);
-        return true;
-      }
-      for (uint32_t d = 1; d < info->rank && *symbol != '\0'; d++)
-        if (info->dims[d] < 0 && info->symbols[d] != NULL && strcmp(info->symbols[d], symbol) == 0) {
-          mu_fail(note, MU_OK, "%s '%s' has the first dimension '%s' twice", sides[s].word, info->name, symbol);
-          return true;
-        }
+      if (tensor_refutes_batching(&sides[s], info, named, note)) return true;
+      if (named == NULL && *first_symbol(info) != '\0') named = info;
     }
   if (merge->info->n_inputs == 0) mu_fail(note, MU_OK, "the model has no input");
   return merge->info->n_inputs == 0;

@@ -46,7 +46,7 @@ struct reply {
   size_t n_headers;
   const struct iovec *body;
   size_t n_body;
-  bool compressible; /* may be sent as gzip or deflate when the client accepts it */
+  bool compressible; /* may be sent as gzip or deflate when the client accepts it (bodies of 512 bytes to 1 MiB) */
   /* Called exactly once, when the body's memory is no longer needed: it was written, was copied because the client is
    * slow (20 ms), waits for its turn in a pipeline or was compressed, or the connection ended. May be called before
    * exchange_reply returns. With NULL the body is copied before exchange_reply returns, where it is not written at
@@ -62,8 +62,10 @@ struct service {
   void (*end)(void *context, struct exchange *exchange);
   void (*gone)(void *context, struct exchange *exchange);
   /* Optional: where the next bytes of the body should be put by the kernel itself. true with *ret_data and *ret_size
-   * (>= 1) when the service has a place; `body` is then called with exactly this memory. Never asked for a chunked or
-   * compressed body. */
+   * (>= 1) when the service has a place; the next call of `body` is then for exactly this memory, as much of it as was
+   * filled (if the connection lives). Asked before each read while 16 KiB or more of the body are to come; never for a
+   * chunked or compressed body. What has come along with the head, the end of a body, and what lies behind a place of
+   * less than 16 KiB reach `body` in other memory. exchange_reply and exchange_pause may be called from it. */
   bool (*window)(void *context, struct exchange *exchange, uint8_t **ret_data, size_t *ret_size);
 };
 
@@ -86,8 +88,9 @@ struct exchange {
  * `done` is called. */
 void exchange_reply(struct exchange *exchange, const struct reply *reply);
 
-/* The body is not read further until exchange_resume: the service has no room for it now. May be called from begin and
- * from body; bytes already read are held back by the transport. */
+/* The body is not read further until exchange_resume: the service has no room for it now. May be called from begin,
+ * body and window; bytes already read are held back by the transport, and so is `end`. exchange_resume calls nothing by
+ * itself: the service hears of the next bytes before the loop waits again. A client that leaves is noticed. */
 void exchange_pause(struct exchange *exchange);
 void exchange_resume(struct exchange *exchange);
 

@@ -175,14 +175,14 @@ static void see_end(struct http1_connection *c) {
   }
 }
 
-/* Where the next bytes go: into the service's own memory, if it has a place for a long body, with the read buffer
- * behind it where that place is short; else into the read buffer. */
+/* Where the next bytes go: into the service's own memory, if much of a body is to come and it has a place for it, with
+ * the read buffer behind it where that place is short; else into the read buffer. */
 static size_t choose_target(struct http1_connection *c, struct iovec target[2]) {
   struct http_server *server = c->server;
   struct http1_exchange *x = c->current;
   uint64_t left = x != NULL && c->decoder == NULL ? http1_codec_body_left(c->codec) : 0;
-  size_t n = 0, room;
-  uint8_t *place;
+  size_t n = 0, room = 0;
+  uint8_t *place = NULL;
   if (c->input == INPUT_OPEN && left >= DIRECT_LEAST && server->service.window != NULL &&
       server->service.window(server->context, &x->base, &place, &room)) {
     if (room > left) room = (size_t)left;

@@ -1,6 +1,7 @@
 /* Answers to bytes: heads, compression, the queue of a pipeline, and the memory that answers borrow. */
 #include "net/http1_connection.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/socket.h>
@@ -203,6 +204,7 @@ static void abandon_body(struct http1_exchange *x) {
 static void http1_reply(struct exchange *exchange, const struct reply *reply) {
   struct http1_exchange *x = list_item(exchange, struct http1_exchange, base);
   struct http1_connection *c = x->connection;
+  assert(!x->answered);
   x->answered = true;
   if (c->closed) { /* it ends all of its exchanges just now */
     if (reply->done != NULL) reply->done(reply->owner);

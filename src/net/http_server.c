@@ -41,9 +41,18 @@ static bool has_room(const struct http_server *server) {
   return atomic_load_explicit(&server->connections_open, memory_order_relaxed) < server->limits.connections;
 }
 
+static void on_coarse(uv_timer_t *timer);
+
+/* Runs while there is anything that may have to wait for something; an idle server sleeps. */
+static void arm_coarse(struct http_server *server) {
+  if (uv_is_active((uv_handle_t *)&server->coarse)) return;
+  uv_timer_start(&server->coarse, on_coarse, COARSE_NS / NS_PER_MS, COARSE_NS / NS_PER_MS);
+}
+
 /* Connections that cannot be taken wait in the backlog, without a loop that spins on a readable listener. */
 static void hold_accept(struct http_server *server) {
   server->accept_held = true;
+  arm_coarse(server);
   list_each (link, &server->listeners) uv_poll_stop(&list_item(link, struct listener, link)->poll);
 }
 
@@ -70,6 +79,7 @@ static void accept_some(struct listener *listener, int n) {
     if (fd < 0) return;
     counter_add(&server->connections_open, 1);
     counter_add(&server->connections_total, 1);
+    arm_coarse(server);
     if (http1_connection_open(server, fd) == MU_OK) continue;
     counter_add(&server->connections_open, UINT64_MAX);
     hold_accept(server);
@@ -133,6 +143,7 @@ static void on_coarse(uv_timer_t *timer) {
   server->now_ns = clock_now_ns();
   for (enum wait wait = 0; wait < WAIT_SLOW; wait++) expire(server, wait);
   resume_accept(server);
+  if (list_empty(&server->connections) && !server->accept_held) uv_timer_stop(timer);
 }
 
 static void on_fine(uv_timer_t *timer) {
@@ -201,7 +212,6 @@ static void start_handles(struct http_server *server) {
   server->turn.data = server->coarse.data = server->fine.data = server;
   server->n_handles = 3;
   uv_prepare_start(&server->turn, on_turn);
-  uv_timer_start(&server->coarse, on_coarse, COARSE_NS / NS_PER_MS, COARSE_NS / NS_PER_MS);
   uv_unref((uv_handle_t *)&server->turn);
   uv_unref((uv_handle_t *)&server->coarse);
 }

@@ -20,7 +20,7 @@ struct http_limits {
   uint64_t body_min_rate;      /* bytes a second that a body must bring in every stretch of body_grace_ns: 408 */
   uint64_t body_grace_ns;      /* at least 0.1 s; time in which the service has paused the body does not count */
   uint64_t slow_reply_ns;      /* 20 ms: an unwritten reply is copied then */
-  uint64_t copied_reply_bytes; /* of a connection; past it the connection is cut */
+  uint64_t copied_reply_bytes; /* of a connection; past it the connection is cut. Not less than the largest reply */
   uint32_t connections;        /* open at once; further ones are not accepted until one closes */
 };
 

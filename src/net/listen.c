@@ -116,7 +116,7 @@ mu_status listen_tcp(const char *address, uint16_t port, uint32_t n_sockets, int
   struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE}, *found = NULL;
   int result = getaddrinfo(address, NULL, &hints, &found);
   if (result != 0) return mu_fail(err, MU_INVALID, "bad address %s: %s", address, gai_strerror(result));
-  int lock;
+  int lock = -1;
   mu_status status = lock_take(&lock, err);
   if (status == MU_OK) {
     uint16_t bound = port;
@@ -172,7 +172,7 @@ mu_status listen_unix(const char *path, int *ret_fd, mu_error *err) {
   if (path[0] == '\0' || strlen(path) >= sizeof name.sun_path)
     return mu_fail(err, MU_INVALID, "the path of a Unix socket has 1 to %zu bytes: %s", sizeof name.sun_path - 1, path);
   memcpy(name.sun_path, path, strlen(path));
-  int lock;
+  int lock = -1;
   mu_status status = lock_take(&lock, err);
   if (status != MU_OK) return status;
   status = open_unix(&name, ret_fd, err);

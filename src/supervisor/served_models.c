@@ -1,5 +1,6 @@
 #include <stdlib.h>
 
+#include "engine/engine.h"
 #include "supervisor/state.h"
 
 /* ---- which models ---------------------------------------------------------------------------------------------- */
@@ -16,7 +17,7 @@ bool served_model_must_start(const struct supervisor *s, bool named) {
   return named;
 }
 
-static mu_status check_mode(const struct options *options, mu_error *err) {
+static mu_status check_options(const struct options *options, mu_error *err) {
   if (options->models.n == 0)
     return mu_fail(err, MU_INVALID, "no model: muster serve MODEL.onnx … or muster serve REPOSITORY");
   if (options->model_control_mode == CONTROL_MODE_POLL)
@@ -26,7 +27,8 @@ static mu_status check_mode(const struct options *options, mu_error *err) {
     return mu_fail(err, MU_INVALID, "--load-model needs --model-control-mode=explicit");
   if (options->isolation == ISOLATION_DEVICE)
     return mu_fail(err, MU_UNSUPPORTED, "--isolation=device: in this version every model has processes of its own");
-  return MU_OK;
+  const struct engine_entry *entry;
+  return strcmp(options->engine, "auto") == 0 ? MU_OK : engine_find(options->engine, NULL, &entry, err);
 }
 
 static mu_status unknown_model(const struct repository *repository, const char *name, mu_error *err) {
@@ -130,7 +132,7 @@ static mu_status check_problems(const struct supervisor *s, mu_error *err) {
 }
 
 mu_status served_models_create(struct supervisor *s, mu_error *err) {
-  mu_status status = check_mode(s->options, err);
+  mu_status status = check_options(s->options, err);
   if (status == MU_OK) status = repository_scan(s->options->models.items, s->options->models.n, &s->repository, err);
   if (status == MU_OK) status = check_load_models(s->options, &s->repository, err);
   if (status != MU_OK) return status;

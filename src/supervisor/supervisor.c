@@ -184,11 +184,9 @@ static mu_status watch_signals(struct supervisor *s, mu_error *err) {
 
 /* ---- start ----------------------------------------------------------------------------------------------------- */
 
-static void log_settings(const struct options *options) {
+static void log_warnings(const struct options *options) {
   for (size_t i = 0; i < options->warnings.n; i++)
     LOG_WARNING("setting", LOG_STR("warning", options->warnings.items[i]));
-  if (options_is_set(options, "grpc-port") || options_is_set(options, "grpc-address"))
-    LOG_WARNING("this version has no gRPC listener; the settings for it have no effect");
 }
 
 /* Shared memory, connections and doorbells need many descriptors; the limit that counts is the administrator's. */
@@ -248,7 +246,7 @@ int supervisor_main(const struct options *options) {
   struct supervisor s;
   mu_error err = {{0}};
   log_setup("supervisor", options_log_level(options), (enum log_format)options->log_format);
-  log_settings(options);
+  log_warnings(options);
   raise_descriptor_limit();
   init(&s, options);
   if (prepare(&s, &err) == MU_OK) {

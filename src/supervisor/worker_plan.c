@@ -9,32 +9,13 @@
 
 static const char cpu[] = "cpu";
 
-/* Triton's names of backends and platforms, and the engine that stands for them. */
-static const struct {
-  const char *name, *engine;
-} backends[] = {
-    {"onnxruntime", "onnxruntime"},
-    {"onnxruntime_onnx", "onnxruntime"},
-    {"sim", "sim"},
-};
-
-static mu_status backend_engine(const char *backend, const char **ret_engine, mu_error *err) {
-  for (size_t i = 0; i < sizeof backends / sizeof backends[0]; i++) {
-    if (strcmp(backend, backends[i].name) != 0) continue;
-    *ret_engine = backends[i].engine;
-    return MU_OK;
-  }
-  return mu_fail(err, MU_UNSUPPORTED, "backend \"%s\": muster has onnxruntime and sim", backend);
-}
-
-/* The model's option, else its configuration's backend or platform, else by the file. */
+/* The model's option, else what its configuration says, else by the file. */
 static mu_status choose_engine(const struct model_options *options, const struct model_config *config, const char *path,
                                struct worker_plan *plan, mu_error *err) {
-  const char *name = options->engine, *written = config->backend[0] != '\0' ? config->backend : config->platform;
-  mu_status status = MU_OK;
-  if (strcmp(name, "auto") == 0 && written[0] != '\0') status = backend_engine(written, &name, err);
+  const char *name = options->engine, *configured = model_config_engine(config);
+  if (strcmp(name, "auto") == 0 && configured[0] != '\0') name = configured;
   const struct engine_entry *entry;
-  if (status == MU_OK) status = engine_find(name, path, &entry, err);
+  mu_status status = engine_find(name, path, &entry, err);
   if (status == MU_OK) plan->engine = entry->engine->name;
   return status;
 }

@@ -26,8 +26,8 @@ struct worker_plan {
 
 /*
  * options: of this model, nothing unset (options_for_model). path: the model file; NULL for an engine that needs none.
- * cores: that the server may use. MU_INVALID: a number out of range, no such engine; MU_UNSUPPORTED: an engine that
- * muster has not.
+ * cores: that the server may use. MU_INVALID: a number out of range, no such engine; MU_UNSUPPORTED: no engine takes
+ * that file.
  */
 MUST_CHECK mu_status worker_plan_make(const struct model_options *options, const struct model_config *config,
                                       const char *path, uint32_t cores, struct worker_plan *ret_plan, mu_error *err);

@@ -1,10 +1,7 @@
 /*
- * libFuzzer target for the HTTP/1.1 codec, both directions:
+ * libFuzzer target: any bytes as an HTTP/1.1 stream, in both directions.
  *
- *   clang -g -O1 -fsanitize=fuzzer,address,undefined -std=gnu11 -D_GNU_SOURCE -Isrc -Iinclude \
- *     -isystem /usr/share/include/llhttp tests/fuzz/fuzz_http1.c src/proto/http1/*.c src/base/*.c \
- *     /usr/share/llhttp/*.c -lpthread -o fuzz_http1
- *   ./fuzz_http1 tests/fuzz/corpus/http1
+ *   clang -fsanitize=fuzzer,address,undefined … -o fuzz_http1 && fuzz_http1 corpus/http1
  *
  * The first byte says how the rest is cut and which direction it is. Checked: no byte is read past what was given, and
  * the messages found do not depend on the cut: framing that does would be a way to smuggle requests.

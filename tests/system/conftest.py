@@ -1,7 +1,14 @@
 """Fixtures of the system tests: real `muster` processes on ports of their own, and nothing left behind."""
+import contextlib
+
+import os
+
 import pytest
 
 from muster_server import Server, binary_path
+
+# The reference answers come from onnxruntime in this process; its official builds report home unless told not to.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 
 @pytest.fixture(scope="session")
@@ -9,18 +16,40 @@ def binary():
     return binary_path()
 
 
-@pytest.fixture
-def serve(tmp_path):
-    """serve(*arguments, **options) starts a server and waits until it is ready; all end with the test."""
+@contextlib.contextmanager
+def starter(folder):
+    """start(*arguments, **options) starts a server and waits until it is ready; all end with the block."""
     servers = []
 
     def start(*arguments, **options):
-        server = Server(tmp_path / f"server{len(servers)}", arguments, **options)
+        server = Server(folder / f"server{len(servers)}", arguments, **options)
         servers.append(server)
         if options.get("wait", True):
             server.wait_ready()
         return server
 
-    yield start
-    problems = [problem for server in servers for problem in server.close()]
+    try:
+        yield start
+    finally:
+        problems = [problem for server in servers for problem in server.close()]
     assert not problems, "\n".join(problems)
+
+
+@pytest.fixture
+def serve(tmp_path):
+    """serve(*arguments, **options): a server for one test."""
+    with starter(tmp_path) as start:
+        yield start
+
+
+@pytest.fixture(scope="module")
+def module_path(tmp_path_factory, request):
+    """A folder that the tests of a module share."""
+    return tmp_path_factory.mktemp(request.module.__name__)
+
+
+@pytest.fixture(scope="module")
+def serve_module(module_path):
+    """serve_module(*arguments, **options): a server that the tests of a module share."""
+    with starter(module_path) as start:
+        yield start

@@ -17,6 +17,47 @@ def binary_path() -> pathlib.Path:
     return pathlib.Path(os.environ.get("MUSTER_BINARY", ROOT / "build" / "release" / "muster"))
 
 
+def environment(more=None) -> dict[str, str]:
+    """That of the tests without what muster would take for settings of its own, then what a test adds."""
+    settings = {"ENABLE_BATCHING", "MAX_BATCH_SIZE", "MAX_BATCH_WAIT_TIME", "GPU_LOAD_BALANCE_STRATEGY"}
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("MUSTER_") and k not in settings}
+    return {**kept, **(more or {})}
+
+
+def run_muster(*arguments, env=None, cwd=None) -> subprocess.CompletedProcess:
+    """A command that ends by itself."""
+    return subprocess.run([binary_path(), *map(str, arguments)], stdin=subprocess.DEVNULL, capture_output=True,
+                          text=True, timeout=PATIENCE, env=environment(env), cwd=cwd)
+
+
+def put_model(repository: pathlib.Path, name: str, source="", config="", version=1, files=None) -> pathlib.Path:
+    """A model in Triton's layout: source is a file (copied by link), config the text of its config.pbtxt, files are
+    further ones beside that. Without a source: a model of the sim engine. Returns the repository."""
+    folder = repository / name / str(version)
+    folder.mkdir(parents=True)
+    if source:
+        (folder / "model.onnx").symlink_to(MODELS / source)
+    if config:
+        (repository / name / "config.pbtxt").write_text(config)
+    for file, text in (files or {}).items():
+        (repository / name / file).write_text(text)
+    return repository
+
+
+def sim_config(dtype="TYPE_FP32", dims="4", **parameters) -> str:
+    """config.pbtxt of a model of the sim engine that echoes `x` as `y`; parameters: sim.* by their last word, others
+    (max_batch_size, dynamic_batching …) as they are written in the file."""
+    lines = ['backend: "sim"', f"input {{ name: 'x' data_type: {dtype} dims: [{dims}] }}",
+             f"output {{ name: 'y' data_type: {dtype} dims: [{dims}] }}"]
+    plain = {"max_batch_size", "dynamic_batching", "instance_group", "version_policy"}
+    for key, value in parameters.items():
+        if key in plain:
+            lines.append(f"{key} {value}" if str(value).startswith("{") else f"{key}: {value}")
+        else:
+            lines.append(f'parameters {{ key: "sim.{key}" value {{ string_value: "{value}" }} }}')
+    return "\n".join(lines) + "\n"
+
+
 def wait_for(condition, what: str, seconds: float = PATIENCE):
     """Polls until condition() is true and returns its value."""
     deadline = time.monotonic() + seconds
@@ -49,11 +90,10 @@ class Server:
                             "--control-socket": str(self.socket)}.items():
             if not any(given.split("=")[0] == flag for given in flags):
                 flags += [flag, value]
-        clean = {k: v for k, v in os.environ.items() if not k.startswith("MUSTER_")}
         self.log_file = self.log_path.open("wb")
         self.process = subprocess.Popen(
             [binary_path(), "serve", *flags], stdin=subprocess.DEVNULL, stdout=self.log_file, stderr=self.log_file,
-            start_new_session=True, cwd=cwd or folder, env={**clean, **(env or {})})
+            start_new_session=True, cwd=cwd or folder, env=environment(env))
         self.expected_to_crash = False
         self._status = None
 
@@ -72,8 +112,8 @@ class Server:
 
     def status(self) -> dict:
         """`muster status --json`; {} while there is no answer."""
-        done = subprocess.run([binary_path(), "status", "--json", "--control-socket", self.socket],
-                              capture_output=True, timeout=PATIENCE)
+        done = run_muster("status", "--json", "--control-socket", self.socket, cwd=self.socket.parent)
+        assert done.returncode in (0, 1), done.stderr
         return json.loads(done.stdout) if done.returncode == 0 else {}
 
     def wait_state(self, state: str) -> dict:

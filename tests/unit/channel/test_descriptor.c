@@ -430,7 +430,7 @@ static void completion_words_that_lie(void **state) {
       {0, CHANNEL_ERROR | UINT64_C(0xfffffffb) << 32}, /* an error with outputs */
       {0, CHANNEL_ERROR | UINT64_C(5) << 32},
       {3, 3},
-      {4, 1},
+      {4, 0},
       {5, 1},
       {6, 2}, /* time runs backwards */
       {7, 65},

@@ -98,7 +98,14 @@ static void test_automatic_batching(void **state) {
       {{"x FP32 N,3", "m INT64 N"}, {"y FP32 N,10"}, "", 8, ""},
       {{"x FP32 -1,3"}, {"y FP32 -1,10"}, "", 8, ""},
       {{"x FP32 N,3"}, {"y FP32 N,10"}, "input { name: 'x' dims: 3 } output { name: 'y' }", 8, ""},
-      {{"x FP32 N,3"}, {"y FP32 -1,10"}, "", 0, "the first dimension of 'x' is 'N', that of output 'y' is ''"},
+      {{"x FP32 N,3"}, {"y FP32 -1,10"}, "", 8, ""}, /* a missing name contradicts nothing: the self-check decides */
+      {{"x FP32 unk__1,3"}, {"y FP32 unk__2,10"}, "", 8, ""}, /* nor does one that an exporter made up */
+      {{"x FP32 N,3"}, {"y FP32 boxes,10"}, "", 0, "the first dimension of 'x' is 'N', that of output 'y' is 'boxes'"},
+      {{"x FP32 -1,3"},
+       {"y FP32 N", "z FP32 M"},
+       "",
+       0,
+       "the first dimension of 'y' is 'N', that of output 'z' is 'M'"},
       {{"x FP32 N,3", "z FP32 M,3"},
        {"y FP32 N"},
        "",

@@ -302,7 +302,7 @@ static void free_of_nothing(void **state) {
 
 /* Random clients: cut anywhere, leaving anywhere, answered in any order. Nothing is lost, nothing is told twice. */
 static void random_clients(void **state) {
-  enum { CLIENTS = 6, ROUNDS = 400 };
+  enum { CLIENTS = 6, ROUNDS = 100 };
   static const char *const requests[] = {
       GET("/a"),
       "POST /b HTTP/1.1\r\nHost: h\r\nContent-Length: 20\r\n\r\n12345678901234567890",
