@@ -39,7 +39,7 @@ struct route {
 MUST_CHECK mu_status route_find(const char *method, const char *path, struct route *ret_route, mu_error *err);
 
 /* The HTTP status for a failed call: INVALID 400, NOT_FOUND 404, UNAVAILABLE 503, UNSUPPORTED 501, TOO_LARGE 413,
- * TIMEOUT 504, CANCELED 499, the rest 500. From one table. */
+ * TIMEOUT and NO_MEMORY 503 (as Triton: UNAVAILABLE), CANCELED 499, the rest 500. From one table. */
 int http_status_of(mu_status status);
 
 #endif

@@ -37,10 +37,6 @@ static void fold(struct wait *wait, uint64_t elapsed_ns, uint64_t horizon_ns) {
     wait->counts[i] = 0;
     uint64_t end = step_end(i);
     if (end > elapsed_ns || end > 2 * horizon_ns) continue;
-    if (wait->asked[i] > 0) {
-      float off = fabsf(back - wait->away * wait->came[i] / wait->asked[i]);
-      wait->spread[i] += (off - wait->spread[i]) * (1 - DECAY);
-    }
     wait->came[i] = wait->came[i] * DECAY + back;
     wait->asked[i] = wait->asked[i] * DECAY + wait->away;
   }
@@ -116,8 +112,6 @@ bool wait_pays(struct wait *wait, const struct wait_question *question, struct w
     if (by <= share) continue;
     share = by;
     double x = fmin(out.expected * (by - out.now) / (out.all - out.now), cap - q);
-    x -= Z * (double)wait->spread[i];
-    if (x <= 0) continue;
     double w = (double)(step_end(i) - elapsed);
     double run = curve_ns(question->curve, fmax((q + x) / n, 1));
     double gain = x - flow * w - rate * (n * run - alone);

@@ -22,7 +22,6 @@ struct wait {
   float back;        /* rows that came since */
   float counts[WAIT_STEPS];
   float came[WAIT_STEPS], asked[WAIT_STEPS]; /* moving sums over epochs: rows back by the end of the step, rows away */
-  float spread[WAIT_STEPS]; /* moving mean of how far `came` was off */
   float batch_rows, run_ns, gap_ns; /* moving means: of a batch, its time, the time from the end of one to the next's */
   uint32_t skip;                    /* chances to let go */
   uint8_t failures;

@@ -45,6 +45,7 @@ void listeners_close(struct supervisor *s) {
 }
 
 void listener_url(const char *address, uint16_t port, char *text, size_t size) {
+  if (strcmp(address, "0.0.0.0") == 0 || strcmp(address, "::") == 0) address = "localhost";
   bool v6 = strchr(address, ':') != NULL;
   snprintf(text, size, v6 ? "http://[%s]:%u" : "http://%s:%u", address, port);
 }

@@ -184,11 +184,6 @@ static mu_status watch_signals(struct supervisor *s, mu_error *err) {
 
 /* ---- start ----------------------------------------------------------------------------------------------------- */
 
-static void log_warnings(const struct options *options) {
-  for (size_t i = 0; i < options->warnings.n; i++)
-    LOG_WARNING("setting", LOG_STR("warning", options->warnings.items[i]));
-}
-
 /* Shared memory, connections and doorbells need many descriptors; the limit that counts is the administrator's. */
 static void raise_descriptor_limit(void) {
   struct rlimit limit;
@@ -245,8 +240,6 @@ static void release(struct supervisor *s) {
 int supervisor_main(const struct options *options) {
   struct supervisor s;
   mu_error err = {{0}};
-  log_setup("supervisor", options_log_level(options), (enum log_format)options->log_format);
-  log_warnings(options);
   raise_descriptor_limit();
   init(&s, options);
   if (prepare(&s, &err) == MU_OK) {

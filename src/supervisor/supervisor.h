@@ -5,7 +5,7 @@
 #include "config/options.h"
 
 /* Serves until SIGTERM, SIGINT or `muster stop`; returns the process's exit status: 0 after a clean stop, 1 when it
- * could not start or gave up (--exit-on-error). */
+ * could not start or gave up (--exit-on-error). The log is already set up, what it says goes to standard error. */
 int supervisor_main(const struct options *options);
 
 #endif

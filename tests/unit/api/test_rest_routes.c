@@ -140,7 +140,7 @@ static void test_status_codes(void **state) {
     int code;
   } cases[] = {
       {MU_OK, 200},          {MU_INVALID, 400},  {MU_NOT_FOUND, 404}, {MU_UNAVAILABLE, 503},
-      {MU_UNSUPPORTED, 501}, {MU_INTERNAL, 500}, {MU_NO_MEMORY, 500}, {MU_TIMEOUT, 504},
+      {MU_UNSUPPORTED, 501}, {MU_INTERNAL, 500}, {MU_NO_MEMORY, 503}, {MU_TIMEOUT, 503},
       {MU_CANCELED, 499},    {MU_EXISTS, 500},   {MU_IO, 500},        {MU_TOO_LARGE, 413},
   };
   for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
