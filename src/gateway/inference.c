@@ -165,6 +165,8 @@ static mu_status feed_tensors(struct call *call, const uint8_t *data, size_t siz
 static mu_status fill_from_text(struct call *call, const char *text, mu_error *err) {
   call->stage = CALL_TENSORS;
   order_binary_inputs(call);
+  /* only a raw body, which is one input, does not begin at the input's beginning */
+  if (call->n_order > 0) call->filling_at = rest_infer_binary_start(&call->request.inputs[call->order[0]]);
   return rest_infer_read_json(text, (size_t)call->text_size, &call->request, err);
 }
 

@@ -107,7 +107,6 @@ static void on_ended(void *context, int code, int status) {
   gateway->link = NULL;
   process_free(gateway->process);
   gateway->process = NULL;
-  workers_detach(s);
   if (s->phase >= PHASE_DRAINING) {
     if (gateway->state != GATEWAY_GONE && s->phase == PHASE_DRAINING)
       LOG_ERROR("gateway ended before it had finished", LOG_STR("error", death.why));
@@ -116,6 +115,7 @@ static void on_ended(void *context, int code, int status) {
   } else {
     after_end(s, death.why);
   }
+  workers_detach(s);
 }
 
 static void on_timer(uv_timer_t *timer) {

@@ -40,8 +40,10 @@ mu_status listeners_open(struct supervisor *s, mu_error *err) {
 
 void listeners_close(struct supervisor *s) {
   struct gateway *gateway = &s->gateway;
-  for (uint32_t i = 0; i < gateway->n_http + gateway->n_metrics; i++) close(gateway->fds[i]);
-  gateway->n_http = gateway->n_metrics = 0;
+  for (uint32_t i = 0; i < gateway->n_http + gateway->n_metrics; i++) {
+    if (gateway->fds[i] >= 0) close(gateway->fds[i]);
+    gateway->fds[i] = -1;
+  }
 }
 
 void listener_url(const char *address, uint16_t port, char *text, size_t size) {

@@ -194,7 +194,9 @@ static enum model_state state_of(const struct supervisor *s, const struct served
       return MODEL_READY;
     }
     if (worker->state != WORKER_FAILED) all_failed = false;
-    if ((*ret_reason)[0] == '\0') *ret_reason = worker->reason;
+    if ((*ret_reason)[0] != '\0') continue;
+    bool alone = worker->state == WORKER_READY && s->gateway.process == NULL;
+    *ret_reason = alone ? "the gateway is started again" : worker->reason;
   }
   return all_failed ? MODEL_UNAVAILABLE : MODEL_LOADING;
 }

@@ -161,6 +161,7 @@ const char *supervisor_state_name(const struct supervisor *s);
 
 /* Opens the sockets of options into s->gateway. MU_EXISTS, MU_INVALID, MU_IO. */
 MUST_CHECK mu_status listeners_open(struct supervisor *s, mu_error *err);
+/* May be called again. The gateway's own copies are not touched. */
 void listeners_close(struct supervisor *s);
 /* "http://127.0.0.1:8000" into text; all addresses are called localhost. */
 void listener_url(const char *address, uint16_t port, char *text, size_t size);

@@ -119,10 +119,13 @@ void supervisor_stop(struct supervisor *s, const char *why) {
   s->phase = PHASE_DRAINING;
   uint64_t exit_timeout = (uint64_t)s->options->exit_timeout_ns;
   LOG_INFO("stopping", LOG_STR("reason", why), LOG_INT("exit_timeout_s", exit_timeout / NS_PER_S));
-  if (gateway_drain(s, time_add(clock_now_ns(), exit_timeout)))
-    bound_stop(s, time_add(exit_timeout, drain_grace_ns));
-  else
+  if (!gateway_drain(s, time_add(clock_now_ns(), exit_timeout))) {
     leave(s);
+    return;
+  }
+  /* Were they still open here when the gateway closes its own, clients would go on being connected, to nobody. */
+  listeners_close(s);
+  bound_stop(s, time_add(exit_timeout, drain_grace_ns));
 }
 
 void supervisor_give_up(struct supervisor *s) {

@@ -6,23 +6,16 @@ import signal
 
 import numpy as np
 
-from muster_server import PATIENCE, Server, wait_for
+from muster_server import PATIENCE, Server, put_model, sim_config, wait_for
 from oip import Wire, binary_body, outputs_of, same
 
 
 # ---- models ----------------------------------------------------------------------------------------------------------
 
-def sim_model(repository, name="echo", dims=(16,), dtype="FP32", max_batch=8, out_dims=None, out_dtype=None, extra="",
-              **parameters):
-    """A model of the engine `sim`, `in` to `out`; parameters without their "sim.", extra is more of config.pbtxt."""
-    text = [f'backend: "sim"\nmax_batch_size: {max_batch}',
-            f'input {{ name: "in" data_type: TYPE_{dtype} dims: {list(dims)} }}',
-            f'output {{ name: "out" data_type: TYPE_{out_dtype or dtype} dims: {list(out_dims or dims)} }}']
-    text += [f'parameters {{ key: "sim.{k}" value {{ string_value: "{v}" }} }}' for k, v in parameters.items()]
-    folder = repository / name
-    folder.mkdir(parents=True)
-    (folder / "config.pbtxt").write_text("\n".join([*text, extra, ""]))
-    return repository
+def sim_model(repository, name="echo", dims="16", max_batch_size=8, **settings):
+    """Adds a simulated model, FP32 `x` to `y`; settings as of sim_config. Returns the repository."""
+    config = sim_config(dims=dims, max_batch_size=max_batch_size, **settings)
+    return put_model(repository, name, config=config)
 
 
 def rows(*firsts, width=16):
@@ -61,8 +54,8 @@ class Client(Wire):
     def echo(self, *firsts, model="echo", width=16, **more) -> Answer:
         """One request of these rows; a 200 must bring them back."""
         sent = rows(*firsts, width=width)
-        answer = self.infer_arrays(model, {"in": sent}, **more)
-        assert answer.status != 200 or same(answer.outputs["out"], sent), f"not the rows of {firsts}"
+        answer = self.infer_arrays(model, {"x": sent}, **more)
+        assert answer.status != 200 or same(answer.outputs["y"], sent), f"not the rows of {firsts}"
         return answer
 
 

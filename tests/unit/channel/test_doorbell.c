@@ -23,6 +23,7 @@ static void pause_here(void);
 #include "channel_fixture.h"
 
 static _Thread_local uint64_t random_state = 1;
+static _Thread_local bool hasty; /* no delays */
 
 static uint64_t random_next(void) {
   random_state ^= random_state << 13;
@@ -37,6 +38,7 @@ static void seed_thread(unsigned seed, unsigned thread) {
 
 /* Mostly nothing; sometimes long enough for the other side to do one step, sometimes for it to fall asleep. */
 static void pause_here(void) {
+  if (hasty) return;
   uint64_t drawn = random_next();
   switch (drawn % 32) {
     case 0:
@@ -217,6 +219,81 @@ static void a_star_in_one_memory(void **state) {
   }
 }
 
+/* ---- the order of the memory itself -------------------------------------------------------------------------------
+ */
+
+enum { ROUNDS = 100000 };
+
+/* Producer and consumer do their two steps at the same moment, as fast as they can: at least one must see the other.
+ * Without the one order of seq_cst each processor can keep its own store back and neither does. */
+struct duel {
+  struct half half;
+  struct layout_word word;
+  atomic_uint begun, ended;
+  struct ring_producer producer;
+  bool producer_saw;
+};
+
+static void meet(atomic_uint *counter, unsigned wanted) {
+  for (unsigned spins = 1; atomic_load(counter) < wanted; spins++)
+    if (spins % 1000 == 0) sched_yield();
+}
+
+/* The two leave a meeting a little apart; some of these delays make up for that. */
+static void meet_for_duel(struct duel *duel, unsigned round) {
+  atomic_fetch_add(&duel->begun, 1);
+  meet(&duel->begun, 2 * round);
+  for (volatile uint64_t i = random_next() % 64; i > 0; i--) {
+  }
+}
+
+static void *duel_producer(void *argument) {
+  struct duel *duel = argument;
+  hasty = true;
+  seed_thread(1, 1);
+  for (unsigned round = 1; round <= ROUNDS; round++) {
+    void *record;
+    assert_int_equal(ring_reserve(&duel->producer, 8, &record), MU_OK);
+    meet_for_duel(duel, round);
+    ring_publish(&duel->producer);
+    duel->producer_saw = atomic_load_explicit(&duel->word.value, memory_order_seq_cst) % 2 != 0;
+    atomic_fetch_add(&duel->ended, 1);
+    meet(&duel->ended, 2 * round);
+  }
+  return NULL;
+}
+
+static void one_of_both_sees_the_other(void **state) {
+  struct duel *duel = aligned_alloc(LAYOUT_LINE, sizeof *duel);
+  pthread_t thread;
+  struct ring_consumer consumer;
+  unsigned missed = 0;
+  assert_non_null(duel);
+  memset(duel, 0, sizeof *duel);
+  ring_producer_init(&duel->producer, duel->half.data, CAPACITY, &duel->half.tail.value, &duel->half.head.value);
+  ring_consumer_init(&consumer, duel->half.data, CAPACITY, &duel->half.tail.value, &duel->half.head.value);
+  struct doorbell_sleeper sleeper = {.word = &duel->word.value, .fd = -1};
+  assert_int_equal(pthread_create(&thread, NULL, duel_producer, duel), 0);
+  hasty = true;
+  for (unsigned round = 1; round <= ROUNDS; round++) {
+    const void *record;
+    size_t size;
+    meet_for_duel(duel, round);
+    doorbell_sleep(&sleeper);
+    bool consumer_saw = ring_waiting(&consumer);
+    meet(&duel->ended, 2 * round - 1);
+    missed += !consumer_saw && !duel->producer_saw;
+    doorbell_wake(&sleeper);
+    assert_int_equal(ring_peek(&consumer, &record, &size), MU_OK);
+    ring_pop(&consumer);
+    atomic_fetch_add(&duel->ended, 1);
+  }
+  hasty = false;
+  pthread_join(thread, NULL);
+  assert_int_equal(missed, 0);
+  free(duel);
+}
+
 /* ---- the real ends ------------------------------------------------------------------------------------------------
  */
 
@@ -306,6 +383,7 @@ static void a_full_counter_is_no_obstacle(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(a_star_in_one_memory),
+      cmocka_unit_test(one_of_both_sees_the_other),
       cmocka_unit_test(gate_and_worker),
       cmocka_unit_test(a_full_counter_is_no_obstacle),
   };

@@ -189,9 +189,9 @@ static void test_walk(void **state) {
   assert_true(json_read_null(&reader));
   assert_true(json_member(&reader, &key));
   assert_true(json_enter(&reader));
-  int64_t i64;
-  uint64_t u64;
-  double d;
+  int64_t i64 = 0;
+  uint64_t u64 = 0;
+  double d = 0;
   assert_true(json_element(&reader) && json_read_i64(&reader, &i64));
   assert_true(json_element(&reader) && json_read_u64(&reader, &u64));
   assert_true(json_element(&reader) && json_read_double(&reader, &d));
