@@ -38,11 +38,14 @@ bool memory_budget_take(struct memory_budget *budget, uint64_t bytes) {
   uint64_t used;
   if (__builtin_add_overflow(budget->used, bytes, &used)) return false;
   if (budget->limit != 0 && used > budget->limit) return false;
+  if (budget->within != NULL && !memory_budget_take(budget->within, bytes)) return false;
   budget->used = used;
   return true;
 }
 
-void memory_budget_give(struct memory_budget *budget, uint64_t bytes) { budget->used -= bytes; }
+void memory_budget_give(struct memory_budget *budget, uint64_t bytes) {
+  for (; budget != NULL; budget = budget->within) budget->used -= bytes;
+}
 
 /* ---- bins ------------------------------------------------------------------------------------------------------ */
 
@@ -183,9 +186,10 @@ void arena_space_free(struct arena_space *space) {
 }
 
 uint64_t arena_space_limit(const struct arena_space *space) {
-  uint64_t size = space->size * ARENA_ALIGNMENT;
-  uint64_t limit = space->budget != NULL ? space->budget->limit : 0;
-  return limit != 0 && limit < size ? limit : size;
+  uint64_t most = space->size * ARENA_ALIGNMENT;
+  for (const struct memory_budget *budget = space->budget; budget != NULL; budget = budget->within)
+    if (budget->limit != 0 && budget->limit < most) most = budget->limit;
+  return most;
 }
 
 uint64_t arena_space_used(const struct arena_space *space) { return space->used; }

@@ -16,6 +16,7 @@ enum { ARENA_ALIGNMENT = 64 };
 struct memory_budget {
   uint64_t limit; /* bytes; 0: unbounded */
   uint64_t used;
+  struct memory_budget *within; /* a larger one, of which all that is taken here is taken too; NULL: none */
 };
 /* false (and nothing taken) when it does not fit. */
 bool memory_budget_take(struct memory_budget *budget, uint64_t bytes);
@@ -36,7 +37,7 @@ void arena_space_give(struct arena_space *space, uint64_t offset);
 /* Bytes taken, each rounded up to ARENA_ALIGNMENT. */
 uint64_t arena_space_used(const struct arena_space *space);
 
-/* The most that one arena_space_take could ever give: the arena's size, or the budget's limit where that is less. */
+/* The most that one arena_space_take could ever give: the arena's size, or the limit of a budget where that is less. */
 uint64_t arena_space_limit(const struct arena_space *space);
 
 /*

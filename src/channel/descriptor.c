@@ -70,10 +70,15 @@ static mu_status check_size(mu_dtype dtype, const int64_t *dims, uint32_t rank, 
   return fits ? MU_OK : MU_INVALID;
 }
 
-/* Elements must not lie across their natural boundary: engines load them as they are. */
-static inline bool is_aligned(mu_dtype dtype, uint64_t offset, uint64_t size) {
+/* The bits that offsets and sizes of this type must not have: engines load elements as they are, so none may lie across
+ * its natural boundary. */
+static inline uint64_t loose_bits(mu_dtype dtype) {
   size_t element = mu_dtype_size(dtype);
-  return element <= 1 || size == 0 || ((offset | size) & (element - 1)) == 0;
+  return element == 0 ? 0 : element - 1;
+}
+
+static inline bool is_aligned(uint64_t bits, uint64_t offset, uint64_t size) {
+  return size == 0 || ((offset | size) & bits) == 0;
 }
 
 /* ---- jobs ------------------------------------------------------------------------------------------------------- */
@@ -128,7 +133,7 @@ static mu_status get_place(struct reader *reader, uint64_t output_size, struct c
   mu_dtype dtype = (mu_dtype)tensor.dtype;
   if (tensor.known) {
     if (mu_dtype_size(dtype) == 0 || shape_size(dtype, ret_place->dims, tensor.rank, NULL, &bytes) != MU_OK ||
-        bytes > where[1] || !is_aligned(dtype, where[0], bytes))
+        bytes > where[1] || !is_aligned(loose_bits(dtype), where[0], bytes))
       return MU_INVALID;
   }
   ret_place->index = tensor.index;
@@ -142,22 +147,27 @@ static mu_status get_place(struct reader *reader, uint64_t output_size, struct c
 
 /* The spans, and that those of each input add up to its shape. */
 static mu_status get_spans(struct reader *reader, uint64_t input_size, struct channel_job *job) {
-  uint64_t sums[CHANNEL_TENSORS_MAX];
-  for (uint32_t i = 0; i < job->n_inputs; i++) sums[i] = 0;
+  struct {
+    uint64_t sum, loose_bits;
+  } inputs[CHANNEL_TENSORS_MAX];
+  for (uint32_t i = 0; i < job->n_inputs; i++) {
+    inputs[i].sum = 0;
+    inputs[i].loose_bits = loose_bits(job->inputs[i].dtype);
+  }
   struct channel_span *span = job->spans;
   for (uint32_t m = 0; m < job->n_members; m++) {
     for (uint32_t i = 0; i < job->n_inputs; i++, span++) {
       span->offset = get(reader);
       span->size = get(reader);
       if (!lies_within(span->offset, span->size, input_size) ||
-          !is_aligned(job->inputs[i].dtype, span->offset, span->size) ||
-          __builtin_add_overflow(sums[i], span->size, &sums[i]))
+          !is_aligned(inputs[i].loose_bits, span->offset, span->size) ||
+          __builtin_add_overflow(inputs[i].sum, span->size, &inputs[i].sum))
         return MU_INVALID;
     }
   }
   for (uint32_t i = 0; i < job->n_inputs; i++) {
     const struct channel_input *input = &job->inputs[i];
-    if (check_size(input->dtype, input->dims, input->rank, sums[i]) != MU_OK) return MU_INVALID;
+    if (check_size(input->dtype, input->dims, input->rank, inputs[i].sum) != MU_OK) return MU_INVALID;
   }
   return MU_OK;
 }
@@ -286,7 +296,7 @@ static mu_status get_output(struct reader *reader, uint64_t output_size, enum ch
   mu_dtype dtype = (mu_dtype)tensor.dtype;
   if (check_size(dtype, ret_output->dims, tensor.rank, where[1]) != MU_OK || where[1] > INT64_MAX) return MU_INVALID;
   bool placed = result == CHANNEL_DONE;
-  if (placed && (!lies_within(where[0], where[1], output_size) || !is_aligned(dtype, where[0], where[1])))
+  if (placed && (!lies_within(where[0], where[1], output_size) || !is_aligned(loose_bits(dtype), where[0], where[1])))
     return MU_INVALID;
   ret_output->index = tensor.index;
   ret_output->dtype = dtype;

@@ -125,7 +125,7 @@ mu_status options_print_reference(struct buffer *out) {
                    row->group);
     buffer_print(out, "| `--%s`", row->name);
     for (size_t a = 0; a < OPTION_ALIASES_MAX && row->aliases[a] != NULL; a++)
-      print_code(out, ", `--", row->aliases[a], "");
+      buffer_print(out, ", `--%s`", row->aliases[a]);
     if (row->not_in_file)
       buffer_puts(out, " | ");
     else

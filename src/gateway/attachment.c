@@ -24,52 +24,78 @@ void attachment_release(struct attachment *attachment) {
   if (--attachment->users == 0) attachment_free(attachment);
 }
 
-static void handle_closed(uv_handle_t *handle) {
-  struct attachment *attachment = handle->data;
-  if (--attachment->open_handles > 0) return;
+static void release_unpolled(struct attachment *attachment) {
   struct core *core = attachment->core;
   pthread_mutex_lock(&core->lock);
   attachment_release(attachment);
   pthread_mutex_unlock(&core->lock);
 }
 
-static void close_handles(struct net_post *post) {
-  struct attachment *attachment = list_item(post, struct attachment, close_post);
-  uv_close((uv_handle_t *)&attachment->doorbell, handle_closed);
-  uv_close((uv_handle_t *)&attachment->socket, handle_closed);
+static void handle_closed(uv_handle_t *handle) {
+  struct attachment *attachment = handle->data;
+  if (--attachment->open_handles == 0) release_unpolled(attachment);
 }
 
-/* ---- reports to the supervisor: any thread finds out, loop 0 owns the link
- * --------------------------------------------- */
+static void close_handles(struct net_post *post) {
+  struct attachment *attachment = list_item(post, struct attachment, close_post);
+  uv_handle_t *handles[] = {(uv_handle_t *)&attachment->doorbell, (uv_handle_t *)&attachment->socket};
+  uint32_t n = attachment->open_handles;
+  if (n == 0) release_unpolled(attachment);
+  for (uint32_t i = 0; i < n; i++) uv_close(handles[i], handle_closed);
+}
 
-static void send_reports(struct net_post *post) {
+/* ---- telling the supervisor: any thread finds out, loop 0 owns the link --------------------------------------------
+ */
+
+/* On loop 0. */
+static void send_event(struct core *core, enum control_type type, const struct control_worker_event *event) {
+  if (control_link_send(core->control, type, event, NULL, 0) != MU_OK)
+    LOG_ERROR("the supervisor cannot be told", LOG_INT("worker", event->worker),
+              LOG_STR("what", control_type_name(type)));
+}
+
+static void tell(struct core *core, struct attachment *attachment) {
+  struct control_worker_event event = {attachment->worker, attachment->epoch, ""};
+  if (attachment->attached_untold) send_event(core, CONTROL_WORKER_ATTACHED, &event);
+  attachment->attached_untold = false;
+  if (!attachment->report_untold) return;
+  attachment->report_untold = false;
+  event.why = attachment->report_why;
+  LOG_ERROR("worker has to go", LOG_INT("worker", attachment->worker), LOG_STR("model", attachment->model->model.name),
+            LOG_STR("why", attachment->report_why));
+  send_event(core, attachment->report_type, &event);
+}
+
+static void tell_all(struct net_post *post) {
   struct core *core = list_item(post, struct core, report_post);
   pthread_mutex_lock(&core->lock);
   core->report_posted = false;
-  for (struct list *link; (link = list_pop_front(&core->hung)) != NULL;) {
-    struct attachment *attachment = list_item(link, struct attachment, hung_link);
-    struct control_worker_event event = {attachment->worker, attachment->epoch, attachment->report_why};
-    LOG_ERROR("worker has to go", LOG_INT("worker", attachment->worker),
-              LOG_STR("model", attachment->model->model.name), LOG_STR("why", attachment->report_why));
-    if (control_link_send(core->control, attachment->report_type, &event, NULL, 0) != MU_OK)
-      LOG_ERROR("the supervisor cannot be told", LOG_INT("worker", attachment->worker));
+  for (struct list *link; (link = list_pop_front(&core->telling)) != NULL;) {
+    struct attachment *attachment = list_item(link, struct attachment, telling_link);
+    tell(core, attachment);
     attachment_release(attachment);
   }
   pthread_mutex_unlock(&core->lock);
 }
 
-void attachment_report(struct attachment *attachment, enum control_type type, const char *why) {
+/* Locked: loop 0 is to tell what is untold. */
+static void tell_later(struct attachment *attachment) {
   struct core *core = attachment->core;
-  if (attachment->reported || attachment->gone) return;
-  attachment->reported = true;
-  attachment->report_type = type;
-  attachment->report_why = why;
+  if (!list_empty(&attachment->telling_link)) return;
   attachment->users++;
-  list_push_back(&core->hung, &attachment->hung_link);
+  list_push_back(&core->telling, &attachment->telling_link);
   if (core->report_posted) return;
   core->report_posted = true;
-  core->report_post.run = send_reports;
+  core->report_post.run = tell_all;
   net_loop_post(core->loops[0].net, &core->report_post);
+}
+
+void attachment_report(struct attachment *attachment, enum control_type type, const char *why) {
+  if (attachment->reported || attachment->gone) return;
+  attachment->reported = attachment->report_untold = true;
+  attachment->report_type = type;
+  attachment->report_why = why;
+  tell_later(attachment);
 }
 
 /* ---- the handshake and the doorbell, on the home loop
@@ -95,7 +121,7 @@ static void finish_handshake(struct attachment *attachment) {
   mu_status status = channel_gate_finish(attachment->gate, &err);
   if (status == MU_UNAVAILABLE) return;
   if (status == MU_OK) {
-    attachment->output_space = arena_space_create(channel_gate_output(attachment->gate)->size, &core->budget);
+    attachment->output_space = arena_space_create(channel_gate_output(attachment->gate)->size, &core->output_budget);
     status = attachment->output_space != NULL ? add_instances(attachment) : MU_NO_MEMORY;
   } else {
     LOG_ERROR("handshake with worker failed", LOG_INT("worker", attachment->worker), LOG_STR("error", err.message));
@@ -105,11 +131,9 @@ static void finish_handshake(struct attachment *attachment) {
     return;
   }
   channel_gate_sleep(attachment->gate); /* from here on the loop's poll is where the gateway waits: ring for it */
-  attachment->attached = true;
+  attachment->attached = attachment->attached_untold = true;
   attachment->model->attached++;
-  struct control_worker_event event = {attachment->worker, attachment->epoch, ""};
-  if (control_link_send(core->control, CONTROL_WORKER_ATTACHED, &event, NULL, 0) != MU_OK)
-    LOG_ERROR("the supervisor cannot be told", LOG_INT("worker", attachment->worker));
+  tell_later(attachment);
 }
 
 static void on_socket(uv_poll_t *poll, int status, int events) {
@@ -145,13 +169,25 @@ static void on_doorbell(uv_poll_t *poll, int status, int events) {
 /* On the home loop: the handles are its own. */
 static void start_polling(struct net_post *post) {
   struct attachment *attachment = list_item(post, struct attachment, start_post);
-  uv_loop_t *loop = net_loop_uv(attachment->home->net);
-  uv_poll_init(loop, &attachment->doorbell, channel_gate_doorbell(attachment->gate));
-  uv_poll_init(loop, &attachment->socket, channel_gate_socket(attachment->gate));
-  attachment->doorbell.data = attachment->socket.data = attachment;
-  attachment->open_handles = 2;
-  uv_poll_start(&attachment->doorbell, UV_READABLE, on_doorbell);
-  uv_poll_start(&attachment->socket, UV_READABLE, on_socket);
+  struct core *core = attachment->core;
+  struct {
+    uv_poll_t *handle;
+    int fd;
+    uv_poll_cb ready;
+  } polls[] = {{&attachment->doorbell, channel_gate_doorbell(attachment->gate), on_doorbell},
+               {&attachment->socket, channel_gate_socket(attachment->gate), on_socket}};
+  bool polled = true;
+  for (size_t i = 0; polled && i < sizeof polls / sizeof *polls; i++) {
+    polled = uv_poll_init(net_loop_uv(attachment->home->net), polls[i].handle, polls[i].fd) == 0;
+    if (!polled) break;
+    polls[i].handle->data = attachment;
+    attachment->open_handles++;
+    polled = uv_poll_start(polls[i].handle, UV_READABLE, polls[i].ready) == 0;
+  }
+  if (polled) return;
+  pthread_mutex_lock(&core->lock);
+  attachment_report(attachment, CONTROL_WORKER_BROKEN, "its channel cannot be polled");
+  pthread_mutex_unlock(&core->lock);
 }
 
 /* ---- control messages
@@ -203,7 +239,7 @@ static mu_status attach(struct core *core, const struct control_worker_attach *m
                                     .close_post = {.run = close_handles}};
   snprintf(attachment->device_name, sizeof attachment->device_name, "%s", message->device_name);
   list_init(&attachment->flights);
-  list_init(&attachment->hung_link);
+  list_init(&attachment->telling_link);
   uint32_t n_inputs = model->model.metadata->n_inputs;
   struct channel_params params = {.epoch = message->epoch,
                                   .lanes = message->lanes,
@@ -230,8 +266,7 @@ void core_attach_worker(struct core *core, const struct control_worker_attach *m
   if (status == MU_OK) return;
   LOG_ERROR("worker cannot be attached", LOG_INT("worker", message->worker), LOG_STR("error", err.message));
   struct control_worker_event event = {message->worker, message->epoch, err.message};
-  if (control_link_send(core->control, CONTROL_WORKER_BROKEN, &event, NULL, 0) != MU_OK)
-    LOG_ERROR("the supervisor cannot be told", LOG_INT("worker", message->worker));
+  send_event(core, CONTROL_WORKER_BROKEN, &event);
 }
 
 /* Its batches: the scheduler takes the requests back, the flights go. Locked. */

@@ -19,6 +19,7 @@ struct flight {
   bool stopping;                         /* the worker was asked to stop it */
   bool fetching;                         /* the run is over, its outputs did not fit: they are asked for again */
   uint64_t needed[CHANNEL_TENSORS_MAX];  /* ... and take so many bytes */
+  struct batch_times times;              /* of what the worker has done for it so far */
 };
 
 struct lane {
@@ -29,7 +30,7 @@ struct lane {
 
 struct attachment {
   struct list link; /* core.attachments */
-  struct list hung_link;
+  struct list telling_link;
   struct core *core;
   struct gateway_model *model;
   struct gateway_loop *home;
@@ -47,7 +48,8 @@ struct attachment {
   bool attached, gone, reported;
   const char *report_why; /* hung or broken, static text */
   enum control_type report_type;
-  bool unrung; /* jobs were put into its rings since the last doorbell */
+  bool attached_untold, report_untold; /* core.telling */
+  bool unrung;                         /* jobs were put into its rings since the last doorbell */
   uv_poll_t doorbell, socket;
   uint32_t open_handles;
   struct net_post start_post, close_post; /* of polling, on the home loop */

@@ -51,11 +51,9 @@ struct call {
   uint64_t filling_at;
   uint32_t order[SLOT_INPUTS_MAX]; /* inputs by their place in the binary part */
   uint32_t n_order;
-  uint64_t reserve_deadline_ns;
 
   /* from the scheduler's side, under the core lock until the event is delivered */
   bool in_sched;
-  bool late;
   uint32_t row_at; /* first row in its batch */
   mu_status status;
   mu_error error;

@@ -90,6 +90,12 @@ static bool follows_rows(const struct flight *flight, const struct channel_compl
   return true;
 }
 
+static void fail_run(struct core *core, struct flight *flight, mu_status status, const char *message,
+                     struct list *outbox) {
+  flight->attachment->errors++;
+  flight_fail(core, flight, status, message, outbox);
+}
+
 static void stop_batching(struct core *core, struct flight *flight, struct list *outbox) {
   struct gateway_model *model = flight->attachment->model;
   if (!model->batching_stopped) {
@@ -98,20 +104,37 @@ static void stop_batching(struct core *core, struct flight *flight, struct list 
     LOG_WARNING("an output's first dimension is not the batch: requests of this model run one by one from now on",
                 LOG_STR("model", model->model.name), LOG_INT("version", model->model.version));
   }
-  flight_fail(core, flight, MU_INTERNAL, "the model's output does not follow the batch", outbox);
+  fail_run(core, flight, MU_INTERNAL, "the model's output does not follow the batch", outbox);
 }
 
-static void count_batch(struct flight *flight, const struct channel_completion *completion) {
+static void add_times(struct flight *flight, const struct channel_completion *completion) {
+  flight->times.compute_input_ns += completion->input_ns - completion->started_ns;
+  flight->times.compute_infer_ns += completion->infer_ns - completion->input_ns;
+  flight->times.compute_output_ns += completion->ended_ns - completion->infer_ns;
+}
+
+static void count_batch(struct flight *flight) {
   struct attachment *attachment = flight->attachment;
-  struct batch_times times = {
-      .compute_input_ns = completion->input_ns - completion->started_ns,
-      .compute_infer_ns = completion->infer_ns - completion->input_ns,
-      .compute_output_ns = completion->ended_ns - completion->infer_ns,
-  };
-  model_stats_batch(attachment->model->model.stats, flight->batch->rows, flight->batch->n_jobs, &times);
+  model_stats_batch(attachment->model->model.stats, flight->batch->rows, flight->batch->live, &flight->times);
   attachment->total_batches++;
   attachment->total_requests += flight->batch->n_jobs;
   attachment->total_rows += flight->batch->rows;
+}
+
+/* The batch is over: first for the scheduler, then for its calls. A call that is told may be gone as soon as its loop
+ * gets the lock, or sooner when an earlier event is still on its way to it. */
+static void answer_members(struct core *core, struct flight *flight, uint32_t n, struct list *outbox) {
+  struct sched_batch *batch = flight->batch;
+  struct output_block *block = flight->block;
+  block->users += n;
+  flight_free(core, flight);
+  sched_batch_done(core->sched, batch, clock_now_ns());
+  for (uint32_t m = 0; m < n; m++) {
+    struct call *call = core->members[m];
+    call->n_results = call->request.n_outputs;
+    call->block = block;
+    call_return(core, call, MU_OK, "", outbox);
+  }
 }
 
 static void flight_done(struct core *core, struct flight *flight, const struct channel_completion *completion,
@@ -132,25 +155,16 @@ static void flight_done(struct core *core, struct flight *flight, const struct c
     if (whole) output_shape_learn(attachment->model, batch->key, batch->rows, output);
   }
   if (!whole) {
-    flight_fail(core, flight, MU_INTERNAL, "the engine's output does not add up", outbox);
+    fail_run(core, flight, MU_INTERNAL, "the engine's output does not add up", outbox);
     return;
   }
-  count_batch(flight, completion);
-  struct output_block *block = flight->block;
-  for (uint32_t m = 0; m < n; m++) {
-    struct call *call = core->members[m];
-    call->n_results = call->request.n_outputs;
-    call->block = block;
-    block->users++;
-    call_return(core, call, MU_OK, "", outbox);
-  }
-  flight_free(core, flight);
-  sched_batch_done(core->sched, batch, clock_now_ns());
+  count_batch(flight);
+  answer_members(core, flight, n, outbox);
 }
 
 static void flight_error(struct core *core, struct flight *flight, const struct channel_completion *completion,
                          struct list *outbox) {
-  flight_fail(core, flight, completion->status, completion->message, outbox);
+  fail_run(core, flight, completion->status, completion->message, outbox);
 }
 
 static void flight_overflow(struct core *core, struct flight *flight, const struct channel_completion *completion,
@@ -190,6 +204,7 @@ void attachment_drain_completions(struct attachment *attachment, struct list *ou
       attachment_report(attachment, CONTROL_WORKER_BROKEN, "it wrote nonsense into shared memory");
       return;
     }
+    add_times(flight, completion);
     handlers[completion->result](core, flight, completion, outbox);
   }
 }

@@ -21,10 +21,14 @@ mu_status core_init(struct core *core, const struct options *options, uint32_t n
   list_init(&core->attachments);
   list_init(&core->stalled);
   list_init(&core->reserving);
-  list_init(&core->hung);
+  list_init(&core->telling);
   list_init(&core->free_flights);
   core->started_ns = clock_now_ns();
-  core->budget.limit = options->memory_budget > 0 ? (uint64_t)options->memory_budget : machine_memory() / 2;
+  uint64_t limit = options->memory_budget > 0 ? (uint64_t)options->memory_budget : machine_memory() / 2;
+  core->budget.limit = limit;
+  core->input_budget = (struct memory_budget){.limit = limit - limit / 4, .within = &core->budget};
+  core->output_budget = (struct memory_budget){.limit = limit, .within = &core->budget};
+  core->staging_budget = (struct memory_budget){.limit = limit / 2, .within = &core->input_budget};
   core->timer = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
   if (core->timer < 0) return mu_fail(err, MU_IO, "timerfd_create: %s", strerror(errno));
   core->sched = sched_create(NULL);
@@ -188,13 +192,32 @@ void core_set_model(struct core *core, const struct control_model_set *message) 
 /* ---- a loaded model: its scheduler entry and its memory -----------------------------------------------------------
  */
 
+static uint64_t from_us(uint64_t us) { return us > TIME_NEVER / NS_PER_US ? TIME_NEVER : us * NS_PER_US; }
+
 static struct sched_queue_policy queue_policy(const struct queue_policy *policy) {
   return (struct sched_queue_policy){
       .delay = policy->delay,
-      .default_timeout_ns = policy->default_timeout_us * NS_PER_US,
+      .default_timeout_ns = from_us(policy->default_timeout_us),
       .allow_timeout_override = policy->allow_timeout_override,
       .max_queue_size = policy->max_queue_size,
   };
+}
+
+/* Ascending and each once, as the scheduler wants them. Where the file leaves max_batch_size open, a size can be more
+ * than the model turns out to take: it is never reached then. */
+static mu_status fill_preferred(const struct model_config *config, struct sched_model_params *params, mu_error *err) {
+  for (uint32_t i = 0; i < config->n_preferred_batch_sizes; i++) {
+    int64_t size = config->preferred_batch_sizes[i];
+    uint32_t at = params->n_preferred;
+    if (size < 1 || size > (int64_t)params->max_batch) continue;
+    while (at > 0 && params->preferred[at - 1] > size) at--;
+    if (at > 0 && params->preferred[at - 1] == size) continue;
+    if (params->n_preferred == SCHED_PREFERRED_MAX)
+      return mu_fail(err, MU_UNSUPPORTED, "more than %d preferred_batch_size values", SCHED_PREFERRED_MAX);
+    memmove(params->preferred + at + 1, params->preferred + at, (params->n_preferred++ - at) * sizeof(uint32_t));
+    params->preferred[at] = (uint32_t)size;
+  }
+  return MU_OK;
 }
 
 static mu_status fill_batching(const struct core *core, const struct gateway_model *model,
@@ -203,18 +226,14 @@ static mu_status fill_batching(const struct core *core, const struct gateway_mod
   const struct options *options = core->options;
   params->max_batch = options->enable_batching ? model->model.metadata->max_batch : 1;
   struct model_options own = options_for_model(options, model->model.name);
-  int64_t delay_us = config->has_max_queue_delay ? (int64_t)config->max_queue_delay_us : own.max_queue_delay_us;
-  params->has_max_queue_delay = delay_us >= 0;
-  params->max_queue_delay_ns = delay_us >= 0 ? (uint64_t)delay_us * NS_PER_US : 0;
-  if (config->n_preferred_batch_sizes > SCHED_PREFERRED_MAX)
-    return mu_fail(err, MU_UNSUPPORTED, "more than %d preferred_batch_size values", SCHED_PREFERRED_MAX);
-  for (uint32_t i = 0; i < config->n_preferred_batch_sizes; i++) { /* ascending, as the scheduler wants them */
-    uint32_t size = (uint32_t)config->preferred_batch_sizes[i], at = params->n_preferred++;
-    for (; at > 0 && params->preferred[at - 1] > size; at--) params->preferred[at] = params->preferred[at - 1];
-    params->preferred[at] = size;
-  }
+  bool own_delay = own.max_queue_delay_us >= 0;
+  params->has_max_queue_delay = config->has_max_queue_delay || own_delay;
+  if (config->has_max_queue_delay)
+    params->max_queue_delay_ns = from_us(config->max_queue_delay_us);
+  else if (own_delay)
+    params->max_queue_delay_ns = from_us((uint64_t)own.max_queue_delay_us);
   params->preserve_ordering = config->preserve_ordering;
-  return MU_OK;
+  return fill_preferred(config, params, err);
 }
 
 static mu_status fill_priorities(const struct model_config *config, struct sched_model_params *params, mu_error *err) {
@@ -224,7 +243,8 @@ static mu_status fill_priorities(const struct model_config *config, struct sched
   params->default_priority_level = (uint32_t)config->default_priority_level;
   for (uint32_t level = 0; level <= params->priority_levels; level++)
     params->policies[level] = queue_policy(&config->default_queue_policy);
-  for (uint32_t i = 0; i < config->n_priority_queue_policies; i++)
+  /* Without levels the file's policies for them are ignored, and their numbers have not been checked. */
+  for (uint32_t i = 0; params->priority_levels > 0 && i < config->n_priority_queue_policies; i++)
     params->policies[config->priority_queue_policies[i].level] =
         queue_policy(&config->priority_queue_policies[i].policy);
   return MU_OK;
@@ -285,7 +305,7 @@ static mu_status open_memory(struct core *core, struct gateway_model *model, mu_
   snprintf(name, sizeof name, "muster-input:%.80s/%lld", model->model.name, (long long)model->model.version);
   status = shared_memory_create(name, (size_t)core->options->input_arena, &model->input, err);
   if (status != MU_OK) return status;
-  model->input_space = arena_space_create(model->input.size, &core->budget);
+  model->input_space = arena_space_create(model->input.size, &core->input_budget);
   if (model->input_space == NULL) return mu_fail(err, MU_NO_MEMORY, "no memory for the input arena");
   model->slots = slot_pool_create(model->input_space, metadata->max_batch > 1 ? 2 * metadata->max_batch : 1);
   return model->slots != NULL ? MU_OK : mu_fail(err, MU_NO_MEMORY, "no memory for the input arena");
@@ -315,22 +335,43 @@ void core_model_loaded(struct core *core, const struct control_model_loaded *mes
 /* ---- memory of requests ---------------------------------------------------------------------------------------------
  */
 
+uint64_t core_deadline_ns(const struct core *core, const struct request *request) {
+  uint64_t timeout_ns =
+      request->timeout_us > 0 ? from_us(request->timeout_us) : (uint64_t)core->options->default_request_timeout_ns;
+  return time_add(request->received_ns, timeout_ns);
+}
+
+bool core_make_room(struct core *core, const struct memory_budget *budget, uint64_t bytes) {
+  bool lacking = false;
+  for (; budget != NULL; budget = budget->within) lacking |= budget->limit != 0 && budget->limit - budget->used < bytes;
+  if (!lacking) return false;
+  uint64_t before = core->budget.used;
+  for (size_t i = 0; i < core->n_models; i++)
+    if (core->models[i]->slots != NULL) slot_pool_trim(core->models[i]->slots);
+  return core->budget.used < before;
+}
+
 bool core_stage(struct core *core, uint64_t bytes) {
   pthread_mutex_lock(&core->lock);
-  bool taken = memory_budget_take(&core->budget, bytes);
+  bool taken = memory_budget_take(&core->staging_budget, bytes) ||
+               (core_make_room(core, &core->staging_budget, bytes) && memory_budget_take(&core->staging_budget, bytes));
   pthread_mutex_unlock(&core->lock);
   return taken;
 }
 
 void core_unstage(struct core *core, uint64_t bytes) {
   if (bytes == 0) return;
+  struct list outbox;
+  list_init(&outbox);
   pthread_mutex_lock(&core->lock);
-  memory_budget_give(&core->budget, bytes);
+  memory_budget_give(&core->staging_budget, bytes);
+  core_run(core, &outbox);
   pthread_mutex_unlock(&core->lock);
+  core_deliver(&outbox, NULL);
 }
 
 /* One try, locked. */
-static mu_status try_reserve(struct call *call, mu_error *err) {
+static mu_status try_reserve(struct core *core, struct call *call, mu_error *err) {
   struct gateway_model *model = call->model;
   struct request *request = &call->request;
   bool batched = model->model.metadata->max_batch > 0;
@@ -341,11 +382,14 @@ static mu_status try_reserve(struct call *call, mu_error *err) {
     needs[i] =
         (struct slot_need){.size = apart || !batched ? input->size : input->size / request->rows, .apart = apart};
   }
-  mu_status status =
-      slot_pool_reserve(model->slots, needs, request->n_inputs, batched ? request->rows : 1, &call->slots);
+  uint32_t rows = batched ? request->rows : 1;
+  uint64_t most = request->input_bytes + (uint64_t)request->n_inputs * ARENA_ALIGNMENT;
+  mu_status status = slot_pool_reserve(model->slots, needs, request->n_inputs, rows, &call->slots);
+  if (status == MU_UNAVAILABLE && core_make_room(core, &core->input_budget, most))
+    status = slot_pool_reserve(model->slots, needs, request->n_inputs, rows, &call->slots);
   if (status == MU_TOO_LARGE)
-    return mu_fail(err, status, "inputs of %llu bytes do not fit the input arena of %zu bytes (--input-arena)",
-                   (unsigned long long)request->input_bytes, model->input.size);
+    return mu_fail(err, status, "inputs of %llu bytes: at most %llu fit (--input-arena, --memory-budget)",
+                   (unsigned long long)request->input_bytes, (unsigned long long)arena_space_limit(model->input_space));
   if (status != MU_OK) return mu_fail(err, status, "no input memory is free (--input-arena, --memory-budget)");
   for (uint32_t i = 0; i < request->n_inputs; i++) {
     request->inputs[i].offset = call->slots.offsets[i];
@@ -355,20 +399,18 @@ static mu_status try_reserve(struct call *call, mu_error *err) {
   return MU_OK;
 }
 
-/* Somebody of the same model waits already: nobody may overtake. Locked. */
-static bool others_wait(const struct core *core, const struct gateway_model *model) {
-  list_each (link, &core->reserving)
-    if (list_item(link, struct call, link)->model == model) return true;
-  return false;
+static void leave_line(struct call *call) {
+  list_remove(&call->link);
+  call->model->n_reserving--;
 }
 
 mu_status core_reserve(struct core *core, struct call *call, mu_error *err) {
   pthread_mutex_lock(&core->lock);
-  mu_status status = others_wait(core, call->model) ? MU_UNAVAILABLE : try_reserve(call, err);
+  /* Where somebody of the same model waits already nobody may overtake. */
+  mu_status status = call->model->n_reserving > 0 ? MU_UNAVAILABLE : try_reserve(core, call, err);
   if (status == MU_UNAVAILABLE) {
-    call->reserve_deadline_ns =
-        time_add(call->request.received_ns, (uint64_t)core->options->default_request_timeout_ns);
     list_push_back(&core->reserving, &call->link);
+    call->model->n_reserving++;
   }
   pthread_mutex_unlock(&core->lock);
   return status;
@@ -382,42 +424,47 @@ void core_release_inputs(struct core *core, struct call *call) {
 
 void core_retry_reserving(struct core *core, struct list *outbox) {
   /* In order of arrival; once one of a model fails, the later ones of that model wait on. */
-  const struct gateway_model *full = NULL;
+  for (size_t i = 0; i < core->n_models; i++) core->models[i]->input_full = false;
   list_each (link, &core->reserving) {
     struct call *waiting = list_item(link, struct call, link);
-    if (waiting->model == full) continue;
-    mu_status status = try_reserve(waiting, &waiting->error);
-    if (status == MU_UNAVAILABLE) {
-      full = waiting->model;
-      continue;
-    }
-    list_remove(link);
+    if (waiting->model->input_full) continue;
+    mu_status status = try_reserve(core, waiting, &waiting->error);
+    waiting->model->input_full = status == MU_UNAVAILABLE;
+    if (status == MU_UNAVAILABLE) continue;
+    leave_line(waiting);
     waiting->status = status;
     call_event(waiting, status == MU_OK ? CALL_RESERVED : CALL_REFUSED, outbox);
   }
 }
 
-void core_expire_reserving(struct core *core, uint64_t now_ns, struct list *outbox) {
+static void expire_reserving(struct core *core, uint64_t now_ns, struct list *outbox) {
   list_each (link, &core->reserving) {
     struct call *waiting = list_item(link, struct call, link);
-    if (now_ns < waiting->reserve_deadline_ns) continue;
-    list_remove(link);
+    if (now_ns < core_deadline_ns(core, &waiting->request)) continue;
+    leave_line(waiting);
     waiting->status = mu_fail(&waiting->error, MU_TIMEOUT, "no input memory became free before the request's deadline");
     call_event(waiting, CALL_REFUSED, outbox);
   }
 }
 
 bool core_forget_reserving(struct core *core, struct call *call) {
+  struct list outbox;
+  list_init(&outbox);
   pthread_mutex_lock(&core->lock);
   bool waiting = !list_empty(&call->link);
-  list_remove(&call->link);
+  if (waiting) {
+    leave_line(call);
+    core_run(core, &outbox); /* those behind it may need less */
+  }
   pthread_mutex_unlock(&core->lock);
+  core_deliver(&outbox, NULL);
   return waiting;
 }
 
-/* ---- idle memory ------------------------------------------------------------------------------------------------------- */
+/* ---- idle memory
+ * ------------------------------------------------------------------------------------------------------- */
 
-void core_trim_idle(struct core *core, uint32_t ticks) {
+static void trim_idle(struct core *core, uint32_t ticks) {
   for (size_t i = 0; i < core->n_models; i++) {
     struct gateway_model *model = core->models[i];
     if (model->slots == NULL) continue;
@@ -427,4 +474,15 @@ void core_trim_idle(struct core *core, uint32_t ticks) {
     model->idle_ticks = busy ? 0 : model->idle_ticks + 1;
     if (model->idle_ticks == ticks) slot_pool_trim(model->slots); /* once for each idle time */
   }
+}
+
+void core_keep_house(struct core *core, uint32_t idle_ticks) {
+  struct list outbox;
+  list_init(&outbox);
+  pthread_mutex_lock(&core->lock);
+  expire_reserving(core, clock_now_ns(), &outbox);
+  trim_idle(core, idle_ticks);
+  core_run(core, &outbox); /* what has become free is somebody's turn */
+  pthread_mutex_unlock(&core->lock);
+  core_deliver(&outbox, &core->loops[0]);
 }

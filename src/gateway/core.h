@@ -35,8 +35,8 @@ struct gateway_loop {
   uint32_t n_draining;            /* servers whose drain is not over */
   struct list free_calls;         /* struct call, kept for reuse */
   uint32_t n_free_calls;
-  pthread_t thread; /* of every loop but the first */
-  struct net_post drain_post;
+  pthread_t thread;                      /* of every loop but the first */
+  struct net_post drain_post, stop_post; /* the loop may be stopped while its drain is still on its way */
 };
 
 /* A model version. Made by CONTROL_MODEL_SET and kept until the gateway ends, so pointers to it stay good. */
@@ -52,6 +52,8 @@ struct gateway_model {
   uint32_t attached;        /* workers that take requests */
   uint64_t executed_before; /* batches, when housekeeping last looked */
   uint32_t idle_ticks;      /* times in a row that it saw none executed */
+  uint32_t n_reserving;     /* its calls in core.reserving */
+  bool input_full;          /* core_retry_reserving: one of them found no room just now */
   bool batching_stopped;    /* an output's first dimension was not the batch: said once */
 };
 
@@ -87,7 +89,9 @@ struct core {
   struct list attachments; /* struct attachment */
   struct list stalled;     /* struct flight: chosen by the scheduler, waiting for output memory */
   struct list reserving;   /* struct call: waiting for input memory, oldest first */
-  struct memory_budget budget;
+  /* --memory-budget, and what of it bodies that are still collected and inputs may take. Each leaves room for what
+   * comes after it: were all of it held by requests that wait, none of them could ever go on. */
+  struct memory_budget budget, input_budget, staging_budget, output_budget;
   struct output_block *free_blocks;
   struct list free_flights;
   /* Scratch of dispatching, for the largest batch of any model. */
@@ -97,7 +101,7 @@ struct core {
   struct call **members;
   uint32_t spans_capacity, members_capacity;
   bool look_for_abandoned; /* a request left while it was in flight: somebody may run for nobody */
-  struct list hung;        /* struct attachment: to be reported to the supervisor by loop 0 */
+  struct list telling;     /* struct attachment: loop 0 has something to tell the supervisor about it */
   struct net_post report_post;
   bool report_posted;
 
@@ -133,6 +137,9 @@ MUST_CHECK mu_status core_schedule_model(struct core *core, struct gateway_model
 
 struct gateway_model *core_model_by_number(struct core *core, uint32_t number); /* locked */
 
+/* When the client is answered whatever has become of the request: by its own timeout or the default one. */
+uint64_t core_deadline_ns(const struct core *core, const struct request *request);
+
 /* Memory of a connection's staging (JSON text) against the budget. Take the lock. */
 bool core_stage(struct core *core, uint64_t bytes);
 void core_unstage(struct core *core, uint64_t bytes);
@@ -141,12 +148,16 @@ void core_unstage(struct core *core, uint64_t bytes);
  * gets CALL_RESERVED; MU_TOO_LARGE, MU_NO_MEMORY. Takes the lock. */
 MUST_CHECK mu_status core_reserve(struct core *core, struct call *call, mu_error *err);
 
-/* Locked: those who wait for input memory try again; those whose deadline has passed are refused. */
+/* Locked: those who wait for input memory try again. */
 void core_retry_reserving(struct core *core, struct list *outbox);
-void core_expire_reserving(struct core *core, uint64_t now_ns, struct list *outbox);
 
-/* Locked: models that executed nothing for so many calls in a row give the slots they keep back to the memory budget. */
-void core_trim_idle(struct core *core, uint32_t ticks);
+/* Locked, after `bytes` could not be had. When it was the budget that lacked them, what all models keep for their next
+ * requests is given back. true: something was, try again. */
+bool core_make_room(struct core *core, const struct memory_budget *budget, uint64_t bytes);
+
+/* Now and then, on loop 0: who waits for memory past its deadline is refused; models that executed nothing for
+ * idle_ticks calls in a row give the slots that they keep back. Takes the lock. */
+void core_keep_house(struct core *core, uint32_t idle_ticks);
 
 /* A call that waits for memory gives up. Takes the lock. false: its event is on its way already. */
 bool core_forget_reserving(struct core *core, struct call *call);
@@ -168,7 +179,9 @@ bool core_cancel(struct core *core, struct call *call);
  * are collected in outbox, to be sent with core_deliver after the lock is gone. */
 void core_run(struct core *core, struct list *outbox);
 
-/* Not locked: hands events to the loops that own the calls; those of `here` (may be NULL) are handled at once. */
+/* Not locked: hands events to the loops that own the calls. Those of `here` are handled at once, which only a callback
+ * of that loop's own may ask for: inside one of an exchange (NULL then) it would answer others in the middle of it, and
+ * they others in turn. */
 void core_deliver(struct list *outbox, struct gateway_loop *here);
 
 /* Locked: the last reply out of the block has left. */
@@ -177,11 +190,12 @@ void core_block_release(struct core *core, struct output_block *block);
 /* Locked: gives input memory back. core_run then lets those who wait for it try. */
 void core_release_inputs(struct core *core, struct call *call);
 
-/* A call leaves without having been queued, or its reply has left: its memory goes back. Take the lock. */
+/* A call leaves without having been queued, or its reply has left: its memory goes back, and those who wait for memory
+ * try again. Take the lock. */
 void core_drop_inputs(struct core *core, struct call *call);
 void core_drop_block(struct core *core, struct call *call);
 
-/* Timer tick on loop 0: deadlines, waits, those who wait for memory too long. */
+/* The timer that core_run has armed, on loop 0: deadlines, waits. */
 void core_tick(struct core *core);
 
 /* ---- attachment.c: workers -----------------------------------------------------------------------------------------

@@ -54,7 +54,11 @@ void core_block_release(struct core *core, struct output_block *block) {
 /* ---- one batch
  * ---------------------------------------------------------------------------------------------------------- */
 
-static uint64_t align_up(uint64_t size) { return (size + ARENA_ALIGNMENT - 1) & ~(uint64_t)(ARENA_ALIGNMENT - 1); }
+/* false: they are more than any number can say. */
+static bool add_aligned(uint64_t *total, uint64_t size) {
+  uint64_t fill = -size & (ARENA_ALIGNMENT - 1);
+  return !__builtin_add_overflow(*total, size, total) && !__builtin_add_overflow(*total, fill, total);
+}
 
 /* Every output that any request of the batch wants, each once. */
 static void collect_outputs(struct flight *flight) {
@@ -92,7 +96,7 @@ static uint64_t plan_places(struct flight *flight, struct channel_job *job) {
     place->rank = place->known ? shape.rank : 0;
     memcpy(place->dims, shape.dims, place->rank * sizeof *place->dims);
     place->offset = total;
-    if (__builtin_add_overflow(total, align_up(place->capacity), &total)) return UINT64_MAX;
+    if (!add_aligned(&total, place->capacity)) return UINT64_MAX;
   }
   return total;
 }
@@ -146,10 +150,12 @@ static mu_status flight_send(struct core *core, struct flight *flight, mu_error 
   struct channel_job *job = &core->job;
   uint64_t total = plan_places(flight, job), offset;
   mu_status status = total == UINT64_MAX ? MU_TOO_LARGE : arena_space_take(attachment->output_space, total, &offset);
+  if (status == MU_UNAVAILABLE && core_make_room(core, &core->output_budget, total + ARENA_ALIGNMENT))
+    status = arena_space_take(attachment->output_space, total, &offset);
   if (status == MU_TOO_LARGE)
     return mu_fail(err, status, "outputs of %llu bytes do not fit the output arena (--output-arena, --memory-budget)",
                    (unsigned long long)total);
-  if (status != MU_OK) return mu_fail(err, status, "no output memory");
+  if (status != MU_OK) return mu_fail(err, status, "no output memory is free (--output-arena, --memory-budget)");
   flight->block = block_create(core, attachment, offset, total);
   if (flight->block == NULL) {
     arena_space_give(attachment->output_space, offset);
@@ -183,6 +189,7 @@ struct flight *flight_create(struct core *core, struct sched_batch *batch) {
   flight->lane = lane->index;
   flight->block = NULL;
   flight->stopping = flight->fetching = false;
+  flight->times = (struct batch_times){0};
   list_init(&flight->link);
   batch->owner = flight;
   return flight;
@@ -198,8 +205,10 @@ void flight_free(struct core *core, struct flight *flight) {
 void flight_start(struct core *core, struct flight *flight, struct list *outbox) {
   mu_error err;
   mu_status status = flight_send(core, flight, &err);
-  if (status == MU_UNAVAILABLE)
-    list_push_back(&core->stalled, &flight->link); /* goes on when a reply has left: core_run */
+  /* Goes on when a reply has left (core_run). Where none is on its way nothing runs at all, and what holds the memory
+   * waits for just this: then a smaller batch is tried, and in the end a request is refused. */
+  if (status == MU_UNAVAILABLE && core->output_budget.used > 0)
+    list_push_back(&core->stalled, &flight->link);
   else if (status != MU_OK)
     flight_fail(core, flight, status, err.message, outbox);
 }
@@ -215,7 +224,6 @@ void call_return(struct core *core, struct call *call, mu_status status, const c
 void flight_fail(struct core *core, struct flight *flight, mu_status status, const char *message, struct list *outbox) {
   struct call *only = call_of(flight->batch->jobs[0]); /* meant when it is the only one */
   struct sched_batch *batch = flight->batch;
-  flight->attachment->errors++;
   flight_free(core, flight);
   if (sched_batch_failed(core->sched, batch, clock_now_ns())) call_return(core, only, status, message, outbox);
 }
@@ -245,8 +253,11 @@ static void decide_late(struct core *core, const struct sched_decision *decision
 }
 
 static void decide_hung(struct core *core, const struct sched_decision *decision, struct list *outbox) {
-  struct lane *lane = sched_instance_owner(decision->batch->instance);
-  attachment_report(lane->attachment, CONTROL_WORKER_HUNG, "a batch exceeded max_execution");
+  struct flight *flight = decision->batch->owner;
+  if (flight->block != NULL)
+    attachment_report(flight->attachment, CONTROL_WORKER_HUNG, "a batch exceeded max_execution");
+  else /* it is not with the worker */
+    flight_fail(core, flight, MU_UNAVAILABLE, "no output memory became free (--output-arena, --memory-budget)", outbox);
 }
 
 static void (*const deciders[])(struct core *, const struct sched_decision *, struct list *) = {
@@ -260,8 +271,13 @@ static void retry_stalled(struct core *core, struct list *outbox) {
   struct list again;
   list_init(&again);
   for (struct list *link; (link = list_pop_front(&core->stalled)) != NULL;) list_push_back(&again, link);
-  for (struct list *link; (link = list_pop_front(&again)) != NULL;)
-    flight_start(core, list_item(link, struct flight, link), outbox);
+  for (struct list *link; (link = list_pop_front(&again)) != NULL;) {
+    struct flight *flight = list_item(link, struct flight, link);
+    if (flight->batch->live > 0)
+      flight_start(core, flight, outbox);
+    else
+      flight_fail(core, flight, MU_CANCELED, "nobody waits for it any more", outbox);
+  }
 }
 
 /* Runs that nobody waits for any more are told to stop. */
@@ -335,13 +351,11 @@ mu_status core_submit(struct core *core, struct call *call, mu_error *err) {
   const struct request *request = &call->request;
   unsigned char bytes[SLOT_INPUTS_MAX * (2 + MU_MAX_RANK * sizeof(int64_t))];
   size_t size = shape_key(call, bytes);
-  uint64_t timeout_ns = request->timeout_us > TIME_NEVER / NS_PER_US ? TIME_NEVER : request->timeout_us * NS_PER_US;
   call->job.rows = request->rows;
   call->job.priority = request->priority > UINT32_MAX ? UINT32_MAX : (uint32_t)request->priority;
   call->job.bytes = request->input_bytes;
-  call->job.timeout_ns = timeout_ns;
-  call->job.deadline_ns =
-      time_add(request->received_ns, timeout_ns > 0 ? timeout_ns : (uint64_t)core->options->default_request_timeout_ns);
+  call->job.timeout_ns = request->timeout_us > TIME_NEVER / NS_PER_US ? TIME_NEVER : request->timeout_us * NS_PER_US;
+  call->job.deadline_ns = core_deadline_ns(core, request);
   struct list outbox;
   list_init(&outbox);
   pthread_mutex_lock(&core->lock);
@@ -354,7 +368,7 @@ mu_status core_submit(struct core *core, struct call *call, mu_error *err) {
     core_run(core, &outbox);
   }
   pthread_mutex_unlock(&core->lock);
-  core_deliver(&outbox, call->loop);
+  core_deliver(&outbox, NULL);
   return status;
 }
 
@@ -374,20 +388,19 @@ bool core_cancel(struct core *core, struct call *call) {
     core_run(core, &outbox);
   }
   pthread_mutex_unlock(&core->lock);
-  core_deliver(&outbox, call->loop);
+  core_deliver(&outbox, NULL);
   return mine;
 }
 
 /* What gave memory back may let others go on. Takes the lock. */
-static void run_now(struct core *core, struct gateway_loop *here, void (*change)(struct core *, struct call *),
-                    struct call *call) {
+static void run_now(struct core *core, void (*change)(struct core *, struct call *), struct call *call) {
   struct list outbox;
   list_init(&outbox);
   pthread_mutex_lock(&core->lock);
   change(core, call);
   core_run(core, &outbox);
   pthread_mutex_unlock(&core->lock);
-  core_deliver(&outbox, here);
+  core_deliver(&outbox, NULL);
 }
 
 static void release_block(struct core *core, struct call *call) {
@@ -396,9 +409,9 @@ static void release_block(struct core *core, struct call *call) {
 }
 
 void core_drop_inputs(struct core *core, struct call *call) {
-  if (call->reserved) run_now(core, call->loop, core_release_inputs, call);
+  if (call->reserved) run_now(core, core_release_inputs, call);
 }
 
 void core_drop_block(struct core *core, struct call *call) {
-  if (call->block != NULL) run_now(core, call->loop, release_block, call);
+  if (call->block != NULL) run_now(core, release_block, call);
 }

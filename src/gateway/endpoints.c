@@ -11,13 +11,16 @@
 /* An answer: status code, and the body in call->reply. */
 static void answer(struct call *call, int code, const char *content_type) {
   struct exchange *exchange = call->exchange;
+  /* Documents are never compressed, nor are they by Triton: NVIDIA's asyncio client accepts gzip for all of its
+   * requests and undoes it for inference alone. */
+  bool compressible = call->route.endpoint == ENDPOINT_METRICS;
   call->exchange = NULL;
   struct iovec body = {call->reply.data, call->reply.size};
   struct reply reply = {.status = code,
                         .content_type = call->reply.size > 0 ? content_type : NULL,
                         .body = &body,
                         .n_body = call->reply.size > 0,
-                        .compressible = true};
+                        .compressible = compressible};
   exchange_reply(exchange, &reply);
 }
 
@@ -138,10 +141,29 @@ static void repository_index(struct call *call) {
 /* ---- backends: every instance of every attached worker
  * ------------------------------------------------------------------------ */
 
-static void view_backend(struct attachment *attachment, struct backend_view *view) {
-  struct sched_model_view queue = {0};
-  if (attachment->model->sched != NULL) sched_model_look(attachment->model->sched, &queue);
-  uint32_t peers = attachment->model->attached > 0 ? attachment->model->attached : 1;
+/* Requests that the worker has, and its share of those that wait for any worker of its model: a remainder goes to the
+ * first ones, so that the shares add up to what waits. */
+static uint32_t count_queue(const struct core *core, const struct attachment *attachment) {
+  const struct gateway_model *model = attachment->model;
+  const struct list *flights[] = {&attachment->flights, &core->stalled};
+  uint32_t depth = 0, before = 0;
+  for (size_t i = 0; i < sizeof flights / sizeof *flights; i++)
+    list_each (link, flights[i]) {
+      const struct flight *flight = list_item(link, struct flight, link);
+      if (flight->attachment == attachment) depth += flight->batch->n_jobs;
+    }
+  if (!attachment->attached || model->sched == NULL) return depth;
+  list_each (link, &core->attachments) {
+    const struct attachment *other = list_item(link, struct attachment, link);
+    if (other == attachment) break;
+    before += other->model == model && other->attached;
+  }
+  struct sched_model_view queue;
+  sched_model_look(model->sched, &queue);
+  return depth + queue.waiting / model->attached + (before < queue.waiting % model->attached);
+}
+
+static void view_backend(const struct core *core, struct attachment *attachment, struct backend_view *view) {
   *view = (struct backend_view){.model = attachment->model->model.name,
                                 .device = attachment->device_name,
                                 .gpu_id = -1,
@@ -150,7 +172,7 @@ static void view_backend(struct attachment *attachment, struct backend_view *vie
                                 .total_batches = attachment->total_batches,
                                 .error_count = attachment->errors,
                                 .rows = attachment->total_rows,
-                                .queue_depth = (queue.waiting + queue.in_flight + peers - 1) / peers};
+                                .queue_depth = count_queue(core, attachment)};
   sscanf(attachment->device_name, "gpu:%d", &view->gpu_id);
   snprintf(view->address, sizeof view->address, "%.48s/%u", view->model, attachment->worker);
 }
@@ -161,7 +183,7 @@ static struct backend_view *view_backends(const struct core *core, size_t *ret_n
   list_each (count, &core->attachments) n++;
   struct backend_view *views = calloc(n + 1, sizeof *views);
   if (views == NULL) return NULL;
-  list_each (link, &core->attachments) view_backend(list_item(link, struct attachment, link), &views[at++]);
+  list_each (link, &core->attachments) view_backend(core, list_item(link, struct attachment, link), &views[at++]);
   *ret_n = n;
   return views;
 }

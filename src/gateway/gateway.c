@@ -158,17 +158,9 @@ static void on_timer(uv_poll_t *poll, int status, int events) {
   if (n == (ssize_t)sizeof ticks) core_tick(&gateway->core);
 }
 
-/* Now and then: who waits for memory too long; memory that nobody has used for a while goes back to the system. */
 static void keep_house(uv_timer_t *timer) {
   struct gateway *gateway = timer->data;
-  struct core *core = &gateway->core;
-  struct list outbox;
-  list_init(&outbox);
-  pthread_mutex_lock(&core->lock);
-  core_expire_reserving(core, clock_now_ns(), &outbox);
-  core_trim_idle(core, IDLE_TICKS);
-  pthread_mutex_unlock(&core->lock);
-  core_deliver(&outbox, &core->loops[0]);
+  core_keep_house(&gateway->core, IDLE_TICKS);
 }
 
 static mu_status start(struct gateway *gateway, struct control_packet *packet, mu_error *err) {
@@ -269,13 +261,13 @@ static mu_status prepare(struct gateway *gateway, int control, struct control_pa
   return start(gateway, packet, err);
 }
 
-static void stop_loop(struct net_post *post) { net_loop_stop(list_item(post, struct gateway_loop, drain_post)->net); }
+static void stop_loop(struct net_post *post) { net_loop_stop(list_item(post, struct gateway_loop, stop_post)->net); }
 
 static void stop_threads(struct core *core) {
   for (uint32_t i = 1; i < core->n_loops; i++) {
     if (core->loops[i].thread == 0) continue;
-    core->loops[i].drain_post.run = stop_loop;
-    net_loop_post(core->loops[i].net, &core->loops[i].drain_post);
+    core->loops[i].stop_post.run = stop_loop;
+    net_loop_post(core->loops[i].net, &core->loops[i].stop_post);
     pthread_join(core->loops[i].thread, NULL);
   }
 }

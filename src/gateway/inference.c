@@ -21,10 +21,9 @@ static const struct {
   mu_status status;
   enum failure_reason reason;
 } failure_reasons[] = {
-    {MU_UNAVAILABLE, FAILURE_REJECTED},
-    {MU_CANCELED, FAILURE_CANCELED},
-    {MU_INTERNAL, FAILURE_BACKEND},
-    {MU_IO, FAILURE_BACKEND},
+    {MU_UNAVAILABLE, FAILURE_REJECTED}, {MU_TIMEOUT, FAILURE_REJECTED}, /* as Triton counts what the scheduler gives up
+                                                                         */
+    {MU_CANCELED, FAILURE_CANCELED},    {MU_INTERNAL, FAILURE_BACKEND}, {MU_IO, FAILURE_BACKEND},
 };
 
 static void count_failure(const struct call *call, mu_status status) {
@@ -35,8 +34,10 @@ static void count_failure(const struct call *call, mu_status status) {
   model_stats_failure(call->model->model.stats, reason, clock_now_ns() - call->request.received_ns);
 }
 
-/* Answers with an error; the call stays (the scheduler may still have it). */
+/* Answers with an error; the call stays (the scheduler may still have it). Nothing happens when it is answered already
+ * or the client has left. */
 static void refuse(struct call *call, mu_status status, const char *message) {
+  if (call->exchange == NULL) return;
   count_failure(call, status);
   call_reply_error(call, http_status_of(status), message);
 }
@@ -161,6 +162,14 @@ static mu_status feed_tensors(struct call *call, const uint8_t *data, size_t siz
   return MU_OK;
 }
 
+/* All that was to be had from the text is in the arena: a large one does not wait with its request for the reply. */
+static void drop_text(struct call *call) {
+  if (call->text_staged == 0) return;
+  buffer_free(&call->text);
+  core_unstage(call->loop->core, call->text_staged);
+  call->text_staged = 0;
+}
+
 /* Memory is there: the JSON's numbers are converted into it; then come the tensors. */
 static mu_status fill_from_text(struct call *call, const char *text, mu_error *err) {
   call->stage = CALL_TENSORS;
@@ -195,7 +204,9 @@ static mu_status text_complete(struct call *call, const char *text, const uint8_
   status = core_reserve(call->loop->core, call, err);
   if (status == MU_UNAVAILABLE) return wait_for_memory(call, text, rest, rest_size, err);
   if (status == MU_OK) status = fill_from_text(call, text, err);
-  return status == MU_OK ? feed_tensors(call, rest, rest_size, err) : status;
+  if (status == MU_OK) status = feed_tensors(call, rest, rest_size, err);
+  if (status == MU_OK) drop_text(call);
+  return status;
 }
 
 /* All bytes are here. On success the call may be answered and gone already. */
@@ -263,9 +274,9 @@ void inference_body(struct call *call, const uint8_t *data, size_t size) {
   if (status != MU_OK) fail(call, status, err.message);
 }
 
-/* The end of a body whose length nobody had said: its text is what has been staged. */
+/* The end of a body that is empty, or whose length nobody had said: its text is what has been staged. */
 static mu_status take_end(struct call *call, mu_error *err) {
-  if (call->text_size != UINT64_MAX)
+  if (call->text_size != UINT64_MAX && call->text_size > call->text.size)
     return mu_fail(err, MU_INVALID, "the body ends before its Inference-Header-Content-Length of %llu bytes",
                    (unsigned long long)call->text_size);
   size_t size = call->text.size;
@@ -375,6 +386,7 @@ static mu_status resume(struct call *call, mu_error *err) {
     status =
         feed_tensors(call, (const uint8_t *)text + call->text_size, call->text.size - (size_t)call->text_size, err);
   if (status != MU_OK) return status;
+  drop_text(call);
   if (call->body_ended) return submit(call, err);
   exchange_resume(call->exchange);
   return MU_OK;
@@ -398,13 +410,13 @@ static void handle_done(struct call *call) {
     reply_results(call);
     return;
   }
-  if (call->exchange != NULL) refuse(call, call->status, call->error.message);
+  refuse(call, call->status, call->error.message);
   core_drop_block(call->loop->core, call);
   call_free(call);
 }
 
 static void handle_late(struct call *call) {
-  if (call->exchange != NULL) refuse(call, MU_TIMEOUT, "the request's timeout passed while it was being executed");
+  refuse(call, MU_TIMEOUT, "the request's timeout passed while it was being executed");
 }
 
 void inference_handle_events(struct call *call, unsigned events) {
@@ -412,12 +424,18 @@ void inference_handle_events(struct call *call, unsigned events) {
     enum call_event event;
     void (*handle)(struct call *);
   } handlers[] = {
-      /* The first that is set is handled; none but LATE can be joined by another, and then DONE says it all. */
-      {CALL_DONE, handle_done},
+      {CALL_LATE, handle_late},
       {CALL_RESERVED, handle_reserved},
       {CALL_REFUSED, handle_refused},
-      {CALL_LATE, handle_late},
+      {CALL_DONE, handle_done},
   };
+  /* LATE alone can be joined by another, DONE. Results that came meanwhile are answered; but that the run was stopped,
+   * because nobody waited for it any more, is no news for the client. */
+  if (events & CALL_DONE && call->status == MU_OK) events = CALL_DONE;
+  if (events == (CALL_LATE | CALL_DONE)) {
+    handle_late(call);
+    events = CALL_DONE;
+  }
   for (size_t i = 0; i < sizeof handlers / sizeof *handlers; i++)
     if (events & handlers[i].event) {
       handlers[i].handle(call);

@@ -76,8 +76,8 @@ void output_shape_learn(struct gateway_model *model, struct sched_key *key, uint
                         const struct channel_output *output) {
   const mu_tensor_info *info = &model->model.metadata->outputs[output->index].info;
   bool follows_batch = batched(model) && output->rank > 0 && output->dims[0] == (int64_t)rows;
-  bool declared =
-      info->dtype != MU_BYTES && all_known(info->dims + (follows_batch ? 1 : 0), info->rank - (follows_batch ? 1 : 0));
+  uint32_t skip = follows_batch && info->rank > 0 ? 1 : 0;
+  bool declared = info->dtype != MU_BYTES && all_known(info->dims + skip, info->rank - skip);
   if (declared) return; /* nothing to learn: the common case costs nothing */
   struct learned_shapes *shapes = learned_of(model, key, true);
   if (shapes == NULL) return;

@@ -7,6 +7,7 @@
 static const float DECAY = .875f;       /* of the moving sums, an epoch */
 static const float CYCLE_WEIGHT = .1f;  /* of the last cycle in the moving means */
 static const double MIN_GAIN = .04;     /* share of a batch that a wait has to win, so that noise is no reason */
+static const double CLUSTERED = 1.5;    /* times the usual flow that the rows must come in, else it is chance */
 static const double MIN_EXPECTED = .5;  /* rows */
 static const uint8_t MAX_FAILURES = 10; /* 2^n chances are let go after n failures */
 
@@ -115,7 +116,7 @@ bool wait_pays(struct wait *wait, const struct wait_question *question, struct w
     double w = (double)(step_end(i) - elapsed);
     double run = curve_ns(question->curve, fmax((q + x) / n, 1));
     double gain = x - flow * w - rate * (n * run - alone);
-    if (gain <= best || gain < MIN_GAIN * (q + x)) continue;
+    if (gain <= best || gain < MIN_GAIN * (q + x) || x < CLUSTERED * flow * w) continue;
     if (question->latest_ns != TIME_NEVER && (double)question->now_ns + w + run > (double)question->latest_ns) break;
     best = gain;
     *ret_answer = (struct wait_answer){question->now_ns + (uint64_t)w, question->rows + (uint32_t)fmax(x + .5, 1)};

@@ -68,8 +68,8 @@ static json_t *status_json(const struct supervisor *s) {
                    (int)getpid(), "uptime_s", uptime_s, "version", MUSTER_VERSION, "http",
                    listeners_json(gateway->http_address, gateway->http_port, gateway->n_http), "metrics",
                    listeners_json(gateway->metrics_address, gateway->metrics_port, gateway->n_metrics), "gateway",
-                   gateway_json(gateway), "models", models_json(s), "workers", workers_json(s), "exit_timeout_s",
-                   (double)s->options->exit_timeout_ns / (double)NS_PER_S);
+                   gateway_json(gateway), "models", models_json(s), "workers", workers_json(s), "stop_timeout_s",
+                   (double)supervisor_stop_ns(s) / (double)NS_PER_S);
 }
 
 static void answer_status(struct supervisor *s, struct exchange *exchange) {

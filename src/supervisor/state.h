@@ -150,6 +150,8 @@ struct supervisor {
 void supervisor_check(struct supervisor *s);
 /* Stops in order; called again it stops at once. */
 void supervisor_stop(struct supervisor *s, const char *why);
+/* How long stopping in order may take: serving on with readiness down, then finishing what is in flight. */
+uint64_t supervisor_stop_ns(const struct supervisor *s);
 /* Gives up: stops at once with exit status 1. The caller has logged why. */
 void supervisor_give_up(struct supervisor *s);
 /* The gateway has finished, or is gone: what comes next on the way to the end. */

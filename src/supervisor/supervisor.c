@@ -110,6 +110,10 @@ void supervisor_gateway_finished(struct supervisor *s) {
     supervisor_check(s);
 }
 
+uint64_t supervisor_stop_ns(const struct supervisor *s) {
+  return time_add((uint64_t)s->options->drain_delay_ns, (uint64_t)s->options->exit_timeout_ns);
+}
+
 void supervisor_stop(struct supervisor *s, const char *why) {
   if (s->phase >= PHASE_DRAINING) {
     LOG_WARNING("stopping at once", LOG_STR("reason", why));
@@ -117,15 +121,15 @@ void supervisor_stop(struct supervisor *s, const char *why) {
     return;
   }
   s->phase = PHASE_DRAINING;
-  uint64_t exit_timeout = (uint64_t)s->options->exit_timeout_ns;
-  LOG_INFO("stopping", LOG_STR("reason", why), LOG_INT("exit_timeout_s", exit_timeout / NS_PER_S));
-  if (!gateway_drain(s, time_add(clock_now_ns(), exit_timeout))) {
+  uint64_t most = supervisor_stop_ns(s);
+  LOG_INFO("stopping", LOG_STR("reason", why), LOG_INT("at_most_s", most / NS_PER_S));
+  if (!gateway_drain(s, time_add(clock_now_ns(), most))) {
     leave(s);
     return;
   }
   /* Were they still open here when the gateway closes its own, clients would go on being connected, to nobody. */
   listeners_close(s);
-  bound_stop(s, time_add(exit_timeout, drain_grace_ns));
+  bound_stop(s, time_add(most, drain_grace_ns));
 }
 
 void supervisor_give_up(struct supervisor *s) {

@@ -10,7 +10,7 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 MODELS = ROOT / "tests" / "models"
 DEPS = ROOT / ".deps"
-PATIENCE = 60  # seconds: a bound for what should take far less, also under a sanitizer on a busy machine
+PATIENCE = float(os.environ.get("MUSTER_TEST_PATIENCE", 60))  # seconds: a bound for what should take far less, also under a sanitizer on a busy machine
 
 
 def binary_path() -> pathlib.Path:

@@ -357,7 +357,9 @@ def test_nobody_outlives_the_supervisor(serve, tmp_path):
         wait_for(lambda: not server.family(), "the children to go")
         assert client.file.read() == b""
     assert server.socket.exists()
-    successor = serve(repository, "--control-socket", server.socket)  # what was left behind is in nobody's way
+    successor = serve(repository, "--control-socket", server.socket, wait=False)  # what was left is in nobody's way
+    successor.socket = server.socket
+    successor.wait_ready()
     assert echo(successor, 1).status == 200
 
 

@@ -2,6 +2,7 @@
 import concurrent.futures
 import contextlib
 import os
+import pathlib
 import signal
 
 import numpy as np
@@ -120,11 +121,19 @@ def worker_pids(server: Server, model=None) -> list[int]:
     return [worker["pid"] for worker in server.workers(model)]
 
 
+def stands_still(pid: int) -> bool:
+    """Every thread of it has stopped: the signal reaches them one after the other."""
+    tasks = pathlib.Path(f"/proc/{pid}/task").iterdir()
+    return all((task / "stat").read_text().rpartition(")")[2].split()[0] == "T" for task in tasks)
+
+
 @contextlib.contextmanager
 def standing_still(*pids):
     """Processes that do nothing until the end of the block: what is sent to them meanwhile is in flight."""
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
+    for pid in pids:
+        wait_for(lambda: stands_still(pid), f"process {pid} to stand still")
     try:
         yield
     finally:

@@ -245,7 +245,7 @@ static int run(int argc, char **argv) {
 const struct command command_bench = {
     .name = "bench",
     .usage = "muster bench [flags] MODEL|URL",
-    .summary = "load a served model: throughput, percentiles, batch sizes, errors",
+    .summary = "Load a served model: throughput, percentiles, batch sizes, errors",
     .details = "A closed loop on kept-alive connections, for each concurrency in turn. MODEL is a name on --url; a URL is\n"
                "http://HOST:PORT[/v2/models/NAME[/versions/V]]. Inputs are random, by the model's metadata, or read from files.\n"
                "\n"

@@ -110,6 +110,25 @@ static void budget_is_shared_and_given_back(void **state) {
   arena_space_free(a);
 }
 
+/* What is taken from a share is taken from the whole as well, or from neither. */
+static void a_budget_within_another(void **state) {
+  struct memory_budget whole = {.limit = 1000}, share = {.limit = 800, .within = &whole};
+  struct arena_space *space = arena_space_create(1 << 20, &share);
+  assert_int_equal(arena_space_limit(space), 800);
+  uint64_t offset = take(space, 640);
+  assert_int_equal(whole.used, 640);
+  assert_true(memory_budget_take(&whole, 300));
+  assert_int_equal(try_take(space, 128), MU_UNAVAILABLE); /* the share has it, the whole has not */
+  assert_int_equal(share.used, 640);
+  assert_int_equal(whole.used, 940);
+  whole.limit = 500;
+  assert_int_equal(arena_space_limit(space), 500);
+  arena_space_give(space, offset);
+  assert_int_equal(share.used, 0);
+  assert_int_equal(whole.used, 300);
+  arena_space_free(space);
+}
+
 static void budget_arithmetic(void **state) {
   struct memory_budget bounded = {.limit = 10}, unbounded = {0};
   assert_true(memory_budget_take(&bounded, 10));
@@ -196,13 +215,10 @@ static void random_runs_against_a_map(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(whole_arena_and_no_more),
-      cmocka_unit_test(sizes_that_are_no_multiple),
-      cmocka_unit_test(nothing_has_a_place_too),
-      cmocka_unit_test(what_was_freed_last_is_used_first),
-      cmocka_unit_test(the_only_block_that_fits_is_found),
-      cmocka_unit_test(budget_is_shared_and_given_back),
-      cmocka_unit_test(budget_arithmetic),
+      cmocka_unit_test(whole_arena_and_no_more),           cmocka_unit_test(sizes_that_are_no_multiple),
+      cmocka_unit_test(nothing_has_a_place_too),           cmocka_unit_test(what_was_freed_last_is_used_first),
+      cmocka_unit_test(the_only_block_that_fits_is_found), cmocka_unit_test(budget_is_shared_and_given_back),
+      cmocka_unit_test(a_budget_within_another),           cmocka_unit_test(budget_arithmetic),
       cmocka_unit_test(random_runs_against_a_map),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

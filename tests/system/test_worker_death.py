@@ -1,0 +1,309 @@
+"""Workers that die, hang or fail: who gets an answer, who is blamed, and that the server goes on."""
+import os
+import random
+import signal
+import socket
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from muster_server import MODELS, wait_for
+from traffic import (Client, crowd, depth, echo, infer, metric, rows, sim_model, standing_still, stats, wait_depth,
+                     wait_waiting, waiting, worker_pids)
+
+GUILTY = 666
+
+
+def wait_worker_back(server, old_pid):
+    """The successor of a worker is ready."""
+    def back():
+        (worker,) = server.workers()
+        return worker["state"] == "ready" and worker["pid"] != old_pid
+    wait_for(back, "the worker's successor")
+    wait_for(lambda: server.get("/v2/health/ready").status == 200, "readiness")
+
+
+def ended_reasons(server) -> list[str]:
+    return [line["error"] for line in server.log_lines() if line.get("message") == "worker ended, will be started again"]
+
+
+def send_batch(server, threads, firsts):
+    """While the only worker stands still: a first request that it gets, then the others, which wait and so share the
+    next batch. Answers in that order."""
+    first = threads.submit(echo, server, 0)
+    wait_depth(server, 1)
+    others = [threads.submit(echo, server, value) for value in firsts]
+    wait_waiting(server, len(firsts))
+    return first, others
+
+
+# ---- killed from outside: no blame -----------------------------------------------------------------------------------
+
+def test_killed_worker_costs_nobody_an_answer(serve, tmp_path):
+    server = serve(sim_model(tmp_path / "models"))
+    (pid,) = worker_pids(server)
+    with crowd() as threads, standing_still(pid):
+        first, others = send_batch(server, threads, range(1, 20))
+        os.kill(pid, signal.SIGKILL)
+        assert [answer.result().status for answer in [first, *others]] == [200] * 20
+    wait_worker_back(server, pid)
+    (worker,) = server.workers()
+    assert worker["restarts"] == 1
+    assert ended_reasons(server) == ["killed by signal 9 (Killed)"]
+    assert metric(server, "muster_requests_retried_total", model="echo") == 1
+    assert metric(server, "muster_worker_deaths_total") == 1
+    counts = stats(server)["inference_stats"]
+    assert counts["success"]["count"] == 20 and counts["fail"]["count"] == 0
+
+
+def test_batch_survives_several_kills(serve, tmp_path):
+    server = serve(sim_model(tmp_path / "models", base_ms=400))
+    with crowd() as threads:
+        answers = [threads.submit(echo, server, i) for i in range(6)]
+        for _ in range(3):
+            wait_for(lambda: depth(server) - waiting(server) > 0 and server.workers()[0]["state"] == "ready",
+                     "a batch with a worker")
+            os.kill(server.workers()[0]["pid"], signal.SIGKILL)
+        assert [answer.result().status for answer in answers] == [200] * 6
+    assert all("signal 9" in reason for reason in ended_reasons(server))
+
+
+def test_other_models_do_not_notice(serve, tmp_path):
+    server = serve(sim_model(sim_model(tmp_path / "models"), "other"), "--cpu-slots=2")
+    (pid,) = worker_pids(server, "echo")
+    others = worker_pids(server, "other")
+    with crowd() as threads, standing_still(pid):
+        answer = threads.submit(echo, server, 1)
+        wait_depth(server, 1)
+        assert echo(server, 2, model="other").status == 200
+        os.kill(pid, signal.SIGKILL)
+        assert answer.result().status == 200
+    assert worker_pids(server, "other") == others
+
+
+def test_results_finished_before_the_death_count(serve, tmp_path):
+    """Replies that were borrowed from the dead worker's memory arrive whole."""
+    server = serve(sim_model(tmp_path / "models", dims="-1"), "--output-arena=64MiB")
+    width = 4 << 20  # 16 MiB: more than a socket takes at once
+    sent = np.arange(width, dtype=np.float32).reshape(1, width)
+    (pid,) = worker_pids(server)
+    with Client(server) as client:
+        client.send_infer("echo", {"x": sent})
+        wait_for(lambda: stats(server)["inference_count"] == 1, "the answer to be on its way")
+        os.kill(pid, signal.SIGKILL)
+        wait_worker_back(server, pid)
+        reply = client.reply()
+    assert reply.status == 200 and reply.body.endswith(sent.tobytes())
+
+
+# ---- blame -----------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_crashing_request_costs_its_neighbours_nothing(serve, tmp_path, processes):
+    server = serve(sim_model(tmp_path / "models", crash_on=GUILTY), f"--processes={processes}", "--cpu-slots=1")
+    with crowd() as threads, standing_still(*worker_pids(server)):
+        first, (*innocent, guilty) = send_batch(server, threads, [1, 2, 3, 4, 5, GUILTY])
+        for pid in worker_pids(server):
+            os.kill(pid, signal.SIGCONT)
+        assert [answer.result().status for answer in [first, *innocent]] == [200] * 6
+        refused = guilty.result()
+    assert refused.status == 500 and "worker died" in refused.error and "alone" in refused.error
+    wait_for(lambda: all(worker["state"] == "ready" for worker in server.workers()), "the workers")
+    assert echo(server, 7).status == 200
+    assert [reason.startswith("killed by signal 6") for reason in ended_reasons(server)] == [True, True]
+    counts = stats(server)["inference_stats"]
+    assert counts["success"]["count"] == 7 and counts["fail"]["count"] == 1
+
+
+def test_crashing_request_of_several_rows(serve, tmp_path):
+    server = serve(sim_model(tmp_path / "models", crash_on=GUILTY))
+    (pid,) = worker_pids(server)
+    with crowd() as threads, standing_still(pid):
+        first = threads.submit(echo, server, 0)
+        wait_depth(server, 1)
+        innocent = threads.submit(echo, server, 1, 2, 3)
+        guilty = threads.submit(echo, server, 4, GUILTY)
+        wait_waiting(server, 2)
+        os.kill(pid, signal.SIGCONT)
+        assert first.result().status == 200 and innocent.result().status == 200
+        assert guilty.result().status == 500
+
+
+def test_engine_error_of_one_request(serve, tmp_path):
+    server = serve(sim_model(tmp_path / "models", fail_on=GUILTY))
+    pids = worker_pids(server)
+    with crowd() as threads:
+        with standing_still(*pids):
+            first, (*innocent, guilty) = send_batch(server, threads, [1, 2, 3, 4, 5, GUILTY])
+        assert [answer.result().status for answer in [first, *innocent]] == [200] * 6
+        refused = guilty.result()
+    assert refused.status == 400 and "told to fail on 666" in refused.error
+    assert worker_pids(server) == pids, "an error is no death"
+    assert echo(server, 7).status == 200
+
+
+def test_hung_worker_is_killed_and_its_request_blamed(serve, tmp_path):
+    server = serve(sim_model(tmp_path / "models", hang_on=GUILTY), "--max-execution=1s")
+    (pid,) = worker_pids(server)
+    assert echo(server, 9).status == 200  # later runs of a shape fall under --max-execution
+    with crowd() as threads:
+        with standing_still(pid):
+            first, (*innocent, guilty) = send_batch(server, threads, [1, 2, 3, GUILTY])
+        assert [answer.result().status for answer in [first, *innocent]] == [200] * 4
+        refused = guilty.result()
+    assert refused.status == 500 and "worker died" in refused.error
+    wait_worker_back(server, pid)
+    assert echo(server, 7).status == 200
+    reasons = ended_reasons(server)
+    assert len(reasons) == 2 and all("hung" in reason for reason in reasons)
+
+
+def test_death_of_real_engine_in_the_first_run_of_a_shape(serve, tmp_path):
+    """--load-timeout bounds the first run; a worker that stands still for longer is hung."""
+    server = serve(MODELS / "identity.onnx", "--load-timeout=2s")
+    (pid,) = worker_pids(server)
+    x = rows(1)
+    with crowd() as threads, standing_still(pid):
+        answer = threads.submit(infer, server, "identity", {"x": x})
+        result = answer.result()
+    # blamed once, then alone on the successor, which runs it
+    assert result.status == 200 and result.outputs["y"].tobytes() == x.tobytes()
+    assert any("hung" in reason for reason in ended_reasons(server))
+
+
+def test_dying_again_and_again_backs_off(serve, tmp_path):
+    server = serve(sim_model(tmp_path / "models", crash_on=GUILTY))
+    for _ in range(2):  # each kills two workers: in its batch, then alone
+        assert echo(server, GUILTY).status == 500
+    wait_for(lambda: server.workers()[0]["state"] == "ready", "the worker")
+    delays = [line["delay_ms"] for line in server.log_lines()
+              if line.get("message") == "worker ended, will be started again"]
+    assert delays == [0, 100, 200, 400]
+    assert server.workers()[0]["restarts"] == 4
+    assert echo(server, 1).status == 200
+
+
+# ---- storm -----------------------------------------------------------------------------------------------------------
+
+STORM_SECONDS, PAUSE_SECONDS, CLIENTS = 5, 0.3, 16
+
+
+def test_storm_of_kills(serve, tmp_path):
+    server = serve(sim_model(tmp_path / "models", base_ms=3, jitter_ms=2), "--processes=2", "--cpu-slots=2")
+    over, problems, done = threading.Event(), [], [0] * CLIENTS
+
+    def ask(number):
+        with Client(server) as client:
+            while not over.is_set():
+                answer = client.echo(number * 4096 + done[number] % 4096)
+                if answer.status != 200:
+                    problems.append(answer)
+                done[number] += 1
+
+    chance, kills = random.Random(3), 0
+    with crowd() as threads:
+        clients = [threads.submit(ask, number) for number in range(CLIENTS)]
+        end = time.monotonic() + STORM_SECONDS
+        while time.monotonic() < end:
+            ready = [worker["pid"] for worker in server.workers() if worker["state"] == "ready"]
+            if ready:
+                os.kill(chance.choice(ready), signal.SIGKILL)
+                kills += 1
+            over.wait(PAUSE_SECONDS)  # the rhythm of the storm, not a synchronisation
+        over.set()
+        for client in clients:
+            client.result()
+    assert kills >= 3 and not problems
+    assert min(done) > 0
+    server.wait_ready()
+    counts = stats(server)["inference_stats"]
+    assert counts["success"]["count"] == sum(done) and counts["fail"]["count"] == 0
+    assert echo(server, 1).status == 200
+
+
+# ---- clients that leave or do not wait -------------------------------------------------------------------------------
+
+def hang_up(client):
+    client.socket.shutdown(socket.SHUT_RDWR)
+    client.close()
+
+
+def test_request_of_a_client_that_left_is_not_executed(serve, tmp_path):
+    server = serve(sim_model(tmp_path / "models"))
+    with crowd() as threads:
+        with standing_still(*worker_pids(server)):
+            first = threads.submit(echo, server, 0)
+            wait_depth(server, 1)
+            leavers = [Client(server) for _ in range(5)]
+            for leaver in leavers:
+                leaver.send_infer("echo", {"x": rows(1)})
+            stayer = threads.submit(echo, server, 2)
+            wait_waiting(server, 6)
+            for leaver in leavers:
+                hang_up(leaver)
+            wait_waiting(server, 1)
+        assert first.result().status == 200 and stayer.result().status == 200
+    counts = stats(server)
+    assert counts["inference_count"] == 2 and counts["execution_count"] == 2
+    assert counts["inference_stats"]["fail"]["count"] == 5
+    assert metric(server, "nv_inference_request_failure", model="echo", reason="CANCELED") == 5
+
+
+def test_run_for_nobody_is_stopped(serve):
+    """The model counts for hours; when its client has gone the instance is free again."""
+    server = serve(MODELS / "slow.onnx")
+    pids = worker_pids(server)
+    leaver = Client(server)
+    leaver.send_infer("slow", {"n": np.array([1 << 40], np.int64)})
+    wait_depth(server, 1)
+    hang_up(leaver)
+    answer = infer(server, "slow", {"n": np.array([3], np.int64)})
+    assert answer.status == 200 and answer.outputs["sum_of_steps"].tolist() == [3.0]
+    assert worker_pids(server) == pids
+
+
+def test_batch_with_one_who_left(serve, tmp_path):
+    """A batch in flight goes on for those who stayed."""
+    server = serve(sim_model(tmp_path / "models"))
+    (pid,) = worker_pids(server)
+    with crowd() as threads:
+        with standing_still(pid):
+            leaver = Client(server)
+            leaver.send_infer("echo", {"x": rows(0)})
+            wait_depth(server, 1)
+            others = [threads.submit(echo, server, i) for i in range(1, 4)]
+            wait_waiting(server, 3)
+            hang_up(leaver)
+        assert [answer.result().status for answer in others] == [200] * 3
+    assert worker_pids(server) == [pid]
+
+
+@pytest.mark.parametrize("in_flight", [True, False], ids=["in flight", "waiting"])
+def test_timeout_of_a_request_does_not_kill_its_worker(serve, tmp_path, in_flight):
+    server = serve(sim_model(tmp_path / "models"), "--max-execution=3600s")
+    (pid,) = worker_pids(server)
+    with crowd() as threads:
+        with standing_still(pid):
+            if not in_flight:
+                before = threads.submit(echo, server, 0)
+                wait_depth(server, 1)
+            late = echo(server, 1, parameters={"timeout": 200_000})
+            assert late.status == 503 and "deadline" in late.error or "timeout" in late.error
+        if not in_flight:
+            assert before.result().status == 200
+        assert echo(server, 2).status == 200
+    assert worker_pids(server) == [pid]
+    assert stats(server)["inference_stats"]["fail"]["count"] == 1
+
+
+def test_default_timeout_ends_every_request(serve, tmp_path):
+    server = serve(sim_model(tmp_path / "models"), "--default-request-timeout=300ms", "--max-execution=3600s")
+    (pid,) = worker_pids(server)
+    with crowd() as threads:
+        with standing_still(pid):
+            answers = [threads.submit(echo, server, i) for i in range(3)]
+            assert [answer.result().status for answer in answers] == [503] * 3
+        wait_for(lambda: echo(server, 3).status == 200, "the worker to be free again")
+    assert worker_pids(server) == [pid]
