@@ -184,8 +184,8 @@ int http_status_of(mu_status status) {
     mu_status status;
     int code;
   } codes[] = {
-      {MU_OK, 200},          {MU_INVALID, 400},   {MU_NOT_FOUND, 404}, {MU_UNAVAILABLE, 503},
-      {MU_UNSUPPORTED, 501}, {MU_TOO_LARGE, 413}, {MU_TIMEOUT, 503},   {MU_CANCELED, 499},
+      {MU_OK, 200},        {MU_INVALID, 400}, {MU_NOT_FOUND, 404}, {MU_UNAVAILABLE, 503}, {MU_UNSUPPORTED, 501},
+      {MU_TOO_LARGE, 413}, {MU_TIMEOUT, 503}, {MU_CANCELED, 499},  {MU_NO_MEMORY, 503},
   };
   for (size_t i = 0; i < sizeof codes / sizeof *codes; i++)
     if (codes[i].status == status) return codes[i].code;

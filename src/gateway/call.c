@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { FREE_CALLS_MAX = 1024, REPLY_LIMIT = 1 << 30 };
+enum { FREE_CALLS_MAX = 1024 };
 
 /* ---- the loop's free list: a warm call costs no allocation ----------------------------------------------------------
  */
@@ -24,7 +24,7 @@ struct call *call_create(struct gateway_loop *loop, struct exchange *exchange) {
     if (call == NULL) return NULL;
     list_init(&call->link);
     buffer_init(&call->text, (size_t)loop->core->options->body_limit);
-    buffer_init(&call->reply, REPLY_LIMIT);
+    buffer_init(&call->reply, CALL_REPLY_MAX);
     call->post.run = run_posted;
     call->loop = loop;
   }

@@ -11,6 +11,8 @@
 
 #include <stdatomic.h>
 
+enum { CALL_REPLY_MAX = 1 << 30 }; /* bytes of text in a reply */
+
 /* What other threads tell the owner of a call. */
 enum call_event {
   CALL_RESERVED = 1, /* its input memory is there */

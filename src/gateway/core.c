@@ -472,7 +472,9 @@ static void trim_idle(struct core *core, uint32_t ticks) {
     bool busy = executed != model->executed_before;
     model->executed_before = executed;
     model->idle_ticks = busy ? 0 : model->idle_ticks + 1;
-    if (model->idle_ticks == ticks) slot_pool_trim(model->slots); /* once for each idle time */
+    if (model->idle_ticks < ticks) continue;
+    model->idle_ticks = 0; /* and again after as long: what was still in use then may be empty now */
+    slot_pool_trim(model->slots);
   }
 }
 

@@ -19,7 +19,6 @@ enum {
   HOUSEKEEPING_MS = 100,
   IDLE_TICKS = 20, /* of housekeeping without a request, then a model's slots go back to the budget */
 };
-#define COPIED_REPLY_BYTES (UINT64_C(64) << 20)
 
 /* The role's own state; everything shared between loops is in core. Loop 0's thread. */
 struct gateway {
@@ -105,6 +104,12 @@ static void *run_loop(void *argument) {
   return NULL;
 }
 
+/* The largest reply: text, then tensors out of one worker's memory. With less a connection would be cut in the middle
+ * of a reply that no client can read within SLOW_REPLY_MS. */
+static uint64_t largest_reply(const struct options *options) {
+  return CALL_REPLY_MAX + (uint64_t)options->output_arena;
+}
+
 static struct http_limits http_limits(const struct options *options) {
   return (struct http_limits){.body_bytes = (uint64_t)options->body_limit,
                               .head_bytes = HEAD_BYTES_MAX,
@@ -114,7 +119,7 @@ static struct http_limits http_limits(const struct options *options) {
                               .body_min_rate = BODY_MIN_RATE,
                               .body_grace_ns = BODY_GRACE_S * NS_PER_S,
                               .slow_reply_ns = (uint64_t)SLOW_REPLY_MS * NS_PER_MS,
-                              .copied_reply_bytes = COPIED_REPLY_BYTES,
+                              .copied_reply_bytes = largest_reply(options),
                               .connections = (uint32_t)options->max_connections};
 }
 

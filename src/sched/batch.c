@@ -108,7 +108,6 @@ void batch_recycle(struct batch *batch) {
 
 static void learn(struct batch *batch, uint64_t ran, uint64_t now_ns) {
   struct sched_key *key = batch->shown.key;
-  key->runs++;
   if (ran == 0) return;
   curve_learn(&key->curve, batch->shown.rows, ran);
   if (hold_learns(key->model))
@@ -117,6 +116,7 @@ static void learn(struct batch *batch, uint64_t ran, uint64_t now_ns) {
 
 void sched_batch_done(struct sched *sched, struct sched_batch *shown, uint64_t now_ns) {
   struct batch *batch = (struct batch *)shown;
+  shown->key->runs++; /* the one behind it on the instance starts in batch_end, and is not the first of its shape */
   uint64_t ran = batch_end(batch, now_ns);
   learn(batch, ran, now_ns);
   for (uint32_t i = 0; i < shown->n_jobs; i++) job_leave(shown->jobs[i]);

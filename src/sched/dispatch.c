@@ -66,6 +66,14 @@ void model_offer(struct sched_model *model) {
   if (model->open.n > 0 && list_empty(&model->offering)) list_push_back(&model->sched->offering, &model->offering);
 }
 
+void model_withdraw(struct sched_model *model) {
+  list_each (link, &model->shares) {
+    const struct sched_share *share = list_item(link, struct sched_share, link);
+    if (share->at != 0) device_unsettle(share->device);
+  }
+  model_offer(model);
+}
+
 static void take_out(struct sched_instance *instance) {
   if (instance->at == 0) return;
   struct sched_share *share = instance->share;

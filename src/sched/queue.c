@@ -155,6 +155,7 @@ void queue_take(struct sched_job *job) {
     link_out(job);
     queue_settle(job->key);
   }
+  model_withdraw(job->key->model);
 }
 
 void queue_delay(struct sched_job *job) {

@@ -176,6 +176,9 @@ bool hold_learns(const struct sched_model *model);
 
 /* dispatch.c */
 void model_offer(struct sched_model *model);          /* there may be work for an open instance */
+/* A waiting job left without having run: an instance that waits for its device may have nothing to do any more and only
+ * be in the way of others, or something else to do. */
+void model_withdraw(struct sched_model *model);
 void model_choose_apart(struct sched_model *model);   /* after solo jobs or instances came or went */
 void instance_place(struct sched_instance *instance); /* something about it changed: into the heap where it belongs */
 void device_unsettle(struct sched_device *device);

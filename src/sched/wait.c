@@ -1,6 +1,7 @@
 #include "sched/wait.h"
 
 #include <math.h>
+#include <string.h>
 
 #include "base/clock.h"
 
@@ -8,7 +9,7 @@ static const float DECAY = .875f;       /* of the moving sums, an epoch */
 static const float CYCLE_WEIGHT = .1f;  /* of the last cycle in the moving means */
 static const double MIN_GAIN = .04;     /* share of a batch that a wait has to win, so that noise is no reason */
 static const double CLUSTERED = 1.5;    /* times the usual flow that the rows must come in, else it is chance */
-static const double MIN_EXPECTED = .5;  /* rows */
+static const float MIN_EXPECTED = .5f;  /* rows */
 static const uint8_t MAX_FAILURES = 10; /* 2^n chances are let go after n failures */
 
 /* Step i holds what came before its end: 1 us, 2 us, 3 us, 4 us, 6 us, 8 us, 12 us, … */
@@ -32,15 +33,21 @@ void wait_arrived(struct wait *wait, uint32_t rows, uint64_t now_ns) {
 
 /* Takes what this epoch showed into the sums, as far as it lasted. */
 static void fold(struct wait *wait, uint64_t elapsed_ns, uint64_t horizon_ns) {
-  float back = 0;
-  for (uint32_t i = 0; i < WAIT_STEPS; i++) {
-    back += wait->counts[i];
-    wait->counts[i] = 0;
-    uint64_t end = step_end(i);
-    if (end > elapsed_ns || end > 2 * horizon_ns) continue;
-    wait->came[i] = wait->came[i] * DECAY + back;
-    wait->asked[i] = wait->asked[i] * DECAY + wait->away;
+  uint32_t seen = step_of(elapsed_ns), all = step_of(2 * horizon_ns);
+  float back = 0, came = 0, asked = 1; /* of the step with the largest share */
+  for (uint32_t i = 0; i < all; i++) {
+    if (i < seen) {
+      back += wait->counts[i];
+      wait->came[i] = wait->came[i] * DECAY + back;
+      wait->asked[i] = wait->asked[i] * DECAY + wait->away;
+    }
+    if (wait->came[i] * asked > came * wait->asked[i]) {
+      came = wait->came[i];
+      asked = wait->asked[i];
+    }
   }
+  wait->most = came / asked;
+  memset(wait->counts, 0, sizeof wait->counts);
 }
 
 void wait_completed(struct wait *wait, uint32_t rows, uint64_t now_ns, uint64_t run_ns, uint64_t horizon_ns) {
@@ -98,8 +105,9 @@ static struct outlook look_out(const struct wait *wait, const struct wait_questi
 bool wait_pays(struct wait *wait, const struct wait_question *question, struct wait_answer *ret_answer) {
   double q = question->rows, cap = (double)question->max_rows * question->parallel;
   if (wait->away <= 0 || q >= cap || question->now_ns - wait->epoch_ns >= step_end(WAIT_STEPS - 1)) return false;
+  if (wait->away * wait->most - wait->back < MIN_EXPECTED) return false; /* the common case with one client */
   struct outlook out = look_out(wait, question);
-  if (out.expected < MIN_EXPECTED || out.all <= out.now) return false;
+  if (out.expected < (double)MIN_EXPECTED || out.all <= out.now) return false;
 
   uint32_t rows = question->rows < question->max_rows ? question->rows : question->max_rows;
   if (!curve_measured(question->curve, rows)) return false; /* go: then it is */

@@ -22,6 +22,7 @@ struct wait {
   float back;        /* rows that came since */
   float counts[WAIT_STEPS];
   float came[WAIT_STEPS], asked[WAIT_STEPS]; /* moving sums over epochs: rows back by the end of the step, rows away */
+  float most;                                /* largest share of them */
   float batch_rows, run_ns, gap_ns; /* moving means: of a batch, its time, the time from the end of one to the next's */
   uint32_t skip;                    /* chances to let go */
   uint8_t failures;

@@ -114,7 +114,7 @@ enum { SIGNALS = 3 };
 struct supervisor {
   const struct options *options;
   struct net_loop *loop;
-  uint64_t started_ns;
+  uint64_t started_ns, stop_asked_ns;
   uint32_t cores;
   enum log_level log_level; /* of the children */
   enum log_format log_format;

@@ -14,6 +14,8 @@ static const uint64_t drain_grace_ns = 2 * NS_PER_S;
 static const uint64_t leave_ns = 5 * NS_PER_S;
 /* What was killed and is not gone after this is stuck in the kernel: nothing more can be done here. */
 static const uint64_t stuck_ns = 10 * NS_PER_S;
+/* Signals that come closer together than this are one wish to stop. */
+static const uint64_t same_wish_ns = 500 * NS_PER_MS;
 
 static void on_stop_timer(uv_timer_t *timer);
 
@@ -121,6 +123,7 @@ void supervisor_stop(struct supervisor *s, const char *why) {
     return;
   }
   s->phase = PHASE_DRAINING;
+  s->stop_asked_ns = clock_now_ns();
   uint64_t most = supervisor_stop_ns(s);
   LOG_INFO("stopping", LOG_STR("reason", why), LOG_INT("at_most_s", most / NS_PER_S));
   if (!gateway_drain(s, time_add(clock_now_ns(), most))) {
@@ -165,8 +168,12 @@ static void on_stop_timer(uv_timer_t *timer) {
 
 /* ---- signals --------------------------------------------------------------------------------------------------- */
 
+/* Ctrl-C in a terminal and the script around us that passes it on, or timeout(1), which signals its child and then the
+ * child's group, mean one stop though they send it twice: a second one counts only after a moment. */
 static void on_stop_signal(uv_signal_t *handle, int number) {
-  supervisor_stop(handle->data, number == SIGINT ? "SIGINT" : "SIGTERM");
+  struct supervisor *s = handle->data;
+  if (s->phase >= PHASE_DRAINING && clock_now_ns() - s->stop_asked_ns < same_wish_ns) return;
+  supervisor_stop(s, number == SIGINT ? "SIGINT" : "SIGTERM");
 }
 
 static void on_reload_signal(uv_signal_t *handle, int number) {

@@ -153,15 +153,25 @@ class Wire:
             lines.append(f"Content-Length: {len(body)}")
         self.send("\r\n".join(lines).encode() + b"\r\n\r\n" + (body or b""))
 
+    def _line(self) -> bytes:
+        line = self.file.readline()
+        if not line.endswith(b"\n"):
+            raise ConnectionError("the connection ended before the reply did")
+        return line.strip()
+
     def reply(self, head_only=False) -> WireReply:
-        status_line = self.file.readline()
+        """ConnectionError when the server ends the connection instead."""
+        status_line = self._line()
         assert status_line.startswith(b"HTTP/1.1 "), f"no reply but {status_line!r}"
         status, headers = int(status_line.split()[1]), Headers()
-        while (line := self.file.readline().strip()) != b"":
+        while (line := self._line()) != b"":
             name, _, value = line.decode("latin-1").partition(":")
             headers[name.lower()] = value.strip()
         empty = head_only or status < 200 or status in (204, 304)
-        body = b"" if empty else self.file.read(int(headers["Content-Length"]))
+        length = 0 if empty else int(headers["Content-Length"])
+        body = self.file.read(length)
+        if len(body) < length:
+            raise ConnectionError(f"the connection ended after {len(body)} of {length} bytes of the reply's body")
         return WireReply(status, headers, body)
 
     def ask(self, method: str, path: str, body=None, headers=None) -> WireReply:

@@ -20,7 +20,7 @@ A, B = (np.array([[1, 2, 3, 4]], np.float32) * k for k in (1, 10))
 
 @pytest.fixture(scope="module")
 def server(serve_module):
-    return serve_module(*(MODELS / f"{name}.onnx" for name in ("identity", "add", "fixed", "embedding")))
+    return serve_module(*(MODELS / f"{name}.onnx" for name in ("identity", "add", "fixed", "embedding", "string_identity")))
 
 
 @pytest.fixture
@@ -144,6 +144,12 @@ def test_shared_memory_is_not_served(wire, name):
 def test_sequences_are_not_served(wire):
     for value in (5, "five"):
         refused(wire.infer("identity", {**GOOD, "parameters": {"sequence_id": value}}), 501, "sequence_id.*sequences")
+
+
+def test_strings_have_no_classes(wire):
+    body = {"inputs": [{"name": "text", "shape": [1, 1], "datatype": "BYTES", "data": ["a"]}],
+            "outputs": [{"name": "same", "parameters": {"classification": 1}}]}
+    refused(wire.infer("string_identity", body), 400, "output 'same': a classification needs numbers")
 
 
 def test_binary_part_that_is_too_short_or_too_long(wire):

@@ -1,10 +1,12 @@
 """The command line and the settings: help, sources and their order, files, variables, tritonserver's names."""
 import json
 import re
+import socket
 
 import pytest
 
-from muster_server import MODELS, ROOT, put_model, run_muster, sim_config
+from muster_server import MODELS, PATIENCE, ROOT, put_model, run_muster, sim_config
+from oip import COMPRESS, Wire, chunks
 
 COMMANDS = ["serve", "bench", "status", "stop", "config", "version", "help"]
 REFERENCE = ROOT / "docs" / "options.md"
@@ -68,6 +70,7 @@ def test_reference_page_is_the_printed_one():
     done = run_muster("config", "--reference")
     assert done.returncode == 0
     assert REFERENCE.read_text() == done.stdout, "muster config --reference > docs/options.md"
+    assert "| `--model-repository`, `--model-store` | `model_repository` |" in done.stdout
     assert re.findall(r"^\| `(--[a-z-]+)`", done.stdout, re.M) == [flag_of(key) for key in options()]
 
 
@@ -254,12 +257,33 @@ def test_limits_of_body_and_batch(serve):
     server = serve(MODELS / "identity.onnx", "--body-limit", "1KiB", "--max-batch-size", "2")
     assert server.get("/v2/models/identity/config").json["max_batch_size"] == 2
     assert server.infer("identity", [{"name": "x", "shape": [3, 16], "datatype": "FP32", "data": [0] * 48}]).status == 400
-    assert server.post("/v2/models/identity/infer", b" " * 1025).status == 413
+    with Wire(server.port) as wire:
+        assert wire.infer("identity", b" " * 1025).status == 413
+    for body, headers in ((chunks(b" " * 1025, 100), {}),
+                          (chunks(COMPRESS["gzip"](b" " * 1025), 10), {"Content-Encoding": "gzip"})):
+        with Wire(server.port) as wire:
+            wire.request("POST", "/v2/models/identity/infer", None, {"Transfer-Encoding": "chunked", **headers})
+            wire.send(body)
+            reply = wire.reply()
+            assert reply.status == 413 and "larger than this server takes" in reply.json["error"]
 
 
 def test_no_batching_at_all(serve):
     server = serve(MODELS / "identity.onnx", env={"ENABLE_BATCHING": "false"})
     assert server.get("/v2/models/identity/config").json["max_batch_size"] == 1
+
+
+def test_ipv6(serve):
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("this machine has no ::1")
+    server = serve(MODELS / "identity.onnx", "--address", "::1")
+    assert [listener["address"] for listener in server.status()["http"] + server.status()["metrics"]] == ["::1"] * 2
+    with socket.create_connection(("::1", server.port), PATIENCE) as connection:
+        connection.sendall(b"GET /v2/health/ready HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n")
+        assert connection.recv(100).startswith(b"HTTP/1.1 200 OK\r\n")
+    assert f"http://[::1]:{server.port}" in run_muster("status", "--control-socket", server.socket).stdout
 
 
 def test_listeners_can_be_switched_off(serve):

@@ -314,10 +314,25 @@ def test_the_second_signal_stops_at_once(serve, tmp_path, number):
         wait_depth(server, 1)
         server.signal(number)
         server.wait_state("draining")
-        server.signal(number)
-        server.wait_exit()
+        wait_for(lambda: server.process.poll() is not None or server.signal(number), "the end")
         assert client.file.read() == b""
     assert "stopping at once" in server.log
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_comes_twice_in_a_moment_is_one(serve, tmp_path, number):
+    """As from a terminal and the script that passes it on, or from timeout(1)."""
+    server = serve(sim_model(tmp_path / "models"))
+    with crowd() as threads:
+        with standing_still(*worker_pids(server)):
+            answer = threads.submit(echo, server, 1)
+            wait_depth(server, 1)
+            os.killpg(server.process.pid, number)
+            server.signal(number)
+            server.wait_state("draining")
+        assert answer.result().status == 200
+    assert server.wait_exit() == 0
+    assert "stopping at once" not in server.log
 
 
 def test_muster_stop(serve, tmp_path):

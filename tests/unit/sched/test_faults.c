@@ -1,0 +1,545 @@
+/* Workers that die, hang or answer with errors: who is run again, where, alone or not, and how often. */
+#include "driver.h"
+
+static struct sched_instance *add_deep_instance(struct driver *d, struct sched_model *model, uint32_t depth) {
+  struct sched_instance *instance = sched_add_instance(d->sched, model, d->device, depth, 1, NULL, d->now);
+  assert_non_null(instance);
+  return instance;
+}
+
+static void lose(struct driver *d, struct sched_instance *instance, bool blamed) {
+  sched_instance_lost(d->sched, instance, blamed, d->now);
+}
+
+/* ---- without blame ---- */
+
+static void test_requeue_at_the_front_in_the_old_order(void **state) {
+  struct driver *d = driver_create(8);
+  struct sched_model_params params = at_once(2);
+  params.max_queue_requests = 4;
+  params.policies[0] = (struct sched_queue_policy){.default_timeout_ns = NS_PER_MS};
+  struct sched_model *model = add_model(d, params);
+  struct sched_instance *instance = add_deep_instance(d, model, 2);
+  struct sched_job *a = ask(d, model, "x", 1), *b = ask(d, model, "x", 1), *c = ask(d, model, "x", 1);
+  struct sched_job *e = ask(d, model, "x", 1);
+  struct sched_batch *first = expect_run(d, a, b);
+  struct sched_batch *second = expect_run(d, c, e);
+  assert_true(first->id != second->id);
+  pass(d, NS_PER_MS);
+  struct sched_job *young[4] = {ask(d, model, "x", 1), ask(d, model, "y", 1), ask(d, model, "x", 1),
+                                ask(d, model, "y", 1)};
+  pass(d, NS_PER_MS / 2);
+  lose(d, instance, false);
+  /* Past the limit, which is for new ones; and its time in the queue was over when it was first dispatched. */
+  assert_int_equal(look(model).waiting, 8);
+  expect_quiet_until(d, young[0]->submitted_ns + NS_PER_MS);
+  add_deep_instance(d, model, 1);
+  done(d, expect_run(d, a, b));
+  done(d, expect_run(d, c, e));
+  done(d, expect_run(d, young[0], young[2]));
+  done(d, expect_run(d, young[1], young[3]));
+  assert_int_equal(a->attempts, 1);
+  assert_false(a->solo);
+  assert_int_equal(young[0]->attempts, 0);
+  expect_quiet_until(d, TIME_NEVER);
+  driver_free(d);
+}
+
+static void test_requeued_jobs_join_what_waits(void **state) {
+  struct driver *d = driver_create(8);
+  struct sched_model *model = add_model(d, at_once(4));
+  struct sched_instance *instance = add_instance(d, model);
+  struct sched_job *a = ask(d, model, "x", 1), *b = ask(d, model, "x", 2);
+  expect_run(d, a, b);
+  struct sched_job *c = ask(d, model, "x", 1);
+  add_instance(d, model);
+  struct sched_batch *other = expect_run(d, c);
+  struct sched_job *e = ask(d, model, "x", 1), *f = ask(d, model, "x", 1);
+  lose(d, instance, false);
+  expect_quiet(d);
+  done(d, other);
+  done(d, expect_run(d, a, b, e));
+  done(d, expect_run(d, f));
+  driver_free(d);
+}
+
+static void test_attempts_are_limited(void **state) {
+  struct driver *d = driver_create(8);
+  struct sched_model *model = add_model(d, at_once(4));
+  struct sched_job *a = ask(d, model, "x", 1);
+  for (int i = 0; i <= 8; i++) { /* goes back to the queue eight times */
+    struct sched_instance *instance = add_instance(d, model);
+    struct sched_batch *batch = expect_run(d, a);
+    assert_int_equal(a->attempts, i);
+    assert_ptr_equal(batch->instance, instance);
+    lose(d, instance, false);
+  }
+  expect_drop(d, a, MU_INTERNAL);
+  expect_quiet_until(d, TIME_NEVER);
+  struct sched_job *again = submit(d, a); /* a new life */
+  assert_int_equal(again->attempts, 0);
+  add_instance(d, model);
+  done(d, expect_run(d, again));
+  driver_free(d);
+}
+
+static void test_deadline_ends_the_attempts(void **state) {
+  struct driver *d = driver_create(8);
+  struct sched_model *model = add_model(d, at_once(4));
+  struct sched_instance *instance = add_instance(d, model);
+  struct sched_job *a = job_of(d, model, "x", 1);
+  a->deadline_ns = d->now + NS_PER_MS;
+  submit(d, a);
+  expect_run(d, a);
+  lose(d, instance, false);
+  expect_quiet_until(d, a->deadline_ns); /* again as one that waits */
+  instance = add_instance(d, model);
+  expect_run(d, a);
+  d->now = a->deadline_ns;
+  lose(d, instance, false); /* both at once: it comes back once */
+  expect_drop(d, a, MU_TIMEOUT);
+  expect_quiet_until(d, TIME_NEVER);
+  driver_free(d);
+}
+
+/* ---- with blame ---- */
+
+static void test_blamed_batch_runs_one_by_one_set_apart(void **state) {
+  struct driver *d = driver_create(8);
+  struct sched_model *model = add_model(d, at_once(4));
+  struct sched_instance *dies = add_instance(d, model);
+  struct sched_job *a = ask(d, model, "x", 1), *b = ask(d, model, "x", 1), *c = ask(d, model, "x", 1);
+  expect_run(d, a, b, c);
+  struct sched_instance *instances[2] = {add_instance(d, model), add_instance(d, model)};
+  struct sched_job *young = ask(d, model, "x", 1), *younger = ask(d, model, "y", 1);
+  struct sched_batch *other = expect_run(d, young), *another = expect_run(d, younger);
+  lose(d, dies, true);
+  expect_quiet(d); /* both are busy */
+  struct sched_job *e = ask(d, model, "x", 1), *f = ask(d, model, "x", 1);
+  done(d, other);
+  done(d, another);
+  struct sched_decision one = next_decision(d), two = next_decision(d);
+  assert_true(one.action == SCHED_RUN && two.action == SCHED_RUN);
+  struct sched_batch *solo = one.batch->jobs[0] == a ? one.batch : two.batch;
+  struct sched_batch *normal = one.batch->jobs[0] == a ? two.batch : one.batch;
+  assert_true(solo->n_jobs == 1 && solo->jobs[0] == a && a->solo);
+  assert_true(normal->n_jobs == 2 && normal->jobs[0] == e && normal->jobs[1] == f);
+  struct sched_instance *apart = solo->instance;
+  assert_true(apart == instances[0] || apart == instances[1]);
+  struct sched_job *g = ask(d, model, "x", 1);
+  done(d, solo);
+  solo = expect_run_on(d, apart, b); /* g waits for the other one */
+  expect_quiet(d);
+  done(d, normal);
+  normal = expect_run(d, g);
+  done(d, normal);
+  struct sched_job *h = ask(d, model, "z", 1);
+  normal = expect_run_on(d, normal->instance, h);
+  done(d, solo);
+  solo = expect_run_on(d, apart, c);
+  struct sched_job *i = ask(d, model, "z", 1);
+  expect_quiet(d);
+  done(d, solo); /* the last one: apart takes part again */
+  done(d, expect_run_on(d, apart, i));
+  done(d, normal);
+  expect_quiet_until(d, TIME_NEVER);
+  driver_free(d);
+}
+
+static void test_one_instance_takes_turns(void **state) {
+  struct driver *d = driver_create(8);
+  struct sched_model *model = add_model(d, at_once(4));
+  struct sched_instance *instance = add_instance(d, model);
+  struct sched_job *a = ask(d, model, "x", 1), *b = ask(d, model, "x", 1), *c = ask(d, model, "x", 1);
+  expect_run(d, a, b, c);
+  lose(d, instance, true);
+  struct sched_job *young[4] = {ask(d, model, "x", 4), ask(d, model, "x", 4)};
+  expect_quiet_until(d, TIME_NEVER);
+  add_instance(d, model);
+  struct sched_job *order[5];
+  for (int i = 0; i < 5; i++) {
+    struct sched_batch *batch = expect_any_run(d);
+    assert_int_equal(batch->n_jobs, 1);
+    order[i] = batch->jobs[0];
+    expect_quiet(d);
+    done(d, batch);
+  }
+  /* In turn, whoever begins: neither waits for all of the other. */
+  int begins = order[0] == a ? 0 : 1;
+  assert_ptr_equal(order[begins], a);
+  assert_ptr_equal(order[begins + 2], b);
+  assert_ptr_equal(order[1 - begins], young[0]);
+  assert_ptr_equal(order[3 - begins], young[1]);
+  expect_quiet_until(d, TIME_NEVER);
+  driver_free(d);
+}
+
+static void test_blamed_alone_is_not_tried_again(void **state) {
+  struct driver *d = driver_create(8);
+  struct sched_model *model = add_model(d, at_once(4));
+  struct sched_job *guilty = ask(d, model, "x", 1), *innocent = ask(d, model, "x", 1);
+  struct sched_instance *instance = add_instance(d, model);
+  expect_run(d, guilty, innocent);
+  lose(d, instance, true);
+  instance = add_instance(d, model);
+  expect_run(d, guilty);
+  expect_quiet(d);
+  lose(d, instance, true);
+  expect_drop(d, guilty, MU_INTERNAL);
+  expect_quiet_until(d, TIME_NEVER);
+  instance = add_instance(d, model);
+  expect_run(d, innocent);
+  lose(d, instance, false); /* not its fault */
+  instance = add_instance(d, model);
+  struct sched_batch *batch = expect_run(d, innocent);
+  assert_int_equal(innocent->attempts, 2);
+  done(d, batch);
+  expect_quiet_until(d, TIME_NEVER);
+  driver_free(d);
+}
+
+/* A batch of one may have been killed by what the instance did before; only the run set apart is proof. */
+static void test_a_batch_of_one_is_tried_once_more(void **state) {
+  struct driver *d = driver_create(8);
+  struct sched_model *model = add_model(d, at_once(0));
+  struct sched_job *a = ask(d, model, "x", 1);
+  struct sched_instance *instance = add_instance(d, model);
+  expect_run(d, a);
+  lose(d, instance, true);
+  instance = add_instance(d, model);
+  expect_run(d, a);
+  lose(d, instance, true);
+  expect_drop(d, a, MU_INTERNAL);
+  expect_quiet_until(d, TIME_NEVER);
+  driver_free(d);
+}
+
+static void test_all_batches_of_a_blamed_instance_run_alone(void **state) {
+  struct driver *d = driver_create(8);
+  struct sched_model *model = add_model(d, at_once(2));
+  struct sched_instance *instance = add_deep_instance(d, model, 2);
+  struct sched_job *a = ask(d, model, "x", 2), *b = ask(d, model, "x", 1), *c = ask(d, model, "x", 1);
+  expect_run(d, a);
+  expect_run(d, b, c);
+  lose(d, instance, true);
+  struct sched_job *e = ask(d, model, "x", 2), *f = ask(d, model, "x", 2);
+  instance = add_deep_instance(d, model, 2);
+  struct sched_job *solo[] = {a, b, c}, *others[] = {e, f};
+  uint32_t n_solo = 0, n_others = 0;
+  while (n_solo + n_others < 5) {
+    struct sched_batch *batch = expect_any_run(d);
+    if (n_solo < 3 && batch->jobs[0] == solo[n_solo]) {
+      n_solo++;
+      expect_quiet(d); /* nothing beside it, whatever the depth */
+    } else {
+      assert_true(n_others < 2);
+      assert_ptr_equal(batch->jobs[0], others[n_others++]);
+    }
+    assert_int_equal(batch->n_jobs, 1);
+    done(d, batch);
+  }
+  expect_quiet_until(d, TIME_NEVER);
+  driver_free(d);
+}
+
+static void test_the_instance_set_apart_leaves(void **state) {
+  struct driver *d = driver_create(8);
+  struct sched_model *model = add_model(d, at_once(4));
+  struct sched_instance *instance = add_instance(d, model);
+  struct sched_job *a = ask(d, model, "x", 1), *b = ask(d, model, "x", 1), *c = ask(d, model, "x", 1);
+  expect_run(d, a, b, c);
+  lose(d, instance, true);
+  add_instance(d, model);
+  add_instance(d, model);
+  add_instance(d, model);
+  struct sched_batch *solo = expect_run(d, a);
+  expect_quiet(d); /* one only is set apart */
+  assert_false(sched_instance_retire(d->sched, solo->instance, d->now));
+  struct sched_batch *second = expect_run(d, b); /* another one takes its place */
+  assert_true(second->instance != solo->instance);
+  expect_quiet(d);
+  lose(d, second->instance, false);
+  second = expect_run(d, b);
+  done(d, second);
+  second = expect_run(d, c);
+  done(d, second);
+  done(d, solo);
+  assert_int_equal(look(model).instances, 1);
+  expect_quiet_until(d, TIME_NEVER);
+  driver_free(d);
+}
+
+/* What competes with solo jobs for something other than the instance must not win each time. */
+static void solo_job_gets_its_turn(bool preserve_ordering, double apart_speed, bool same_device) {
+  struct driver *d = driver_create(preserve_ordering ? 8 : 1);
+  struct sched_model_params params = at_once(4);
+  params.preserve_ordering = preserve_ordering;
+  struct sched_model *model = add_model(d, params);
+  struct sched_instance *instance = add_instance(d, model);
+  struct sched_job *a = ask(d, model, "x", 1), *b = ask(d, model, "x", 1);
+  expect_run(d, a, b);
+  lose(d, instance, true);
+  struct sched_device *device = same_device ? d->device : sched_add_device(d->sched, 1);
+  sched_add_instance(d->sched, model, device, 1, apart_speed, NULL, d->now);
+  sched_add_instance(d->sched, model, d->device, 1, 1, NULL, d->now);
+  bool seen_a = false, seen_b = false;
+  for (int i = 0; i < 10; i++) {
+    ask(d, model, "x", 4);
+    ask(d, model, "x", 4);
+    struct sched_batch *batch = expect_any_run(d);
+    seen_a |= batch->jobs[0] == a;
+    seen_b |= batch->jobs[0] == b;
+    pass(d, NS_PER_MS);
+    done(d, batch);
+  }
+  assert_true(seen_a && seen_b);
+  drop_waiting(d, model);
+  driver_free(d);
+}
+
+static void test_solo_jobs_do_not_starve(void **state) {
+  static const double speeds[] = {.1, 1, 10};
+  for (int i = 0; i < 3; i++) {
+    solo_job_gets_its_turn(false, speeds[i], true); /* one token for all */
+    solo_job_gets_its_turn(true, speeds[i], true);  /* one batch of the model at a time */
+    solo_job_gets_its_turn(true, speeds[i], false);
+  }
+}
+
+static void test_solo_job_that_leaves_makes_way(void **state) {
+  struct driver *d = driver_create(8);
+  struct sched_model *model = add_model(d, at_once(4));
+  struct sched_instance *instance = add_instance(d, model);
+  struct sched_job *a = ask(d, model, "x", 1);
+  expect_run(d, a);
+  lose(d, instance, true);
+  struct sched_job *b = ask(d, model, "x", 4), *c = ask(d, model, "x", 4), *e = ask(d, model, "x", 4);
+  add_deep_instance(d, model, 2);
+  struct sched_batch *first = expect_any_run(d);
+  if (first->jobs[0] == a) { /* whoever begins */
+    done(d, first);
+    done(d, expect_run(d, b));
+    done(d, expect_run(d, c));
+    done(d, expect_run(d, e));
+  } else {
+    assert_ptr_equal(first->jobs[0], b);
+    expect_quiet(d); /* the next turn is the solo job's, once the instance is idle */
+    assert_true(sched_cancel(d->sched, a, d->now));
+    struct sched_batch *second = expect_run(d, c);
+    done(d, first);
+    struct sched_batch *third = expect_run(d, e);
+    done(d, second);
+    done(d, third);
+  }
+  expect_quiet_until(d, TIME_NEVER);
+  driver_free(d);
+}
+
+static void test_solo_jobs_keep_deadline_and_limits(void **state) {
+  struct driver *d = driver_create(8);
+  struct sched_model_params params = at_once(4);
+  params.max_queue_requests = 2;
+  params.max_queue_bytes = 10;
+  struct sched_model *model = add_model(d, params);
+  struct sched_instance *instance = add_instance(d, model);
+  struct sched_job *a = job_of(d, model, "x", 1), *b = job_of(d, model, "x", 1);
+  a->deadline_ns = d->now + NS_PER_MS;
+  a->bytes = b->bytes = 5;
+  submit(d, a);
+  submit(d, b);
+  expect_run(d, a, b);
+  lose(d, instance, true);
+  assert_int_equal(look(model).waiting, 2);
+  assert_int_equal(look(model).waiting_bytes, 10);
+  expect_refused(d, job_of(d, model, "x", 1), MU_UNAVAILABLE, "the queue is full: max_queue_requests is 2");
+  expect_quiet_until(d, a->deadline_ns);
+  d->now = a->deadline_ns;
+  expect_drop(d, a, MU_TIMEOUT);
+  expect_quiet_until(d, TIME_NEVER);
+  assert_int_equal(look(model).waiting, 1);
+  sched_remove_model(d->sched, model, d->now);
+  expect_drop(d, b, MU_UNAVAILABLE);
+  expect_quiet_until(d, TIME_NEVER);
+  driver_free(d);
+}
+
+/* ---- errors of the engine ---- */
+
+static void test_failed_batch_runs_one_by_one(void **state) {
+  struct driver *d = driver_create(8);
+  struct sched_model *model = add_model(d, at_once(4));
+  add_instance(d, model);
+  struct sched_job *a = ask(d, model, "x", 1), *b = ask(d, model, "x", 1), *c = ask(d, model, "x", 1);
+  struct sched_batch *batch = expect_run(d, a, b, c);
+  assert_false(sched_batch_failed(d->sched, batch, d->now));
+  done(d, expect_run(d, a));
+  batch = expect_run(d, b);
+  assert_true(sched_batch_failed(d->sched, batch, d->now)); /* its own fault: the owner answers it */
+  assert_int_equal(sched_key_batch_ns(c->key, 1), 0);       /* an error says nothing about time */
+  done(d, expect_run(d, c));
+  expect_quiet_until(d, TIME_NEVER);
+  assert_int_equal(look(model).waiting + look(model).in_flight, 0);
+  driver_free(d);
+}
+
+static void test_retired_instance_ends_with_a_failed_batch(void **state) {
+  struct driver *d = driver_create(8);
+  struct sched_model *model = add_model(d, at_once(4));
+  struct sched_instance *instance = add_instance(d, model);
+  struct sched_job *a = ask(d, model, "x", 1), *b = ask(d, model, "x", 1);
+  struct sched_batch *batch = expect_run(d, a, b);
+  assert_false(sched_instance_retire(d->sched, instance, d->now));
+  assert_false(sched_batch_failed(d->sched, batch, d->now));
+  expect_quiet_until(d, TIME_NEVER);
+  add_instance(d, model);
+  done(d, expect_run(d, a));
+  done(d, expect_run(d, b));
+  driver_free(d);
+}
+
+/* ---- jobs that nobody waits for any more ---- */
+
+enum end { END_LOST, END_BLAMED, END_FAILED };
+
+static void gone_jobs_come_back_as_drops(enum end end) {
+  struct driver *d = driver_create(8);
+  struct sched_model *model = add_model(d, at_once(4));
+  struct sched_instance *instance = add_instance(d, model);
+  struct sched_job *canceled = ask(d, model, "x", 1), *late = job_of(d, model, "x", 1);
+  struct sched_job *both = job_of(d, model, "x", 1), *stays = ask(d, model, "x", 1);
+  late->deadline_ns = both->deadline_ns = d->now + NS_PER_MS;
+  submit(d, late);
+  submit(d, both);
+  struct sched_batch *batch = expect_run(d, canceled, stays, late, both);
+  assert_false(sched_cancel(d->sched, canceled, d->now));
+  pass(d, NS_PER_MS);
+  struct sched_decision one = next_decision(d), two = next_decision(d);
+  assert_true(one.action == SCHED_LATE && two.action == SCHED_LATE && one.job != two.job);
+  assert_false(sched_cancel(d->sched, both, d->now));
+  assert_int_equal(batch->live, 1);
+  if (end == END_FAILED)
+    assert_false(sched_batch_failed(d->sched, batch, d->now));
+  else
+    lose(d, instance, end == END_BLAMED);
+  expect_drop(d, canceled, MU_CANCELED);
+  expect_drop(d, late, MU_TIMEOUT);
+  expect_drop(d, both, MU_CANCELED);
+  if (end != END_FAILED) add_instance(d, model);
+  assert_int_equal(look(model).waiting, 1);
+  done(d, expect_run(d, stays));
+  expect_quiet_until(d, TIME_NEVER);
+  driver_free(d);
+}
+
+static void test_gone_jobs_come_back_as_drops(void **state) {
+  for (enum end end = END_LOST; end <= END_FAILED; end++) gone_jobs_come_back_as_drops(end);
+}
+
+/* ---- hung ---- */
+
+static void run_for(struct driver *d, struct sched_model *model, uint64_t ns) {
+  struct sched_batch *batch = expect_run(d, ask(d, model, "x", 1));
+  pass(d, ns);
+  done(d, batch);
+}
+
+/* Hung at exactly `after`, once; then the worker is killed and the job runs elsewhere. */
+static void hangs_after(struct driver *d, struct sched_model *model, const char *shape, uint64_t after) {
+  struct sched_job *job = ask(d, model, shape, 1);
+  struct sched_batch *batch = expect_run(d, job);
+  expect_quiet_until(d, d->now + after);
+  pass(d, after - 1);
+  expect_quiet(d);
+  pass(d, 1);
+  expect_hung(d, batch);
+  expect_quiet_until(d, TIME_NEVER);
+  pass(d, 1000 * NS_PER_S);
+  expect_quiet_until(d, TIME_NEVER);
+  lose(d, batch->instance, true);
+  add_instance(d, model);
+  batch = expect_run(d, job);
+  assert_true(job->solo);
+  pass(d, NS_PER_MS);
+  done(d, batch);
+}
+
+static void test_hung(void **state) {
+  struct driver *d = driver_create(8);
+  struct sched_model *model = add_model(d, at_once(4));
+  add_instance(d, model);
+  hangs_after(d, model, "x", 600 * NS_PER_S); /* the first run of a shape */
+  hangs_after(d, model, "x", 60 * NS_PER_S);
+  hangs_after(d, model, "y", 600 * NS_PER_S);
+  driver_free(d);
+}
+
+static void test_hung_after_a_hundred_times_the_slow_ones(void **state) {
+  struct driver *d = driver_create(8);
+  struct sched_model *model = add_model(d, at_once(4));
+  add_instance(d, model);
+  for (int i = 0; i < 5; i++) run_for(d, model, NS_PER_S);
+  struct sched_batch *batch = expect_run(d, ask(d, model, "x", 1));
+  uint64_t wake = sched_wake_ns(d->sched) - d->now;
+  assert_true(wake > 95 * NS_PER_S && wake < 105 * NS_PER_S);
+  done(d, batch);
+  driver_free(d);
+}
+
+static void test_hung_as_configured(void **state) {
+  struct driver *d = driver_create(8);
+  struct sched_model_params params = at_once(4);
+  params.max_execution_ns = 3 * NS_PER_MS;
+  params.first_execution_ns = 20 * NS_PER_MS;
+  struct sched_model *model = add_model(d, params);
+  add_instance(d, model);
+  hangs_after(d, model, "x", 20 * NS_PER_MS);
+  hangs_after(d, model, "x", 3 * NS_PER_MS);
+  driver_free(d);
+}
+
+/* It was called hung and comes back after all, before it was killed. */
+static void test_hung_batch_ends_after_all(void **state) {
+  struct driver *d = driver_create(8);
+  struct sched_model_params params = at_once(4);
+  params.first_execution_ns = NS_PER_MS;
+  struct sched_model *model = add_model(d, params);
+  add_instance(d, model);
+  struct sched_job *job = job_of(d, model, "x", 1);
+  job->deadline_ns = d->now + NS_PER_MS;
+  submit(d, job);
+  struct sched_batch *batch = expect_run(d, job);
+  pass(d, NS_PER_MS);
+  expect_late(d, batch, job);
+  expect_hung(d, batch);
+  expect_quiet_until(d, TIME_NEVER);
+  done(d, batch);
+  done(d, expect_run(d, ask(d, model, "x", 1)));
+  expect_quiet_until(d, TIME_NEVER);
+  driver_free(d);
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(test_requeue_at_the_front_in_the_old_order),
+      cmocka_unit_test(test_requeued_jobs_join_what_waits),
+      cmocka_unit_test(test_attempts_are_limited),
+      cmocka_unit_test(test_deadline_ends_the_attempts),
+      cmocka_unit_test(test_blamed_batch_runs_one_by_one_set_apart),
+      cmocka_unit_test(test_one_instance_takes_turns),
+      cmocka_unit_test(test_blamed_alone_is_not_tried_again),
+      cmocka_unit_test(test_a_batch_of_one_is_tried_once_more),
+      cmocka_unit_test(test_all_batches_of_a_blamed_instance_run_alone),
+      cmocka_unit_test(test_the_instance_set_apart_leaves),
+      cmocka_unit_test(test_solo_jobs_do_not_starve),
+      cmocka_unit_test(test_solo_job_that_leaves_makes_way),
+      cmocka_unit_test(test_solo_jobs_keep_deadline_and_limits),
+      cmocka_unit_test(test_failed_batch_runs_one_by_one),
+      cmocka_unit_test(test_retired_instance_ends_with_a_failed_batch),
+      cmocka_unit_test(test_gone_jobs_come_back_as_drops),
+      cmocka_unit_test(test_hung),
+      cmocka_unit_test(test_hung_after_a_hundred_times_the_slow_ones),
+      cmocka_unit_test(test_hung_as_configured),
+      cmocka_unit_test(test_hung_batch_ends_after_all),
+  };
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}
