@@ -67,7 +67,7 @@ struct batch *batch_start(struct sched_instance *instance, struct sched_key *key
   model->rows_in_flight += shown->rows;
   model->jobs_in_flight += shown->n_jobs;
   model->batches_in_flight++;
-  /* With one instance solo jobs and the others take turns. */
+  /* Where they are in each other's way, solo jobs and the others take turns. */
   model->alone_next = alone == NULL && !list_empty(&model->alone);
   return batch;
 }

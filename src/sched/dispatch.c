@@ -33,6 +33,7 @@ static enum work work_for(const struct sched_instance *instance) {
   if (model->params.preserve_ordering && model->batches_in_flight > 0) return WORK_NONE;
   bool idle = instance->outstanding == 0, alone = !list_empty(&model->alone);
   if (model->apart == instance) return alone && idle ? WORK_ALONE : WORK_NONE;
+  if (model->apart != NULL && model->alone_next && model->params.preserve_ordering) return WORK_NONE;
   if (model->apart == NULL && alone && (model->alone_next || model->ready.n == 0)) return idle ? WORK_ALONE : WORK_NONE;
   if (model->ready.n == 0) return WORK_NONE;
   /* Behind a batch that still runs only one that cannot grow any more: waiting costs the others nothing. */
@@ -166,6 +167,13 @@ void dispatch_release(struct sched_instance *instance) {
   instance->share->device->free_tokens += tokens_of(instance->share);
 }
 
+/* By score, but where solo jobs and the others want the same tokens, they take turns. */
+static struct sched_instance *first_parked(const struct sched_share *share) {
+  struct sched_instance *apart = share->model->apart;
+  if (share->model->alone_next && apart != NULL && apart->share == share && apart->at != 0) return apart;
+  return heap_item(heap_top(&share->parked), struct sched_instance, at);
+}
+
 /* NULL: every key that could go is held for more rows. */
 static struct batch *start_batch(struct sched_instance *instance, uint64_t now_ns) {
   struct sched_key *key = heap_item(heap_top(&instance->model->ready), struct sched_key, ready_at);
@@ -181,7 +189,7 @@ static struct batch *start_alone(struct sched_instance *instance, uint64_t now_n
 static struct batch *device_next(struct sched_device *device, uint64_t now_ns) {
   for (uint32_t *top; (top = heap_top(&device->contenders)) != NULL;) {
     struct sched_share *share = heap_item(top, struct sched_share, at);
-    struct sched_instance *instance = heap_item(heap_top(&share->parked), struct sched_instance, at);
+    struct sched_instance *instance = first_parked(share);
     enum work work = work_for(instance);
     if (work == WORK_NONE) {
       instance_place(instance);

@@ -80,7 +80,7 @@ struct sched_model {
   struct heap ready;    /* keys whose batch may go, by their oldest job */
   uint32_t n_with_jobs; /* keys with waiting jobs */
   struct list alone;    /* solo jobs waiting, by position */
-  bool alone_next;      /* with one instance: the turn is a solo job's */
+  bool alone_next;      /* the turn is a solo job's, where others are in its way */
   uint32_t waiting;     /* jobs, solo ones included */
   uint64_t waiting_bytes;
   uint32_t level_waiting[SCHED_PRIORITY_MAX + 1];
@@ -175,7 +175,7 @@ void hold_cancel(struct sched_key *key); /* its jobs have gone */
 bool hold_learns(const struct sched_model *model);
 
 /* dispatch.c */
-void model_offer(struct sched_model *model);          /* there may be work for an open instance */
+void model_offer(struct sched_model *model); /* there may be work for an open instance */
 /* A waiting job left without having run: an instance that waits for its device may have nothing to do any more and only
  * be in the way of others, or something else to do. */
 void model_withdraw(struct sched_model *model);

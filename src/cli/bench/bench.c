@@ -25,7 +25,8 @@ struct bench_settings {
   size_t n_shapes, n_files;
 };
 
-/* ---- flags: one table ------------------------------------------------------------------------------------------------- */
+/* ---- flags: one table
+ * ------------------------------------------------------------------------------------------------- */
 
 static bool read_number(const char *text, double least, double most, double *ret_value) {
   char *end;
@@ -142,7 +143,8 @@ static mu_status read_arguments(int argc, char **argv, struct bench_settings *se
   return MU_OK;
 }
 
-/* ---- the sweep ---------------------------------------------------------------------------------------------------------- */
+/* ---- the sweep
+ * ---------------------------------------------------------------------------------------------------------- */
 
 static void show_progress(void *context, double seconds, double rate) {
   const struct bench_level *level = context;
@@ -175,9 +177,8 @@ static void flush(struct buffer *out) {
   buffer_clear(out);
 }
 
-static mu_status sweep(const struct target *target, const struct buffer *request,
-                       const struct bench_settings *settings, bool json, struct buffer *out, uint64_t *ret_answered,
-                       mu_error *err) {
+static mu_status sweep(const struct target *target, const struct buffer *request, const struct bench_settings *settings,
+                       bool json, struct buffer *out, uint64_t *ret_answered, mu_error *err) {
   struct bench_level *levels[LEVELS_MAX] = {0};
   size_t n = 0;
   mu_status status = MU_OK;
@@ -246,19 +247,21 @@ const struct command command_bench = {
     .name = "bench",
     .usage = "muster bench [flags] MODEL|URL",
     .summary = "Load a served model: throughput, percentiles, batch sizes, errors",
-    .details = "A closed loop on kept-alive connections, for each concurrency in turn. MODEL is a name on --url; a URL is\n"
-               "http://HOST:PORT[/v2/models/NAME[/versions/V]]. Inputs are random, by the model's metadata, or read from files.\n"
-               "\n"
-               "  --concurrency LIST   1,4,16 or START:END:STEP (default 1,2,4,8,16,32,64)\n"
-               "  --duration SECONDS   measured time of each level (default 5)\n"
-               "  --warmup SECONDS     before it, not measured (default 1)\n"
-               "  --requests N         end a level after N answers instead of a time\n"
-               "  --timeout SECONDS    of one request (default 60)\n"
-               "  -b, --rows N         rows of one request, for a model that batches (default 1)\n"
-               "  --shape NAME:2,3     varying dims of an input, behind the batch dimension; may repeat\n"
-               "  --input NAME=FILE    raw bytes of an input instead of random ones; may repeat\n"
-               "  --seed N             of the random inputs (default 1)\n"
-               "  --url URL            the server (default http://127.0.0.1:8000)\n"
-               "  --json               the whole result as JSON\n",
+    .details =
+        "A closed loop on kept-alive connections, for each concurrency in turn. MODEL is a name on --url; a URL is\n"
+        "http://HOST:PORT[/v2/models/NAME[/versions/V]]. Inputs are random, by the model's metadata, or read from "
+        "files.\n"
+        "\n"
+        "  --concurrency LIST   1,4,16 or START:END:STEP (default 1,2,4,8,16,32,64)\n"
+        "  --duration SECONDS   measured time of each level (default 5)\n"
+        "  --warmup SECONDS     before it, not measured (default 1)\n"
+        "  --requests N         end a level after N answers instead of a time\n"
+        "  --timeout SECONDS    of one request (default 60)\n"
+        "  -b, --rows N         rows of one request, for a model that batches (default 1)\n"
+        "  --shape NAME:2,3     varying dims of an input, behind the batch dimension; may repeat\n"
+        "  --input NAME=FILE    raw bytes of an input instead of random ones; may repeat\n"
+        "  --seed N             of the random inputs (default 1)\n"
+        "  --url URL            the server (default http://127.0.0.1:8000)\n"
+        "  --json               the whole result as JSON\n",
     .run = run,
 };

@@ -1,6 +1,6 @@
 /*
- * Latencies of a run as counts in buckets whose width grows with the value (the idea of HdrHistogram): percentiles of any number
- * of samples in fixed memory, each within 1/128 of the true value. Nanoseconds. One thread.
+ * Latencies of a run as counts in buckets whose width grows with the value (the idea of HdrHistogram): percentiles of
+ * any number of samples in fixed memory, each within 1/128 of the true value. Nanoseconds. One thread.
  */
 #ifndef CLI_BENCH_LATENCIES_H
 #define CLI_BENCH_LATENCIES_H

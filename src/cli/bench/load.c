@@ -21,8 +21,8 @@ struct connection {
   uv_write_t write;
   enum { CONNECTION_CLOSED, CONNECTION_OPEN, CONNECTION_CLOSING } state;
   struct http1_codec *codec;
-  uint64_t sent_ns;    /* of the request in flight; 0: none */
-  int status;          /* of the answer that is being read */
+  uint64_t sent_ns; /* of the request in flight; 0: none */
+  int status;       /* of the answer that is being read */
   bool keep_alive;
   struct buffer error; /* text of an answer that is none */
 };
@@ -45,7 +45,8 @@ struct load {
 static void connection_open(struct connection *connection);
 static void connection_close(struct connection *connection);
 
-/* ---- what is counted ---------------------------------------------------------------------------------------------- */
+/* ---- what is counted ----------------------------------------------------------------------------------------------
+ */
 
 static bool measuring(const struct load *load, uint64_t now) { return now >= load->measure_ns && !load->stopping; }
 
@@ -72,7 +73,8 @@ static void stop(struct load *load) {
   uv_close((uv_handle_t *)&load->interrupt, NULL);
 }
 
-/* ---- one connection --------------------------------------------------------------------------------------------------- */
+/* ---- one connection
+ * --------------------------------------------------------------------------------------------------- */
 
 static void send_request(struct connection *connection);
 
@@ -156,7 +158,8 @@ static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *bytes) {
   int http_status;
   if (n == 0) return;
   if (n < 0) {
-    if (connection->sent_ns != 0) count_error(connection->load, n == UV_EOF ? "the server closed" : uv_strerror((int)n));
+    if (connection->sent_ns != 0)
+      count_error(connection->load, n == UV_EOF ? "the server closed" : uv_strerror((int)n));
     connection_close(connection);
     return;
   }
@@ -208,7 +211,8 @@ static void connection_close(struct connection *connection) {
   uv_close((uv_handle_t *)&connection->tcp, on_closed);
 }
 
-/* ---- time ------------------------------------------------------------------------------------------------------------------ */
+/* ---- time
+ * ------------------------------------------------------------------------------------------------------------------ */
 
 static void revive(struct load *load, uint64_t now) {
   for (uint32_t i = 0; i < load->options->concurrency; i++) {

@@ -1,6 +1,6 @@
 /*
- * A closed loop: `concurrency` connections, each with one request in flight, for a warm-up and then a measured time. One thread, on
- * libuv; the same bytes for every request.
+ * A closed loop: `concurrency` connections, each with one request in flight, for a warm-up and then a measured time.
+ * One thread, on libuv; the same bytes for every request.
  */
 #ifndef CLI_BENCH_LOAD_H
 #define CLI_BENCH_LOAD_H
@@ -29,7 +29,7 @@ struct load_error {
 struct load_result {
   struct latencies latencies; /* of answers with 200 in the measured part */
   uint64_t answered, failed;
-  double seconds;             /* really measured */
+  double seconds;                             /* really measured */
   struct load_error errors[LOAD_ERROR_KINDS]; /* the last one collects all further kinds */
   uint32_t n_errors;
   bool interrupted; /* SIGINT ended it early; what was measured counts */

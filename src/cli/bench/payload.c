@@ -8,7 +8,8 @@
 
 enum { BYTES_ELEMENT = 8 }; /* length of a random string element */
 
-/* ---- shapes --------------------------------------------------------------------------------------------------------- */
+/* ---- shapes ---------------------------------------------------------------------------------------------------------
+ */
 
 /* The value behind "NAME<separator>" in a list; NULL when the name is not in it. */
 static const char *find_named(const char *const *list, size_t n, const char *name, char separator) {
@@ -51,7 +52,8 @@ static mu_status choose_dims(const struct target_input *input, const struct payl
   return MU_OK;
 }
 
-/* ---- data ------------------------------------------------------------------------------------------------------------ */
+/* ---- data
+ * ------------------------------------------------------------------------------------------------------------ */
 
 static uint64_t next_random(uint64_t *state) { /* xorshift64* */
   *state ^= *state >> 12;
@@ -73,15 +75,25 @@ static mu_status append_random(mu_dtype dtype, uint64_t elements, uint64_t *stat
     uint16_t half = (uint16_t)(0x3800 | (random & 0x3ff)); /* [0.5, 1) */
     uint32_t length = BYTES_ELEMENT;
     switch (dtype) {
-      case MU_FP32: buffer_append(out, &single, size); break;
-      case MU_FP64: buffer_append(out, &fraction, size); break;
-      case MU_FP16: buffer_append(out, &half, size); break;
-      case MU_BF16: buffer_append(out, &brain, size); break;
+      case MU_FP32:
+        buffer_append(out, &single, size);
+        break;
+      case MU_FP64:
+        buffer_append(out, &fraction, size);
+        break;
+      case MU_FP16:
+        buffer_append(out, &half, size);
+        break;
+      case MU_BF16:
+        buffer_append(out, &brain, size);
+        break;
       case MU_BYTES:
         buffer_append(out, &length, sizeof length);
         for (uint32_t k = 0; k < length; k++) buffer_putc(out, (char)('a' + (random >> k) % 26));
         break;
-      default: buffer_append(out, &integer, size); break;
+      default:
+        buffer_append(out, &integer, size);
+        break;
     }
   }
   return out->failed ? MU_TOO_LARGE : MU_OK;

@@ -68,8 +68,8 @@ mu_status report_print_level(const struct bench_level *level, struct buffer *out
 }
 
 static void print_level_json(const struct bench_level *level, struct buffer *out) {
-  buffer_print(out, "{\"concurrency\":%u,\"rows\":%" PRId64 ",\"seconds\":%.6f,\"requests\":%" PRIu64, level->concurrency,
-               level->rows, level->result.seconds, level->result.answered);
+  buffer_print(out, "{\"concurrency\":%u,\"rows\":%" PRId64 ",\"seconds\":%.6f,\"requests\":%" PRIu64,
+               level->concurrency, level->rows, level->result.seconds, level->result.answered);
   for (size_t i = 0; i < COLUMNS; i++)
     buffer_print(out, ",\"%s\":%.*f", columns[i].key, columns[i].decimals, columns[i].value(level));
   buffer_puts(out, ",\"batches\":{");

@@ -1,6 +1,6 @@
 /*
- * The server under load: where it is, which model, what the model takes, what it has counted. Through libcurl, before and after a
- * run, never during it.
+ * The server under load: where it is, which model, what the model takes, what it has counted. Through libcurl, before
+ * and after a run, never during it.
  */
 #ifndef CLI_BENCH_TARGET_H
 #define CLI_BENCH_TARGET_H
@@ -23,8 +23,9 @@ struct target {
   uint32_t n_inputs;
 };
 
-/* what: a model's name (then the server is url), or a URL "http://host:port[/v2/models/NAME[/versions/V]]"; without a model in
- * it the server must serve exactly one. Fetches the metadata. MU_INVALID, MU_NOT_FOUND, MU_UNAVAILABLE (no server there). */
+/* what: a model's name (then the server is url), or a URL "http://host:port[/v2/models/NAME[/versions/V]]"; without a
+ * model in it the server must serve exactly one. Fetches the metadata. MU_INVALID, MU_NOT_FOUND, MU_UNAVAILABLE (no
+ * server there). */
 MUST_CHECK mu_status target_find(const char *what, const char *url, struct target *ret_target, mu_error *err);
 
 /* Rows executed in batches of each size so far, from the statistics extension. Owned by the caller: counts[rows], up to

@@ -177,8 +177,8 @@ static mu_status find_api(struct ort_library *library, mu_error *err) {
 
 mu_status ort_library_open(struct ort_library *library, const char *path, mu_error *err) {
   struct ort_library opened = {0};
-  /* From 1.29 on the official Linux builds report to their maker over the network. DisableTelemetryEvents comes too late
-   * for what creating the environment sends; this variable, set before, makes them start nothing at all. */
+  /* From 1.29 on the official Linux builds report to their maker over the network. DisableTelemetryEvents comes too
+   * late for what creating the environment sends; this variable, set before, makes them start nothing at all. */
   if (setenv("ORT_DISABLE_TELEMETRY", "1", true) != 0) return mu_fail(err, MU_NO_MEMORY, "no memory");
   mu_status status = find_library(path, &opened.handle, err);
   if (status != MU_OK) return status;
@@ -189,8 +189,8 @@ mu_status ort_library_open(struct ort_library *library, const char *path, mu_err
     status = find_api(&opened, err);
   }
   if (status == MU_OK) {
-    OrtLoggingLevel least = log_wants(LOG_LEVEL_VERBOSE) ? ORT_LOGGING_LEVEL_INFO : ORT_LOGGING_LEVEL_WARNING;
-    OrtStatus *created = opened.api->CreateEnvWithCustomLogger(log_message, NULL, least, "muster", &opened.env);
+    OrtStatus *created =
+        opened.api->CreateEnvWithCustomLogger(log_message, NULL, ORT_LOGGING_LEVEL_WARNING, "muster", &opened.env);
     status = ort_result(&opened, created, "cannot start ONNX Runtime", err);
   }
   if (status != MU_OK) {
