@@ -93,7 +93,7 @@ typedef struct mu_tensor_info {
   bool optional;              /* an input that may be left out */
 } mu_tensor_info;
 
-/* ---- the engine interface ------------------------------------------------------------------------------------ */
+/* ---- the engine interface ---------------------------------------------------------------------------------------- */
 
 #define MU_ENGINE_API_VERSION 1u
 

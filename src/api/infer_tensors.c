@@ -4,7 +4,7 @@
 
 enum { SHAPE_TEXT_MAX = 160 };
 
-/* ---- inputs ---------------------------------------------------------------------------------------------------- */
+/* ---- inputs ------------------------------------------------------------------------------------------------------ */
 
 /* The engine's dims into the input, where the client's fit the model. */
 static mu_status take_shape(const struct model *model, const struct model_tensor *tensor, const int64_t *dims,
@@ -78,7 +78,7 @@ mu_status infer_inputs_complete(const struct model *model, struct request *reque
   return MU_OK;
 }
 
-/* ---- outputs --------------------------------------------------------------------------------------------------- */
+/* ---- outputs ----------------------------------------------------------------------------------------------------- */
 
 mu_status infer_output_add(const struct model *model, uint32_t index, struct request *request,
                            struct request_output **ret_output, mu_error *err) {

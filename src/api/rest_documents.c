@@ -4,7 +4,7 @@
 
 #include <jansson.h>
 
-/* ---- building and writing -------------------------------------------------------------------------------------- */
+/* ---- building and writing ---------------------------------------------------------------------------------------- */
 
 struct sink {
   struct buffer *out;
@@ -52,7 +52,7 @@ static json_t *checked_array(json_t *array, bool complete) {
   return NULL;
 }
 
-/* ---- the server and its models --------------------------------------------------------------------------------- */
+/* ---- the server and its models ----------------------------------------------------------------------------------- */
 
 mu_status document_server_metadata(struct buffer *out) {
   return write_document(json_pack("{s:s,s:s,s:[s,s,s,s,s,s]}", "name", "muster", "version", MUSTER_VERSION,
@@ -70,7 +70,7 @@ mu_status document_model_config(struct buffer *out, const struct model *model) {
   return write_document(model_config_json(model), out);
 }
 
-/* ---- statistics ------------------------------------------------------------------------------------------------ */
+/* ---- statistics -------------------------------------------------------------------------------------------------- */
 
 static json_t *duration(const struct stat_duration *d) {
   return json_pack("{s:o,s:o}", "count", count_value(&d->count), "ns", count_value(&d->ns));
@@ -117,7 +117,7 @@ mu_status document_statistics(struct buffer *out, const struct model *const *mod
   return write_document(json_pack("{s:o}", "model_stats", checked_array(array, complete)), out);
 }
 
-/* ---- the repository index -------------------------------------------------------------------------------------- */
+/* ---- the repository index ---------------------------------------------------------------------------------------- */
 
 /* {"ready": true}; an empty body asks for nothing in particular. */
 static mu_status read_index_request(const char *body, size_t size, bool *ret_ready, mu_error *err) {
@@ -162,7 +162,7 @@ mu_status document_repository_index(struct buffer *out, const struct model *cons
   return status == MU_OK ? MU_OK : mu_fail(err, status, "no room for the repository index");
 }
 
-/* ---- /health and /stats ---------------------------------------------------------------------------------------- */
+/* ---- /health and /stats ------------------------------------------------------------------------------------------ */
 
 mu_status document_health(struct buffer *out, const struct backend_view *backends, size_t n_backends,
                           bool *ret_healthy) {

@@ -5,7 +5,7 @@
 
 enum { BYTES_PREFIX = 4 }; /* the length before each element of BYTES */
 
-/* ---- raw bodies ------------------------------------------------------------------------------------------------ */
+/* ---- raw bodies -------------------------------------------------------------------------------------------------- */
 
 /* The model's only input. */
 static mu_status only_input(const struct model *model, uint32_t *ret_index, mu_error *err) {
@@ -80,7 +80,7 @@ uint64_t rest_infer_binary_start(struct request_input *input) {
   return BYTES_PREFIX;
 }
 
-/* ---- JSON data ------------------------------------------------------------------------------------------------- */
+/* ---- JSON data --------------------------------------------------------------------------------------------------- */
 
 mu_status rest_infer_read_json(const char *json, size_t json_size, struct request *request, mu_error *err) {
   for (uint32_t i = 0; i < request->n_inputs; i++) {
@@ -95,7 +95,7 @@ mu_status rest_infer_read_json(const char *json, size_t json_size, struct reques
   return MU_OK;
 }
 
-/* ---- binary data ----------------------------------------------------------------------------------------------- */
+/* ---- binary data ------------------------------------------------------------------------------------------------- */
 
 static mu_status check_bytes(const struct request_input *input, mu_error *err) {
   uint64_t at = 0, n = 0;

@@ -69,7 +69,7 @@ static mu_status read_object(struct parse *p, const char *what, const struct fie
   { key, sizeof(key) - 1, read }
 #define COUNT(table) (uint32_t)(sizeof(table) / sizeof *(table))
 
-/* ---- values ---------------------------------------------------------------------------------------------------- */
+/* ---- values ------------------------------------------------------------------------------------------------------ */
 
 static mu_status read_u64(struct parse *p, const struct field *field, void *into) {
   return json_read_u64(&p->reader, into)
@@ -83,7 +83,7 @@ static mu_status read_bool(struct parse *p, const struct field *field, void *int
              : mu_fail(p->err, MU_INVALID, "parameter \"%s\": %s", field->key, p->reader.error.message);
 }
 
-/* ---- parameters of the request --------------------------------------------------------------------------------- */
+/* ---- parameters of the request ----------------------------------------------------------------------------------- */
 
 static mu_status read_priority(struct parse *p, const struct field *field, void *into) {
   return read_u64(p, field, &p->request->priority);
@@ -125,7 +125,7 @@ static const struct field request_parameters[] = {
     FIELD("sequence_end", read_sequence), FIELD("binary_data_output", read_binary_data_output),
 };
 
-/* ---- parameters of a tensor ------------------------------------------------------------------------------------ */
+/* ---- parameters of a tensor -------------------------------------------------------------------------------------- */
 
 /* What an input's or output's object says, before it is held against the model. */
 struct tensor_fields {
@@ -188,7 +188,7 @@ static const struct field output_parameters[] = {
     FIELD("shared_memory_offset", read_shared_memory),
 };
 
-/* ---- fields of a tensor ---------------------------------------------------------------------------------------- */
+/* ---- fields of a tensor ------------------------------------------------------------------------------------------ */
 
 static mu_status read_name(struct parse *p, const struct field *field, void *into) {
   struct tensor_fields *fields = into;
@@ -249,7 +249,7 @@ static const struct field output_fields[] = {
     FIELD("parameters", read_output_parameters),
 };
 
-/* ---- inputs and outputs against the model ---------------------------------------------------------------------- */
+/* ---- inputs and outputs against the model ------------------------------------------------------------------------ */
 
 /* The model's tensor of that name. */
 static mu_status find_tensor(const struct parse *p, const struct model_tensor *tensors, uint32_t n,
@@ -356,7 +356,7 @@ static mu_status take_output(struct parse *p, const struct tensor_fields *fields
   return MU_OK;
 }
 
-/* ---- the request ----------------------------------------------------------------------------------------------- */
+/* ---- the request ------------------------------------------------------------------------------------------------- */
 
 /* An array of tensors: each object read by its fields, then taken. */
 static mu_status read_tensors(struct parse *p, const char *kind, const struct field *fields, uint32_t n,

@@ -47,7 +47,7 @@ void memory_budget_give(struct memory_budget *budget, uint64_t bytes) {
   for (; budget != NULL; budget = budget->within) budget->used -= bytes;
 }
 
-/* ---- bins ------------------------------------------------------------------------------------------------------ */
+/* ---- bins -------------------------------------------------------------------------------------------------------- */
 
 /* Small sizes have a bin each; above, the BIN_BITS below the highest bit choose within its power of two. */
 static size_t bin_of(uint64_t size) {
@@ -99,7 +99,7 @@ static struct block *find_free(struct arena_space *space, uint64_t size) {
   return block;
 }
 
-/* ---- taken blocks ---------------------------------------------------------------------------------------------- */
+/* ---- taken blocks ------------------------------------------------------------------------------------------------ */
 
 static struct list *bucket_of(const struct arena_space *space, uint64_t at) {
   uint64_t mixed = at * UINT64_C(0x9e3779b97f4a7c15);
@@ -141,7 +141,7 @@ static struct block *find_taken(const struct arena_space *space, uint64_t at) {
   return NULL;
 }
 
-/* ---- life ------------------------------------------------------------------------------------------------------ */
+/* ---- life -------------------------------------------------------------------------------------------------------- */
 
 static struct block *block_create(struct arena_space *space, uint64_t at, uint64_t size) {
   struct list *link = list_pop_front(&space->spare);
@@ -194,7 +194,7 @@ uint64_t arena_space_limit(const struct arena_space *space) {
 
 uint64_t arena_space_used(const struct arena_space *space) { return space->used; }
 
-/* ---- take and give --------------------------------------------------------------------------------------------- */
+/* ---- take and give ----------------------------------------------------------------------------------------------- */
 
 /* Leaves the first `size` granules in the block, which is in no bin, and makes the rest a free block of its own. */
 static mu_status split(struct arena_space *space, struct block *block, uint64_t size) {

@@ -19,7 +19,7 @@
 
 enum { CHANNEL_LANES_MAX = 64, CHANNEL_TENSORS_MAX = 64, CHANNEL_MEMBERS_MAX = 4096 };
 
-/* ---- messages -------------------------------------------------------------------------------------------------- */
+/* ---- messages ---------------------------------------------------------------------------------------------------- */
 
 /* One tensor of a batch. dims[0] counts the rows of the whole batch where the model batches. */
 struct channel_input {
@@ -88,7 +88,7 @@ struct channel_completion {
   struct channel_output outputs[CHANNEL_TENSORS_MAX];
 };
 
-/* ---- both ends ------------------------------------------------------------------------------------------------- */
+/* ---- both ends --------------------------------------------------------------------------------------------------- */
 
 /* The gateway's end. Submitting (submit, ring, stop): under the caller's lock. Completions (next, sleep, wake): one
  * thread at a time, which may be another than the submitting one. */
@@ -123,7 +123,7 @@ void channel_gate_free(struct channel_gate *gate); /* closes the socket too; acc
 MUST_CHECK mu_status channel_worker_accept(int socket, struct channel_worker **ret_worker, mu_error *err);
 void channel_worker_free(struct channel_worker *worker); /* accepts NULL */
 
-/* ---- gateway --------------------------------------------------------------------------------------------------- */
+/* ---- gateway ----------------------------------------------------------------------------------------------------- */
 
 /* The worker's output arena, read-only. */
 const struct shared_memory *channel_gate_output(const struct channel_gate *gate);
@@ -156,7 +156,7 @@ void channel_gate_wake(struct channel_gate *gate);
 /* Asks the worker to stop the run of this batch soon (nobody waits for it any more). Never blocks; best effort. */
 void channel_gate_stop(struct channel_gate *gate, uint32_t lane, uint64_t batch);
 
-/* ---- worker ---------------------------------------------------------------------------------------------------- */
+/* ---- worker ------------------------------------------------------------------------------------------------------ */
 
 uint32_t channel_worker_lanes(const struct channel_worker *worker);
 uint64_t channel_worker_epoch(const struct channel_worker *worker);
@@ -189,8 +189,7 @@ void channel_worker_close(struct channel_worker *worker);
  * gateway is gone; MU_INVALID: it sent nonsense. One thread at a time. */
 MUST_CHECK mu_status channel_worker_next_stop(struct channel_worker *worker, uint32_t *ret_lane, uint64_t *ret_batch);
 
-/* ---- codecs, for tests and fuzzing: a record is `size` bytes, 8-byte aligned --------------------------------------
- */
+/* ---- codecs, for tests and fuzzing: a record is `size` bytes, 8-byte aligned ------------------------------------- */
 
 size_t channel_job_size(const struct channel_job *job);
 void channel_job_encode(const struct channel_job *job, void *record);

@@ -7,7 +7,7 @@
 
 #include "channel/layout.h"
 
-/* ---- words ------------------------------------------------------------------------------------------------------ */
+/* ---- words ------------------------------------------------------------------------------------------------------- */
 
 struct reader {
   const uint64_t *at;
@@ -38,7 +38,7 @@ static inline bool lies_within(uint64_t offset, uint64_t size, uint64_t whole) {
   return size <= whole && offset <= whole - size;
 }
 
-/* ---- tensors ---------------------------------------------------------------------------------------------------- */
+/* ---- tensors ----------------------------------------------------------------------------------------------------- */
 
 /* The first word of a tensor and, after `between` more words, its dims. */
 static mu_status get_tensor(struct reader *reader, uint64_t *between, size_t n_between,
@@ -81,7 +81,7 @@ static inline bool is_aligned(uint64_t bits, uint64_t offset, uint64_t size) {
   return size == 0 || ((offset | size) & bits) == 0;
 }
 
-/* ---- jobs ------------------------------------------------------------------------------------------------------- */
+/* ---- jobs -------------------------------------------------------------------------------------------------------- */
 
 size_t channel_job_size(const struct channel_job *job) {
   size_t words = sizeof(struct layout_job) / sizeof(uint64_t);
@@ -205,7 +205,7 @@ mu_status channel_job_decode(const void *record, size_t size, uint32_t max_spans
   return get_spans(&reader, input_size, ret_job);
 }
 
-/* ---- completions ------------------------------------------------------------------------------------------------ */
+/* ---- completions ------------------------------------------------------------------------------------------------- */
 
 /* Only an error has a status and a message; only the others have outputs. */
 static bool is_error(const struct channel_completion *completion) { return completion->result == CHANNEL_ERROR; }

@@ -37,7 +37,7 @@ struct channel_gate {
 };
 _Static_assert(CHANNEL_LANES_MAX <= 64, "channel_gate.unrung");
 
-/* ---- handshake -------------------------------------------------------------------------------------------------- */
+/* ---- handshake --------------------------------------------------------------------------------------------------- */
 
 static struct channel_gate *gate_create(const struct layout_plan *plan, uint64_t epoch) {
   size_t size = sizeof(struct channel_gate) + plan->lanes * sizeof(struct gate_lane);
@@ -164,7 +164,7 @@ const struct shared_memory *channel_gate_output(const struct channel_gate *gate)
 int channel_gate_doorbell(const struct channel_gate *gate) { return gate->sleeper.fd; }
 int channel_gate_socket(const struct channel_gate *gate) { return gate->socket; }
 
-/* ---- submitting ------------------------------------------------------------------------------------------------- */
+/* ---- submitting -------------------------------------------------------------------------------------------------- */
 
 mu_status channel_gate_submit(struct channel_gate *gate, uint32_t index, const struct channel_job *job) {
   if (!gate->attached) return MU_UNAVAILABLE;
@@ -197,7 +197,7 @@ void channel_gate_stop(struct channel_gate *gate, uint32_t lane, uint64_t batch)
   (void)status; /* only a hint: the run ends by itself otherwise */
 }
 
-/* ---- completions ------------------------------------------------------------------------------------------------ */
+/* ---- completions ------------------------------------------------------------------------------------------------- */
 
 /* MU_UNAVAILABLE also after a record of another epoch, so that a peer that goes on writing them holds nobody up. */
 static mu_status lane_next(struct channel_gate *gate, struct gate_lane *lane, struct channel_completion *completion) {

@@ -72,7 +72,7 @@ enum layout_record_kind {
 };
 _Static_assert(sizeof(struct layout_record) == 8, "file format");
 
-/* ---- descriptors: everything is made of 8-byte words ---------------------------------------------------------- */
+/* ---- descriptors: everything is made of 8-byte words ------------------------------------------------------------- */
 
 /* A job: this, then n_inputs x (layout_tensor, dims), n_places x (layout_tensor, offset, capacity, dims), then
  * n_members x n_inputs x (offset, size). */
@@ -119,7 +119,7 @@ enum {
                           CHANNEL_TENSORS_MAX * LAYOUT_TENSOR_MAX,
 };
 
-/* ---- files ------------------------------------------------------------------------------------------------------ */
+/* ---- files ------------------------------------------------------------------------------------------------------- */
 
 /* Where everything is; follows from the side, the number of lanes and max_spans alone. */
 struct layout_plan {

@@ -68,7 +68,7 @@ void slot_pool_trim(struct slot_pool *pool) {
   list_each (link, &pool->empty) slab_free(pool, list_item(link, struct slab, empty_link));
 }
 
-/* ---- keys ------------------------------------------------------------------------------------------------------ */
+/* ---- keys -------------------------------------------------------------------------------------------------------- */
 
 static uint64_t aligned(uint64_t size) { return (size + ARENA_ALIGNMENT - 1) & ~(uint64_t)(ARENA_ALIGNMENT - 1); }
 
@@ -102,7 +102,7 @@ static bool slab_matches(const struct slab *slab, const struct slab_key *key) {
          memcmp(slab->sizes, key->sizes, key->n * sizeof *key->sizes) == 0;
 }
 
-/* ---- slots ----------------------------------------------------------------------------------------------------- */
+/* ---- slots ------------------------------------------------------------------------------------------------------- */
 
 /* The first slot at or after `from` that is taken (or free); slab->slots when there is none. */
 static uint32_t next_slot(const struct slab *slab, uint32_t from, bool taken) {
@@ -143,7 +143,7 @@ static void give_slots(struct slot_pool *pool, struct slab *slab, uint32_t slot,
   if (slab->taken == 0) list_push_back(&pool->empty, &slab->empty_link);
 }
 
-/* ---- slabs ----------------------------------------------------------------------------------------------------- */
+/* ---- slabs ------------------------------------------------------------------------------------------------------- */
 
 /* arena_space_take; while the arena is short, empty slabs go, the oldest first. */
 static mu_status take_space(struct slot_pool *pool, uint64_t size, uint64_t *ret_offset) {
@@ -210,7 +210,7 @@ static mu_status reserve_slots(struct slot_pool *pool, const struct slab_key *ke
   return MU_OK;
 }
 
-/* ---- reservations ---------------------------------------------------------------------------------------------- */
+/* ---- reservations ------------------------------------------------------------------------------------------------ */
 
 static void set_slot_offsets(const struct slab *slab, struct slot_reservation *reservation) {
   uint64_t run = slab->offset;

@@ -31,7 +31,7 @@ struct channel_worker {
   struct worker_lane *lanes;
 };
 
-/* ---- handshake -------------------------------------------------------------------------------------------------- */
+/* ---- handshake --------------------------------------------------------------------------------------------------- */
 
 /* A doorbell that blocks could hold up a lane for ever. */
 static mu_status check_bells(const struct channel_worker *worker, uint32_t n_fds, mu_error *err) {
@@ -164,7 +164,7 @@ struct shared_memory *channel_worker_output(struct channel_worker *worker) {
 int channel_worker_socket(const struct channel_worker *worker) { return worker->socket; }
 uint32_t channel_worker_max_spans(const struct channel_worker *worker) { return worker->plan.max_spans; }
 
-/* ---- jobs ------------------------------------------------------------------------------------------------------- */
+/* ---- jobs -------------------------------------------------------------------------------------------------------- */
 
 static bool is_closed(const struct channel_worker *worker) {
   return atomic_load_explicit(&worker->closed, memory_order_seq_cst);

@@ -11,7 +11,7 @@
 
 enum { BODY_MAX = 16 << 20, CONNECT_TIMEOUT_MS = 2000, TIMEOUT_MS = 10000 };
 
-/* ---- finding ---- */
+/* ---- finding ----------------------------------------------------------------------------------------------------- */
 
 /* Does somebody listen there? A socket file outlives a server that was killed. */
 static bool is_live(const char *path) {
@@ -58,7 +58,7 @@ mu_status control_find(const struct options *options, char ret_path[CONTROL_SOCK
   return status;
 }
 
-/* ---- asking ---- */
+/* ---- asking ------------------------------------------------------------------------------------------------------ */
 
 static size_t take_body(char *data, size_t size, size_t n, void *context) {
   return buffer_append(context, data, size * n) == MU_OK ? size * n : 0;

@@ -27,7 +27,7 @@ const struct command *command_find(const char *name) {
   return NULL;
 }
 
-/* ---- roles ---- */
+/* ---- roles ------------------------------------------------------------------------------------------------------- */
 
 enum { CONTROL_FD = 3 };
 static const char role_log[] = "MUSTER_ROLE_LOG"; /* LEVEL:FORMAT, numbers of the enums of base/log.h */
@@ -59,7 +59,7 @@ static int run_role(int argc, char **argv) {
   return refuse_role("the roles are gateway and worker");
 }
 
-/* ---- commands ---- */
+/* ---- commands ---------------------------------------------------------------------------------------------------- */
 
 static int refuse_command(const char *name) {
   const char *names[N_COMMANDS];

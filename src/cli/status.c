@@ -6,7 +6,7 @@
 
 enum { CELL_MAX = 256, COLUMNS_MAX = 8 };
 
-/* ---- text for people ---- */
+/* ---- text for people --------------------------------------------------------------------------------------------- */
 
 /* Names and reasons come from files and models: no control character of theirs reaches the terminal. */
 static void clean(char *text) {
@@ -103,7 +103,7 @@ static void print_status(struct buffer *out, const json_t *status) {
   print_table(out, worker_columns, json_object_get(status, "workers"));
 }
 
-/* ---- the command ---- */
+/* ---- the command ------------------------------------------------------------------------------------------------- */
 
 static mu_status print_answer(const struct options *options, bool json, struct buffer *out, mu_error *err) {
   char socket[CONTROL_SOCKET_PATH_MAX];

@@ -64,7 +64,7 @@ const struct model_row *model_rows(size_t *ret_n);
 /* field: of a struct model_options, described by row */
 bool model_option_is_unset(const struct option_row *row, const void *field);
 
-/* ---- values (option_value.c) ---- */
+/* ---- values (option_value.c) ------------------------------------------------------------------------------------- */
 
 /* Where a setting comes from; kept (copied) for `muster config` and for messages. */
 struct option_origin {
@@ -91,7 +91,7 @@ void option_format_text(const char *text, struct buffer *out);
 /* Is the text one that a boolean flag takes as its value? */
 bool option_is_bool_word(const char *text);
 
-/* ---- setting (options.c) ---- */
+/* ---- setting (options.c) ----------------------------------------------------------------------------------------- */
 
 /* option_parse into the options, with its source. A list is replaced by this one item, or gets it added where its last
  * item came from the same source. */
@@ -103,7 +103,7 @@ MUST_CHECK mu_status options_warn(struct options *options, const char *format, .
 /* Adds one item to a list in memory. */
 MUST_CHECK mu_status option_list_add(struct option_list *list, struct arena *memory, const char *item);
 
-/* ---- sources ---- */
+/* ---- sources ----------------------------------------------------------------------------------------------------- */
 
 /* flags.c: argv cut into settings, in order; foreign flags of tritonserver become warnings or errors. */
 struct flag_setting {

@@ -38,7 +38,7 @@ bool option_number_fits(const struct option_row *row, int64_t number) {
   return number >= row->min && number <= row->max;
 }
 
-/* ---- numbers with a unit ---- */
+/* ---- numbers with a unit ----------------------------------------------------------------------------------------- */
 
 struct unit {
   const char *name;
@@ -100,7 +100,7 @@ static void format_with_unit(int64_t value, const struct unit *units, const stru
 static void format_size(int64_t value, struct buffer *out) { format_with_unit(value, sizes, &sizes[0], out); }
 static void format_time(int64_t value_ns, struct buffer *out) { format_with_unit(value_ns, times, &times[3], out); }
 
-/* ---- one parser a type: false where the text is no value of the type ---- */
+/* ---- one parser a type: false where the text is no value of the type --------------------------------------------- */
 
 union option_value {
   bool truth;
@@ -158,7 +158,7 @@ static bool parse_text(const struct option_row *row, const char *text, union opt
   return true;
 }
 
-/* ---- one description a type ---- */
+/* ---- one description a type -------------------------------------------------------------------------------------- */
 
 static void describe_words(const struct option_row *row, const char *separator, struct buffer *out) {
   for (const struct option_word *word = row->words; word != NULL && word->word != NULL; word++) {
@@ -210,7 +210,7 @@ static void describe_time(const struct option_row *row, struct buffer *out) {
 
 static void describe_text(const struct option_row *row, struct buffer *out) { buffer_puts(out, "a text"); }
 
-/* ---- one printer a type ---- */
+/* ---- one printer a type ------------------------------------------------------------------------------------------ */
 
 static void format_bool(const struct option_row *row, const void *field, struct buffer *out) {
   buffer_puts(out, *(const bool *)field ? "true" : "false");

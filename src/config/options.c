@@ -80,7 +80,7 @@ fail:
   return status;
 }
 
-/* ---- what follows from other settings ---- */
+/* ---- what follows from other settings ---------------------------------------------------------------------------- */
 
 struct listener {
   const char *allow, *address, *port;
@@ -163,7 +163,7 @@ static mu_status check_log(struct options *options, mu_error *err) {
 /* Before fill: a listener's address that was set is told from one that follows. */
 static mu_status (*const checks[])(struct options *, mu_error *) = {check_grpc, check_log};
 
-/* ---- load ---- */
+/* ---- load -------------------------------------------------------------------------------------------------------- */
 
 mu_status options_create(struct options **ret_options) {
   mu_status status = create_unfinished(ret_options);
@@ -211,7 +211,7 @@ mu_status options_load(int argc, char **argv, char **environment, struct options
   return MU_OK;
 }
 
-/* ---- questions ---- */
+/* ---- questions --------------------------------------------------------------------------------------------------- */
 
 bool options_is_set(const struct options *options, const char *name) {
   return options->sources[row_number(row_named(name))] != SOURCE_DEFAULT;

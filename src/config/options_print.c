@@ -26,7 +26,7 @@ static void pad(struct buffer *out, size_t from, size_t column) {
   while (++used < column && !out->failed);
 }
 
-/* ---- help ---- */
+/* ---- help -------------------------------------------------------------------------------------------------------- */
 
 /* text in lines of at most HELP_WIDTH columns, the first of which begins at HELP_INDENT. */
 static void print_wrapped(struct buffer *out, const char *text) {
@@ -101,7 +101,7 @@ mu_status options_print_help(struct buffer *out) {
   return result(out);
 }
 
-/* ---- docs/options.md ---- */
+/* ---- docs/options.md --------------------------------------------------------------------------------------------- */
 
 static void print_code(struct buffer *out, const char *before, const char *name, const char *after) {
   buffer_print(out, "%s`%s`%s", before, name, after);
@@ -148,7 +148,7 @@ mu_status options_print_reference(struct buffer *out) {
   return result(out);
 }
 
-/* ---- muster config ---- */
+/* ---- muster config ----------------------------------------------------------------------------------------------- */
 
 /* Calls print for every setting that the model has of its own. */
 typedef void (*model_setting_fn)(const struct option_row *row, const void *field, struct buffer *out);

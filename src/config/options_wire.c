@@ -12,7 +12,7 @@
 enum { WIRE_MAGIC = 0x314f554d /* "MUO1" */ };
 #define TEXT_NONE UINT32_MAX
 
-/* ---- writing ---- */
+/* ---- writing ----------------------------------------------------------------------------------------------------- */
 
 static void put_u32(struct buffer *out, uint32_t number) { buffer_append(out, &number, sizeof number); }
 
@@ -30,7 +30,7 @@ static void put_list(struct buffer *out, const void *field) {
   for (size_t i = 0; i < list->n; i++) put_text(out, list->items[i]);
 }
 
-/* ---- reading: a failure is remembered, what follows it reads nothing ---- */
+/* ---- reading: a failure is remembered, what follows it reads nothing --------------------------------------------- */
 
 struct reader {
   const char *at;
@@ -122,7 +122,7 @@ static const struct option_row *row_of_model(const struct model_row *row) {
   return option_find(row->name, strlen(row->name), false);
 }
 
-/* ---- both ways ---- */
+/* ---- both ways --------------------------------------------------------------------------------------------------- */
 
 mu_status options_encode(const struct options *options, struct buffer *out) {
   size_t n_rows, n_model_rows;

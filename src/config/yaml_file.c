@@ -75,7 +75,7 @@ static mu_status read_text(struct file *file) {
   return status == MU_NO_MEMORY ? fail_no_memory(file) : status;
 }
 
-/* ---- the walk over libyaml's tree ---- */
+/* ---- the walk over libyaml's tree -------------------------------------------------------------------------------- */
 
 static size_t line_of(const yaml_node_t *node) { return node->start_mark.line + 1; }
 
@@ -206,7 +206,7 @@ static mu_status index_document(struct file *file, yaml_parser_t *parser, struct
   return index_mapping(file, root, find_server_key, ret_mapping);
 }
 
-/* ---- the schema ---- */
+/* ---- the schema -------------------------------------------------------------------------------------------------- */
 
 static const cyaml_schema_value_t item_schema = {CYAML_VALUE_STRING(CYAML_FLAG_POINTER, char, 0, CYAML_UNLIMITED)};
 
@@ -249,7 +249,7 @@ static mu_status make_schema(struct file *file, const struct mapping *mapping, c
   return MU_OK;
 }
 
-/* ---- libcyaml's messages ---- */
+/* ---- libcyaml's messages ----------------------------------------------------------------------------------------- */
 
 /* The first line says what is wrong, "Backtrace:" follows, then the place, innermost first. */
 struct complaint {
@@ -285,7 +285,7 @@ static mu_status fail_value(struct file *file, const struct complaint *complaint
                  complaint->place);
 }
 
-/* ---- from the slots to the options ---- */
+/* ---- from the slots to the options ------------------------------------------------------------------------------- */
 
 static const char *origin_of(struct file *file, const struct entry *entry) {
   size_t size = strlen(file->path) + 24;

@@ -56,7 +56,7 @@ static void report_lost(struct control_link *link, const mu_error *err) {
   link->events.lost(link->context, err);
 }
 
-/* ---- receiving ------------------------------------------------------------------------------------------------- */
+/* ---- receiving --------------------------------------------------------------------------------------------------- */
 
 /* At most `most` messages. */
 static void read_messages(struct control_link *link, size_t most) {
@@ -76,7 +76,7 @@ static void read_messages(struct control_link *link, size_t most) {
 
 void control_link_read(struct control_link *link) { read_messages(link, SIZE_MAX); }
 
-/* ---- sending --------------------------------------------------------------------------------------------------- */
+/* ---- sending ----------------------------------------------------------------------------------------------------- */
 
 static void flush(struct control_link *link) {
   while (!list_empty(&link->queue)) {
@@ -140,7 +140,7 @@ mu_status control_link_send(struct control_link *link, enum control_type type, c
   return status;
 }
 
-/* ---- life ------------------------------------------------------------------------------------------------------ */
+/* ---- life -------------------------------------------------------------------------------------------------------- */
 
 static void on_poll(uv_poll_t *poll, int status, int events) {
   struct control_link *link = poll->data;

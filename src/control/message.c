@@ -101,7 +101,7 @@ bool control_type_takes(enum control_type type, size_t n_fds) {
   return found != NULL && n_fds >= found->min_fds && n_fds <= found->max_fds;
 }
 
-/* ---- encoding -------------------------------------------------------------------------------------------------- */
+/* ---- encoding ---------------------------------------------------------------------------------------------------- */
 
 static mu_status put_run(const void *data, size_t size, struct buffer *out) {
   if (size > CONTROL_PACKET_MAX) return MU_TOO_LARGE;
@@ -135,7 +135,7 @@ static mu_status put_bytes(const void *member, struct buffer *out) {
   return put_run(bytes->data, bytes->size, out);
 }
 
-/* ---- decoding -------------------------------------------------------------------------------------------------- */
+/* ---- decoding ---------------------------------------------------------------------------------------------------- */
 
 struct reader {
   const char *at, *end;
@@ -196,7 +196,7 @@ static const struct field_codec {
     [FIELD_BYTES] = {put_bytes, take_bytes},
 };
 
-/* ---- messages -------------------------------------------------------------------------------------------------- */
+/* ---- messages ---------------------------------------------------------------------------------------------------- */
 
 mu_status control_encode(enum control_type type, const void *message, struct buffer *out) {
   const struct message_type *row = find_type((unsigned)type);

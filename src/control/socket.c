@@ -29,7 +29,7 @@ mu_status control_socket_pair(int ret_sockets[2], mu_error *err) {
   return MU_OK;
 }
 
-/* ---- sending --------------------------------------------------------------------------------------------------- */
+/* ---- sending ----------------------------------------------------------------------------------------------------- */
 
 union fd_space {
   struct cmsghdr align;
@@ -94,7 +94,7 @@ mu_status control_send(int socket, enum control_type type, const void *message, 
   return status;
 }
 
-/* ---- receiving ------------------------------------------------------------------------------------------------- */
+/* ---- receiving --------------------------------------------------------------------------------------------------- */
 
 /* Moves the fds that came along into ret_packet, which owns them from then on. */
 static void take_fds(struct msghdr *header, struct control_packet *ret_packet) {

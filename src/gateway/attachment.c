@@ -12,7 +12,7 @@
 enum { INSTANCE_DEPTH = 1 };
 #define INSTANCE_SPEED 1.0
 
-/* ---- lifetime --------------------------------------------------------------------------------------------------- */
+/* ---- lifetime ---------------------------------------------------------------------------------------------------- */
 
 static void attachment_free(struct attachment *attachment) {
   arena_space_free(attachment->output_space);
@@ -44,8 +44,7 @@ static void close_handles(struct net_post *post) {
   for (uint32_t i = 0; i < n; i++) uv_close(handles[i], handle_closed);
 }
 
-/* ---- telling the supervisor: any thread finds out, loop 0 owns the link --------------------------------------------
- */
+/* ---- telling the supervisor: any thread finds out, loop 0 owns the link ------------------------------------------ */
 
 /* On loop 0. */
 static void send_event(struct core *core, enum control_type type, const struct control_worker_event *event) {
@@ -98,8 +97,7 @@ void attachment_report(struct attachment *attachment, enum control_type type, co
   tell_later(attachment);
 }
 
-/* ---- the handshake and the doorbell, on the home loop
- * --------------------------------------------------------------------- */
+/* ---- the handshake and the doorbell, on the home loop ------------------------------------------------------------ */
 
 /* The scheduler gets the instances; queued requests may start at once. Locked. */
 static mu_status add_instances(struct attachment *attachment) {
@@ -190,8 +188,7 @@ static void start_polling(struct net_post *post) {
   pthread_mutex_unlock(&core->lock);
 }
 
-/* ---- control messages
- * ------------------------------------------------------------------------------------------------------- */
+/* ---- control messages -------------------------------------------------------------------------------------------- */
 
 /* The scheduler's device for the supervisor's number. Locked; NULL without memory. */
 static struct sched_device *find_device(struct core *core, const struct control_worker_attach *message) {
@@ -272,17 +269,14 @@ void core_attach_worker(struct core *core, const struct control_worker_attach *m
 /* Its batches: the scheduler takes the requests back, the flights go. Locked. */
 static void lose_flights(struct core *core, struct attachment *attachment, bool blamed) {
   uint64_t retried = 0;
-  list_each (link, &attachment->flights) {
-    struct flight *flight = list_item(link, struct flight, link);
-    retried += flight->batch->n_jobs;
-    flight_free(core, flight);
-  }
-  list_each (link, &core->stalled) {
-    struct flight *flight = list_item(link, struct flight, link);
-    if (flight->attachment != attachment) continue;
-    retried += flight->batch->n_jobs;
-    flight_free(core, flight);
-  }
+  struct list *const lists[] = {&attachment->flights, &core->stalled};
+  for (size_t i = 0; i < sizeof lists / sizeof *lists; i++)
+    list_each (link, lists[i]) {
+      struct flight *flight = list_item(link, struct flight, link);
+      if (flight->attachment != attachment) continue;
+      if (!blamed || !flight->batch->jobs[0]->solo) retried += flight->batch->live; /* alone, it is not tried again */
+      flight_free(core, flight);
+    }
   attachment->model->model.stats->retries += retried;
   for (uint32_t i = 0; i < attachment->n_lanes; i++)
     if (attachment->lanes[i].instance != NULL)

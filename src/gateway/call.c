@@ -8,8 +8,7 @@
 
 enum { FREE_CALLS_MAX = 1024 };
 
-/* ---- the loop's free list: a warm call costs no allocation ----------------------------------------------------------
- */
+/* ---- the loop's free list: a warm call costs no allocation ------------------------------------------------------- */
 
 static void run_posted(struct net_post *post) { call_handle_events(list_item(post, struct call, post)); }
 
@@ -61,18 +60,7 @@ void call_free(struct call *call) {
   trim(&call->text);
   trim(&call->reply);
   request_clear(&call->request);
-  struct call kept = *call;
-  memset((void *)call, 0, sizeof *call);
-  call->loop = kept.loop;
-  call->text = kept.text;
-  call->reply = kept.reply;
-  call->request = kept.request;
-  call->results = kept.results;
-  call->results_capacity = kept.results_capacity;
-  call->iov = kept.iov;
-  call->iov_capacity = kept.iov_capacity;
-  call->post.run = run_posted;
-  list_init(&call->link);
+  memset((void *)call, 0, offsetof(struct call, loop));
   list_push_front(&loop->free_calls, &call->link);
   loop->n_free_calls++;
 }
@@ -82,8 +70,7 @@ void call_pool_free(struct gateway_loop *loop) {
     call_destroy(list_item(link, struct call, link));
 }
 
-/* ---- answers that are errors
- * ------------------------------------------------------------------------------------------- */
+/* ---- answers that are errors ------------------------------------------------------------------------------------- */
 
 void call_reply_error(struct call *call, int code, const char *message) {
   struct exchange *exchange = call->exchange;
@@ -110,8 +97,7 @@ void call_reply_error(struct call *call, int code, const char *message) {
   exchange_reply(exchange, &reply); /* without `done`: what is not written at once is copied */
 }
 
-/* ---- the service
- * --------------------------------------------------------------------------------------------------------- */
+/* ---- the service ------------------------------------------------------------------------------------------------- */
 
 static void begin(void *context, struct exchange *exchange) {
   struct gateway_loop *loop = context;

@@ -30,43 +30,45 @@ enum call_stage {
 };
 
 struct call {
-  struct gateway_loop *loop;
   struct exchange *exchange; /* NULL once answered or gone */
-  struct route route;
   enum call_stage stage;
-  struct list link; /* free list, or core.reserving (locked) */
 
-  struct buffer text;   /* staged JSON part */
   uint64_t text_size;   /* of the JSON part; UINT64_MAX: the whole body, length not known yet */
-  uint64_t text_staged; /* bytes taken from the budget for it */
+  uint64_t text_staged; /* bytes taken from the budget for `text` */
   bool raw;             /* Inference-Header-Content-Length: 0 */
   bool body_ended;
   bool rest_staged; /* what follows the JSON part is in `text` too */
 
   struct gateway_model *model;
-  struct request request;
   struct sched_job job;
-  struct slot_reservation slots;
-  bool reserved;      /* slots are taken */
+  bool reserved;      /* `slots` are taken */
   uint64_t binary_at; /* bytes of the binary part received */
+  uint32_t n_order;   /* of `order` */
   uint32_t filling;   /* position in `order` of the input whose bytes come next */
   uint64_t filling_at;
-  uint32_t order[SLOT_INPUTS_MAX]; /* inputs by their place in the binary part */
-  uint32_t n_order;
 
   /* from the scheduler's side, under the core lock until the event is delivered */
   bool in_sched;
   uint32_t row_at; /* first row in its batch */
   mu_status status;
-  mu_error error;
   struct output_block *block;
-  struct infer_result *results;
-  uint32_t n_results, results_capacity;
-
+  uint32_t n_results;
   atomic_uint events;
-  struct net_post post;
-  struct list outbox_link;
 
+  /* What is above begins as zero for every exchange (call_free); what is below is written before it is read, or is
+   * memory that one call hands on to the next. */
+  struct gateway_loop *loop;
+  struct list link; /* free list, or core.reserving (locked) */
+  struct list outbox_link;
+  struct net_post post;
+  struct route route;
+  struct buffer text; /* staged JSON part */
+  struct request request;
+  struct slot_reservation slots;
+  uint32_t order[SLOT_INPUTS_MAX]; /* inputs by their place in the binary part */
+  mu_error error;
+  struct infer_result *results;
+  uint32_t results_capacity;
   struct buffer reply;
   struct iovec *iov;
   uint32_t iov_capacity;

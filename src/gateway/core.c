@@ -67,7 +67,7 @@ void core_free(struct core *core) {
   pthread_mutex_destroy(&core->lock);
 }
 
-/* ---- the table of models ---------------------------------------------------------------------------------------- */
+/* ---- the table of models ----------------------------------------------------------------------------------------- */
 
 bool core_model_ready(const struct gateway_model *model) {
   return model->model.state == MODEL_READY && model->attached > 0;
@@ -110,20 +110,24 @@ struct gateway_model *core_find_model(struct core *core, const char *name, int64
   return found;
 }
 
-mu_status core_model_takes_requests(struct core *core, const struct gateway_model *model, mu_error *err) {
+mu_status core_model_check(const struct gateway_model *model, mu_error *err) {
   static const char *const why[] = {
       [MODEL_LOADING] = "is still loading",
       [MODEL_READY] = "has no worker yet",
       [MODEL_UNLOADING] = "is being unloaded",
       [MODEL_UNAVAILABLE] = "is not available",
   };
-  pthread_mutex_lock(&core->lock);
   enum model_state state = model->model.state;
   /* A model that was ready once takes requests while its worker is restarted: they wait in the queue. */
   bool takes = model->sched != NULL && (state == MODEL_READY || state == MODEL_LOADING);
-  mu_status status = takes ? MU_OK
-                           : mu_fail(err, MU_UNAVAILABLE, "Request for unknown model: '%s' %s%s%s", model->model.name,
-                                     why[state], model->model.reason[0] != '\0' ? ": " : "", model->model.reason);
+  if (takes) return MU_OK;
+  return mu_fail(err, MU_UNAVAILABLE, "Request for unknown model: '%s' %s%s%s", model->model.name, why[state],
+                 model->model.reason[0] != '\0' ? ": " : "", model->model.reason);
+}
+
+mu_status core_model_takes_requests(struct core *core, const struct gateway_model *model, mu_error *err) {
+  pthread_mutex_lock(&core->lock);
+  mu_status status = core_model_check(model, err);
   pthread_mutex_unlock(&core->lock);
   return status;
 }
@@ -176,6 +180,8 @@ fail:
 
 void core_set_model(struct core *core, const struct control_model_set *message) {
   mu_error err;
+  struct list outbox;
+  list_init(&outbox);
   pthread_mutex_lock(&core->lock);
   struct gateway_model *model = core_model_by_number(core, message->model);
   if (model == NULL) model = create_model(core, message, &err);
@@ -183,14 +189,16 @@ void core_set_model(struct core *core, const struct control_model_set *message) 
     model->max_queue_requests = message->max_queue_requests;
     model->max_queue_bytes = message->max_queue_bytes;
     set_state(model, (enum model_state)message->state, message->reason);
+    if (model->sched != NULL && model->model.state == MODEL_UNAVAILABLE) sched_model_drop_waiting(model->sched);
+    core_run(core, &outbox);
   }
   pthread_mutex_unlock(&core->lock);
+  core_deliver(&outbox, &core->loops[0]);
   if (model == NULL)
     LOG_ERROR("model cannot be served", LOG_STR("model", message->name), LOG_STR("error", err.message));
 }
 
-/* ---- a loaded model: its scheduler entry and its memory -----------------------------------------------------------
- */
+/* ---- a loaded model: its scheduler entry and its memory ---------------------------------------------------------- */
 
 static uint64_t from_us(uint64_t us) { return us > TIME_NEVER / NS_PER_US ? TIME_NEVER : us * NS_PER_US; }
 
@@ -332,8 +340,7 @@ void core_model_loaded(struct core *core, const struct control_model_loaded *mes
     LOG_ERROR("model cannot be served", LOG_STR("model", model->model.name), LOG_STR("error", err.message));
 }
 
-/* ---- memory of requests ---------------------------------------------------------------------------------------------
- */
+/* ---- memory of requests ------------------------------------------------------------------------------------------ */
 
 uint64_t core_deadline_ns(const struct core *core, const struct request *request) {
   uint64_t timeout_ns =
@@ -461,8 +468,7 @@ bool core_forget_reserving(struct core *core, struct call *call) {
   return waiting;
 }
 
-/* ---- idle memory
- * ------------------------------------------------------------------------------------------------------- */
+/* ---- idle memory ------------------------------------------------------------------------------------------------- */
 
 static void trim_idle(struct core *core, uint32_t ticks) {
   for (size_t i = 0; i < core->n_models; i++) {

@@ -110,7 +110,7 @@ struct core {
   uint64_t started_ns;
 };
 
-/* ---- core.c: models and memory ---------------------------------------------------------------------------------- */
+/* ---- core.c: models and memory ----------------------------------------------------------------------------------- */
 
 /* MU_NO_MEMORY, MU_IO. options are borrowed. */
 MUST_CHECK mu_status core_init(struct core *core, const struct options *options, uint32_t n_loops, mu_error *err);
@@ -120,8 +120,9 @@ void core_free(struct core *core);
  * Takes the lock. */
 struct gateway_model *core_find_model(struct core *core, const char *name, int64_t version);
 
-/* MU_OK, or MU_UNAVAILABLE with why: loading for the first time, failed, unloading. Takes the lock. */
+/* MU_OK, or MU_UNAVAILABLE with why: loading for the first time, failed, unloading. The first one takes the lock. */
 MUST_CHECK mu_status core_model_takes_requests(struct core *core, const struct gateway_model *model, mu_error *err);
+MUST_CHECK mu_status core_model_check(const struct gateway_model *model, mu_error *err); /* locked */
 
 /* Has it a worker that answers now? Locked. */
 bool core_model_ready(const struct gateway_model *model);
@@ -165,8 +166,7 @@ bool core_forget_reserving(struct core *core, struct call *call);
 /* Requests that one batch of the model can hold. */
 uint32_t core_max_members(const struct gateway_model *model);
 
-/* ---- dispatch.c: the scheduler's decisions ------------------------------------------------------------------------
- */
+/* ---- dispatch.c: the scheduler's decisions ----------------------------------------------------------------------- */
 
 /* Queues a call whose inputs are complete. On failure it stays the caller's. Takes the lock. */
 MUST_CHECK mu_status core_submit(struct core *core, struct call *call, mu_error *err);
@@ -198,8 +198,7 @@ void core_drop_block(struct core *core, struct call *call);
 /* The timer that core_run has armed, on loop 0: deadlines, waits. */
 void core_tick(struct core *core);
 
-/* ---- attachment.c: workers -----------------------------------------------------------------------------------------
- */
+/* ---- attachment.c: workers --------------------------------------------------------------------------------------- */
 
 /* Control messages about workers; loop 0. socket is taken over. Take the lock. */
 void core_attach_worker(struct core *core, const struct control_worker_attach *message, int socket);

@@ -9,8 +9,7 @@
 
 static struct call *call_of(struct sched_job *job) { return list_item(job, struct call, job); }
 
-/* ---- events to the loops
- * --------------------------------------------------------------------------------------------- */
+/* ---- events to the loops ----------------------------------------------------------------------------------------- */
 
 void call_event(struct call *call, enum call_event event, struct list *outbox) {
   /* The first event puts the call on its way; further ones ride along. */
@@ -27,8 +26,7 @@ void core_deliver(struct list *outbox, struct gateway_loop *here) {
   }
 }
 
-/* ---- output memory
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- output memory ----------------------------------------------------------------------------------------------- */
 
 static struct output_block *block_create(struct core *core, struct attachment *attachment, uint64_t offset,
                                          uint64_t size) {
@@ -51,8 +49,7 @@ void core_block_release(struct core *core, struct output_block *block) {
   attachment_release(attachment);
 }
 
-/* ---- one batch
- * ---------------------------------------------------------------------------------------------------------- */
+/* ---- one batch --------------------------------------------------------------------------------------------------- */
 
 /* false: they are more than any number can say. */
 static bool add_aligned(uint64_t *total, uint64_t size) {
@@ -228,8 +225,7 @@ void flight_fail(struct core *core, struct flight *flight, mu_status status, con
   if (sched_batch_failed(core->sched, batch, clock_now_ns())) call_return(core, only, status, message, outbox);
 }
 
-/* ---- decisions
- * ------------------------------------------------------------------------------------------------------------ */
+/* ---- decisions --------------------------------------------------------------------------------------------------- */
 
 static void decide_run(struct core *core, const struct sched_decision *decision, struct list *outbox) {
   struct flight *flight = flight_create(core, decision->batch);
@@ -328,8 +324,7 @@ void core_tick(struct core *core) {
   core_deliver(&outbox, &core->loops[0]);
 }
 
-/* ---- calls in and out
- * ---------------------------------------------------------------------------------------------------------- */
+/* ---- calls in and out -------------------------------------------------------------------------------------------- */
 
 /* What two requests must share to run together: which inputs, and their dims but for the batch. */
 static size_t shape_key(const struct call *call, unsigned char *key) {
@@ -359,10 +354,12 @@ mu_status core_submit(struct core *core, struct call *call, mu_error *err) {
   struct list outbox;
   list_init(&outbox);
   pthread_mutex_lock(&core->lock);
-  struct sched_model *sched = call->model->sched;
-  call->job.key = sched != NULL ? sched_key_get(core->sched, sched, bytes, size) : NULL;
-  mu_status status = call->job.key != NULL ? sched_submit(core->sched, &call->job, clock_now_ns(), err)
-                                           : mu_fail(err, MU_NO_MEMORY, "no memory for the request");
+  mu_status status = core_model_check(call->model, err); /* it may have failed while the body came */
+  if (status == MU_OK) {
+    call->job.key = sched_key_get(core->sched, call->model->sched, bytes, size);
+    status = call->job.key != NULL ? sched_submit(core->sched, &call->job, clock_now_ns(), err)
+                                   : mu_fail(err, MU_NO_MEMORY, "no memory for the request");
+  }
   if (status == MU_OK) {
     call->in_sched = true;
     core_run(core, &outbox);

@@ -43,8 +43,7 @@ static struct gateway_model *path_model(struct call *call) {
   return NULL;
 }
 
-/* ---- health
- * ------------------------------------------------------------------------------------------------------------- */
+/* ---- health ------------------------------------------------------------------------------------------------------ */
 
 static void server_live(struct call *call) { answer(call, 200, NULL); }
 
@@ -60,8 +59,7 @@ static void model_ready(struct call *call) {
   answer(call, ready ? 200 : 503, NULL);
 }
 
-/* ---- documents: rendered under the lock, from entries that may change
- * ------------------------------------------------------ */
+/* ---- documents: rendered under the lock, from entries that may change -------------------------------------------- */
 
 static void server_metadata(struct call *call) {
   answer_document(call, document_server_metadata(&call->reply), &out_of_memory);
@@ -138,8 +136,7 @@ static void repository_index(struct call *call) {
   answer_document(call, status, &err);
 }
 
-/* ---- backends: every instance of every attached worker
- * ------------------------------------------------------------------------ */
+/* ---- backends: every instance of every attached worker ----------------------------------------------------------- */
 
 /* Requests that the worker has, and its share of those that wait for any worker of its model: a remainder goes to the
  * first ones, so that the shares add up to what waits. */
@@ -217,9 +214,7 @@ static void stats(struct call *call) {
   answer_document(call, status, &out_of_memory);
 }
 
-/* ---- metrics
- * ------------------------------------------------------------------------------------------------------------------------
- */
+/* ---- metrics ----------------------------------------------------------------------------------------------------- */
 
 static struct exposition_server count_server(struct core *core) {
   struct exposition_server server = {.memory_used_bytes = core->budget.used,
@@ -270,9 +265,7 @@ static void metrics(struct call *call) {
     answer_document(call, status, &out_of_memory);
 }
 
-/* ---- the table
- * ----------------------------------------------------------------------------------------------------------------------
- */
+/* ---- the table --------------------------------------------------------------------------------------------------- */
 
 static void (*const endpoints[ENDPOINT_COUNT])(struct call *) = {
     [ENDPOINT_SERVER_LIVE] = server_live,

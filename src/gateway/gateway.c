@@ -30,8 +30,7 @@ struct gateway {
   int exit_status;
 };
 
-/* ---- the end
- * ------------------------------------------------------------------------------------------------------------ */
+/* ---- the end ----------------------------------------------------------------------------------------------------- */
 
 static void leave(struct gateway *gateway, int exit_status) {
   gateway->exit_status = exit_status;
@@ -44,8 +43,7 @@ static void report_drained(struct gateway *gateway) {
   leave(gateway, 0);
 }
 
-/* ---- draining: readiness flips, then after the delay the listeners close and what is in flight finishes
- * ---------------------- */
+/* ---- draining: readiness flips, then after the delay the listeners close and what is in flight finishes ---------- */
 
 static void loop_drained(struct net_post *post) {
   struct gateway_loop *loop = list_item(post, struct gateway_loop, drain_post);
@@ -95,8 +93,7 @@ static void on_drain(struct gateway *gateway, struct control_packet *packet) {
   uv_timer_start(&gateway->drain_deadline, drain_over, deadline > now ? (deadline - now) / NS_PER_MS : 0, 0);
 }
 
-/* ---- starting
- * ------------------------------------------------------------------------------------------------------------------ */
+/* ---- starting ---------------------------------------------------------------------------------------------------- */
 
 static void *run_loop(void *argument) {
   struct gateway_loop *loop = argument;
@@ -187,8 +184,7 @@ static mu_status start(struct gateway *gateway, struct control_packet *packet, m
   return control_link_send(core->control, CONTROL_GATEWAY_READY, NULL, NULL, 0);
 }
 
-/* ---- the supervisor's messages
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- the supervisor's messages ----------------------------------------------------------------------------------- */
 
 static void on_model_set(struct gateway *gateway, struct control_packet *packet) {
   core_set_model(&gateway->core, &packet->model_set);
@@ -234,9 +230,7 @@ static void on_lost(void *context, const mu_error *err) {
 
 static const struct control_link_events link_events = {.message = on_message, .lost = on_lost};
 
-/* ---- the role
- * --------------------------------------------------------------------------------------------------------------------
- */
+/* ---- the role ---------------------------------------------------------------------------------------------------- */
 
 static mu_status create_loops(struct core *core, mu_error *err) {
   for (uint32_t i = 0; i < core->n_loops; i++) {

@@ -14,8 +14,7 @@ enum {
   STAGED_FREE_BYTES = 64 * 1024, /* text up to here does not count against the memory budget */
 };
 
-/* ---- the end of a call
- * ------------------------------------------------------------------------------------------------- */
+/* ---- the end of a call ------------------------------------------------------------------------------------------- */
 
 static const struct {
   mu_status status;
@@ -51,8 +50,7 @@ static void finish_with_error(struct call *call, mu_status status, const char *m
   call_free(call);
 }
 
-/* ---- beginning
- * ------------------------------------------------------------------------------------------------------------ */
+/* ---- beginning --------------------------------------------------------------------------------------------------- */
 
 /* Inference-Header-Content-Length: digits only. */
 static bool parse_length(const char *text, uint64_t *ret_length) {
@@ -97,8 +95,7 @@ static mu_status find_text_size(struct call *call, mu_error *err) {
   return MU_OK;
 }
 
-/* ---- memory and tensors
- * ------------------------------------------------------------------------------------------------- */
+/* ---- memory and tensors ------------------------------------------------------------------------------------------ */
 
 /* Keeps bytes for later, counted against the memory budget once they are many. */
 static mu_status stage(struct call *call, const void *data, size_t size, mu_error *err) {
@@ -220,8 +217,7 @@ static mu_status submit(struct call *call, mu_error *err) {
   return core_submit(call->loop->core, call, err);
 }
 
-/* ---- the exchange's events
- * ------------------------------------------------------------------------------------------------ */
+/* ---- the exchange's events --------------------------------------------------------------------------------------- */
 
 /* Ends a call that failed on the way in. A call in line for memory whose event is on its way already goes with that
  * event. */
@@ -316,8 +312,7 @@ void inference_gone(struct call *call) {
   call_free(call);
 }
 
-/* ---- replies
- * ---------------------------------------------------------------------------------------------------------------- */
+/* ---- replies ----------------------------------------------------------------------------------------------------- */
 
 static void reply_sent(void *owner) {
   struct call *call = owner;
@@ -375,8 +370,7 @@ static void reply_results(struct call *call) {
   exchange_reply(exchange, &reply); /* the call is gone when reply_sent has run, which may be now */
 }
 
-/* ---- events from the scheduler's side
- * ------------------------------------------------------------------------------------------ */
+/* ---- events from the scheduler's side ---------------------------------------------------------------------------- */
 
 /* Input memory is there: what was kept is used, then reading goes on. */
 static mu_status resume(struct call *call, mu_error *err) {

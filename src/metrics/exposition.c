@@ -26,7 +26,7 @@ struct metric {
   const char *help;
 };
 
-/* ---- lines ---- */
+/* ---- lines ------------------------------------------------------------------------------------------------------- */
 
 /* A label's value: backslash, quote and newline are escaped (the text format has no other escapes). */
 static void print_label(struct buffer *out, const char *value) {
@@ -60,7 +60,7 @@ static const _Atomic uint64_t *figure_of(const struct exposition_model *model, s
   return (const _Atomic uint64_t *)(const void *)((const char *)model->stats + offset);
 }
 
-/* ---- one function for each kind of figure ---- */
+/* ---- one function for each kind of figure ------------------------------------------------------------------------ */
 
 static void print_server_number(const struct page *page, const struct metric *metric) {
   const char *figure = (const char *)page->server + metric->offset;
@@ -147,7 +147,7 @@ static void print_sizes(const struct page *page, const struct metric *metric) {
                     metric->bounds, 1);
 }
 
-/* ---- the table ---- */
+/* ---- the table --------------------------------------------------------------------------------------------------- */
 
 #define STAT(member) .offset = offsetof(struct model_stats, member)
 #define SERVER(member) .offset = offsetof(struct exposition_server, member)

@@ -12,7 +12,7 @@ static struct pbtext_place place_of(const struct pbtext_message *message, const 
   return value != NULL ? value->place : message->place;
 }
 
-/* ---- tensors --------------------------------------------------------------------------------------------------- */
+/* ---- tensors ----------------------------------------------------------------------------------------------------- */
 
 static mu_status check_dims(struct config_decoder *decoder, const char *tensor, const int64_t *dims, uint32_t rank,
                             const struct pbtext_message *message, const char *field) {
@@ -91,7 +91,7 @@ static mu_status check_tensors(struct config_decoder *decoder, const struct mode
                          : check_unique_tensors(decoder, config->outputs, config->n_outputs, "output", message);
 }
 
-/* ---- instances, versions, warm-up ------------------------------------------------------------------------------ */
+/* ---- instances, versions, warm-up -------------------------------------------------------------------------------- */
 
 mu_status config_check_instance_group(struct config_decoder *decoder, void *object,
                                       const struct pbtext_message *message) {
@@ -149,7 +149,7 @@ static mu_status check_warmups(struct config_decoder *decoder, const struct mode
   return MU_OK;
 }
 
-/* ---- dynamic_batching ------------------------------------------------------------------------------------------ */
+/* ---- dynamic_batching -------------------------------------------------------------------------------------------- */
 
 static mu_status check_preferred_sizes(struct config_decoder *decoder, const struct model_config *config,
                                        const struct pbtext_message *batching) {
@@ -216,7 +216,7 @@ static mu_status check_dynamic_batching(struct config_decoder *decoder, const st
   return status;
 }
 
-/* ---- the model ------------------------------------------------------------------------------------------------- */
+/* ---- the model --------------------------------------------------------------------------------------------------- */
 
 /* What `platform` and `backend` may say, and the engine that it means. */
 static const struct {

@@ -35,7 +35,7 @@ mu_status config_warn(struct config_decoder *decoder, struct pbtext_place place,
   return MU_OK;
 }
 
-/* ---- one value ------------------------------------------------------------------------------------------------- */
+/* ---- one value --------------------------------------------------------------------------------------------------- */
 
 static mu_status wrong_type(struct config_decoder *decoder, const struct config_rule *rule,
                             const struct pbtext_value *value, const char *wanted) {
@@ -209,7 +209,7 @@ static const struct {
     [CONFIG_UNSUPPORTED_TRUE] = {decode_unsupported_true, 0},
 };
 
-/* ---- one field ------------------------------------------------------------------------------------------------- */
+/* ---- one field --------------------------------------------------------------------------------------------------- */
 
 /* How many values the message gives to the field from this occurrence on. */
 static uint32_t count_values(const struct pbtext_field *field) {
@@ -267,7 +267,7 @@ static mu_status decode_field(struct config_decoder *decoder, const struct confi
   return MU_OK;
 }
 
-/* ---- a message ------------------------------------------------------------------------------------------------- */
+/* ---- a message --------------------------------------------------------------------------------------------------- */
 
 static mu_status unknown_field(struct config_decoder *decoder, const struct config_rules *rules,
                                const struct pbtext_field *field) {

@@ -24,7 +24,7 @@ const struct config_word config_dtypes[] = {
 const size_t config_n_dtypes = COUNT(config_dtypes);
 #define DTYPE_WORDS .words = config_dtypes, .n_words = COUNT(config_dtypes)
 
-/* ---- tensors --------------------------------------------------------------------------------------------------- */
+/* ---- tensors ----------------------------------------------------------------------------------------------------- */
 
 static const struct config_word formats[] = {
     {"FORMAT_NONE", 0, FORMAT_NONE},
@@ -67,7 +67,7 @@ static const struct config_rule output_fields[] = {
 static const struct config_rules output_rules = {
     .name = "ModelOutput", .size = sizeof(struct model_tensor_config), RULES(output_fields), config_check_tensor};
 
-/* ---- version_policy -------------------------------------------------------------------------------------------- */
+/* ---- version_policy ---------------------------------------------------------------------------------------------- */
 
 static const struct config_rule latest_fields[] = {
     {"num_versions", CONFIG_INT32, AT(struct model_config, latest), .min = 1, .max = UINT32_MAX},
@@ -90,7 +90,7 @@ static const struct config_rule version_policy_fields[] = {
 };
 static const struct config_rules version_policy_rules = {.name = "ModelVersionPolicy", RULES(version_policy_fields)};
 
-/* ---- instance_group -------------------------------------------------------------------------------------------- */
+/* ---- instance_group ---------------------------------------------------------------------------------------------- */
 
 static const struct config_word instance_kinds[] = {
     {"KIND_AUTO", 0, INSTANCE_AUTO},
@@ -115,7 +115,7 @@ static const struct config_rules instance_group_rules = {.name = "ModelInstanceG
                                                          RULES(instance_group_fields),
                                                          config_check_instance_group};
 
-/* ---- dynamic_batching ------------------------------------------------------------------------------------------ */
+/* ---- dynamic_batching -------------------------------------------------------------------------------------------- */
 
 static const struct config_word timeout_actions[] = {{"REJECT", 0, 0}, {"DELAY", 1, 1}};
 
@@ -150,7 +150,7 @@ static const struct config_rule dynamic_batching_fields[] = {
 static const struct config_rules dynamic_batching_rules = {.name = "ModelDynamicBatching",
                                                            RULES(dynamic_batching_fields)};
 
-/* ---- model_warmup ---------------------------------------------------------------------------------------------- */
+/* ---- model_warmup ------------------------------------------------------------------------------------------------ */
 
 #define FILL(which) .group = 1, .required = true, .choice_at = offsetof(struct warmup_input, fill), .choice = (which)
 static const struct config_rule warmup_tensor_fields[] = {
@@ -179,7 +179,7 @@ static const struct config_rule warmup_fields[] = {
 static const struct config_rules warmup_rules = {
     .name = "ModelWarmup", .size = sizeof(struct model_warmup), RULES(warmup_fields), config_check_warmup};
 
-/* ---- parameters, optimization ---------------------------------------------------------------------------------- */
+/* ---- parameters, optimization ------------------------------------------------------------------------------------ */
 
 static const struct config_rule parameter_value_fields[] = {
     {"string_value", CONFIG_STRING, AT(mu_parameter, value), .required = true},
@@ -234,7 +234,7 @@ static const struct config_rule optimization_fields[] = {
 };
 static const struct config_rules optimization_rules = {.name = "ModelOptimizationPolicy", RULES(optimization_fields)};
 
-/* ---- the model ------------------------------------------------------------------------------------------------- */
+/* ---- the model --------------------------------------------------------------------------------------------------- */
 
 static const struct config_rule transaction_policy_fields[] = {
     {"decoupled", CONFIG_UNSUPPORTED_TRUE, .reason = "a request has one response"},

@@ -92,7 +92,7 @@ const char *model_config_dtype_name(mu_dtype dtype) {
   return "TYPE_INVALID";
 }
 
-/* ---- labels ---------------------------------------------------------------------------------------------------- */
+/* ---- labels ------------------------------------------------------------------------------------------------------ */
 
 /* One label a line, LF or CRLF; an empty last line is none. text has no NUL. */
 static mu_status split_labels(struct model_config *config, struct model_tensor_config *output, const char *text,

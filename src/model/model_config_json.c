@@ -48,7 +48,7 @@ static void put_shape(struct builder *b, json_t *object, const char *key, const 
   for (uint32_t i = 0; i < rank; i++) add(b, shape, json_integer(dims[i]));
 }
 
-/* ---- tensors --------------------------------------------------------------------------------------------------- */
+/* ---- tensors ----------------------------------------------------------------------------------------------------- */
 
 /* What is printed of a tensor, from the loaded model or else from its configuration. */
 struct tensor_view {
@@ -117,7 +117,7 @@ static void put_tensors(struct builder *b, json_t *root, bool input) {
   }
 }
 
-/* ---- the other messages ---------------------------------------------------------------------------------------- */
+/* ---- the other messages ------------------------------------------------------------------------------------------ */
 
 static void put_version_policy(struct builder *b, json_t *root) {
   const struct model_config *config = b->model->config;
@@ -240,7 +240,7 @@ static void put_warmups(struct builder *b, json_t *root) {
   }
 }
 
-/* ---- the whole ------------------------------------------------------------------------------------------------- */
+/* ---- the whole --------------------------------------------------------------------------------------------------- */
 
 static const char *or_else(const char *text, const char *otherwise) { return *text != '\0' ? text : otherwise; }
 

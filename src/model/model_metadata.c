@@ -37,7 +37,7 @@ static mu_status keep_note(struct model_metadata *metadata, const char *note) {
 
 static mu_status no_memory(mu_error *err) { return mu_fail(err, MU_NO_MEMORY, "no memory for the model's metadata"); }
 
-/* ---- what the engine declares ---------------------------------------------------------------------------------- */
+/* ---- what the engine declares ------------------------------------------------------------------------------------ */
 
 static mu_status copy_info(struct arena *memory, const mu_tensor_info *from, const char *word, mu_tensor_info *to,
                            mu_error *err) {
@@ -82,7 +82,7 @@ static mu_status copy_tensors(struct merge *merge, const char *word, const mu_te
   return MU_OK;
 }
 
-/* ---- batching -------------------------------------------------------------------------------------------------- */
+/* ---- batching ---------------------------------------------------------------------------------------------------- */
 
 /* Names that an exporter makes up, a new one for each dimension it knows nothing of: they say as much as no name. */
 static const char *const invented_symbols[] = {
@@ -182,7 +182,7 @@ static mu_status check_batch_dimension(const struct merge *merge, const struct s
                  shape_text(info->dims, info->rank, shape, sizeof shape));
 }
 
-/* ---- config.pbtxt against the engine --------------------------------------------------------------------------- */
+/* ---- config.pbtxt against the engine ----------------------------------------------------------------------------- */
 
 static mu_status unfit_dims(const struct merge *merge, const struct side *side,
                             const struct model_tensor_config *config, const int64_t *dims, uint32_t rank,
@@ -265,7 +265,7 @@ static mu_status merge_side(const struct merge *merge, const struct side *side) 
   return MU_OK;
 }
 
-/* ---- warm-up --------------------------------------------------------------------------------------------------- */
+/* ---- warm-up ----------------------------------------------------------------------------------------------------- */
 
 static mu_status check_warmup_tensor(const struct merge *merge, const struct model_warmup *warmup,
                                      const struct warmup_input *input) {
@@ -307,7 +307,7 @@ static mu_status check_warmup(const struct merge *merge, const struct model_warm
   return MU_OK;
 }
 
-/* ---- the whole ------------------------------------------------------------------------------------------------- */
+/* ---- the whole --------------------------------------------------------------------------------------------------- */
 
 static mu_status merge_all(struct merge *merge, const char *platform, uint32_t default_max_batch) {
   const struct model_config *config = merge->config;
@@ -374,7 +374,7 @@ int model_metadata_find_output(const struct model_metadata *metadata, const char
   return find_tensor(metadata->outputs, metadata->n_outputs, name, len);
 }
 
-/* ---- shapes from one view to the other ------------------------------------------------------------------------- */
+/* ---- shapes from one view to the other --------------------------------------------------------------------------- */
 
 static bool shape_fits(const int64_t *view, uint32_t view_rank, const int64_t *dims, uint32_t rank) {
   if (rank != view_rank) return false;

@@ -16,7 +16,7 @@
 enum { WIRE_MAGIC = 0x314d554d }; /* "MUM1" */
 enum { FLAG_OPTIONAL = 1, FLAG_SERVED = 2, FLAG_RESHAPED = 4, FLAGS_ALL = 7 };
 
-/* ---- writing --------------------------------------------------------------------------------------------------- */
+/* ---- writing ----------------------------------------------------------------------------------------------------- */
 
 struct wire_writer {
   struct buffer *out;
@@ -66,7 +66,7 @@ mu_status model_metadata_encode(const struct model_metadata *metadata, struct bu
   return writer.status;
 }
 
-/* ---- reading --------------------------------------------------------------------------------------------------- */
+/* ---- reading ----------------------------------------------------------------------------------------------------- */
 
 struct wire_reader {
   const char *at, *end;

@@ -41,7 +41,7 @@ static char *join(const char *folder, const char *name) {
   return asprintf(&path, "%s%s%s", folder, slash ? "" : "/", name) < 0 ? NULL : path;
 }
 
-/* ---- folders --------------------------------------------------------------------------------------------------- */
+/* ---- folders ----------------------------------------------------------------------------------------------------- */
 
 struct listing {
   struct dirent **entries;
@@ -76,7 +76,7 @@ static int64_t version_of(const char *name) {
   return version;
 }
 
-/* ---- one model ------------------------------------------------------------------------------------------------- */
+/* ---- one model --------------------------------------------------------------------------------------------------- */
 
 static void model_clear(struct repository_model *model) {
   for (size_t i = 0; i < model->n_versions; i++) free(model->versions[i].path);
@@ -248,7 +248,7 @@ static mu_status read_model_file(struct repository_model *model, mu_error *probl
   return model->versions[0].path != NULL ? MU_OK : MU_NO_MEMORY;
 }
 
-/* ---- the repository -------------------------------------------------------------------------------------------- */
+/* ---- the repository ---------------------------------------------------------------------------------------------- */
 
 /* Room for one more, zeroed; it counts from now on. NULL without memory. */
 static struct repository_model *add_model(struct repository *repository) {

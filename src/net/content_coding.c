@@ -36,7 +36,7 @@ mu_status content_coding_parse(const char *value, enum content_coding *ret_codin
   return MU_UNSUPPORTED;
 }
 
-/* ---- Accept-Encoding: gzip;q=0.8, *;q=0 ---- */
+/* ---- Accept-Encoding: gzip;q=0.8, *;q=0 -------------------------------------------------------------------------- */
 
 static const char *skip_space(const char *at) {
   while (*at == ' ' || *at == '\t') at++;
@@ -88,7 +88,7 @@ enum content_coding content_coding_choose(const char *accept) {
   return best;
 }
 
-/* ---- decoding ---- */
+/* ---- decoding ---------------------------------------------------------------------------------------------------- */
 
 struct content_decoder {
   z_stream stream;
@@ -179,7 +179,7 @@ mu_status content_decoder_run(struct content_decoder *decoder, const uint8_t **d
 
 bool content_decoder_complete(const struct content_decoder *decoder) { return decoder->complete; }
 
-/* ---- encoding ---- */
+/* ---- encoding ---------------------------------------------------------------------------------------------------- */
 
 struct content_encoder {
   z_stream stream;

@@ -14,7 +14,7 @@ enum {
 
 #define LINGER_MOST_NS (30 * NS_PER_S)
 
-/* ---- opening and closing ---- */
+/* ---- opening and closing ----------------------------------------------------------------------------------------- */
 
 static void on_closed(uv_handle_t *handle) {
   struct http1_connection *c = handle->data;
@@ -51,7 +51,7 @@ void http1_connection_wake(struct http1_connection *c) {
   if (!c->closed && list_empty(&c->ready)) list_push_back(&c->server->ready, &c->ready);
 }
 
-/* ---- waiting ---- */
+/* ---- waiting ----------------------------------------------------------------------------------------------------- */
 
 static enum wait next_wait(const struct http1_connection *c) {
   if (c->input == INPUT_LINGER) return WAIT_LINGER;
@@ -117,7 +117,7 @@ void http1_connection_expire(struct http_server *server, enum wait wait, struct 
   http1_connection_settle(c);
 }
 
-/* ---- polling ---- */
+/* ---- polling ----------------------------------------------------------------------------------------------------- */
 
 static bool wants_read(const struct http1_connection *c) {
   if (c->closed || c->peer_closed) return false;
@@ -150,7 +150,7 @@ static void finish(struct http1_connection *c) {
   c->linger_until_ns = time_add(c->server->now_ns, LINGER_MOST_NS);
 }
 
-/* ---- reading ---- */
+/* ---- reading ----------------------------------------------------------------------------------------------------- */
 
 static bool has_unanswered(const struct http1_connection *c) {
   for (const struct list *link = c->exchanges.next; link != &c->exchanges; link = link->next)

@@ -93,7 +93,7 @@ struct http1_connection {
   uint64_t linger_until_ns;
 };
 
-/* ---- http1_connection.c ---- */
+/* ---- http1_connection.c ------------------------------------------------------------------------------------------ */
 
 /* Takes fd over, also when it fails. */
 MUST_CHECK mu_status http1_connection_open(struct http_server *server, int fd);
@@ -107,7 +107,7 @@ void http1_connection_expire(struct http_server *server, enum wait wait, struct 
 /* The server begins to drain: soon the connection closes if it is idle. */
 void http1_connection_drain(struct http1_connection *connection);
 
-/* ---- http1_request.c ---- */
+/* ---- http1_request.c --------------------------------------------------------------------------------------------- */
 
 extern const struct http1_events http1_request_events;
 
@@ -121,7 +121,7 @@ void http1_exchange_free(struct http1_exchange *exchange);
 /* Gives an exchange back; it is in no list any more. */
 void http1_exchange_release(struct http1_exchange *exchange);
 
-/* ---- http1_reply.c ---- */
+/* ---- http1_reply.c ----------------------------------------------------------------------------------------------- */
 
 extern const struct transport http1_transport;
 

@@ -15,7 +15,7 @@ enum {
 
 #define CONTINUE "HTTP/1.1 100 Continue\r\n\r\n"
 
-/* ---- the head ---- */
+/* ---- the head ---------------------------------------------------------------------------------------------------- */
 
 static char *put(char *at, const char *text, size_t size) {
   memcpy(at, text, size);
@@ -89,7 +89,7 @@ static bool write_head(struct http1_exchange *x, const struct reply *r, struct h
   return true;
 }
 
-/* ---- the body ---- */
+/* ---- the body ---------------------------------------------------------------------------------------------------- */
 
 static size_t body_size(const struct iovec *body, size_t n) {
   size_t size = 0;
@@ -188,7 +188,7 @@ static bool fill_answer(struct http1_exchange *x, const struct reply *r) {
   return r->done != NULL || send_or_copy(x);
 }
 
-/* ---- exchange_reply ---- */
+/* ---- exchange_reply ---------------------------------------------------------------------------------------------- */
 
 /* The answer comes before its request is all there. A short rest is read and dropped. A long one, and one whose client
  * waits to be asked for it (it may send it or not), end the connection. */
@@ -244,7 +244,7 @@ void http1_exchange_end(struct http1_exchange *x) {
   body_done(x);
 }
 
-/* ---- writing ---- */
+/* ---- writing ----------------------------------------------------------------------------------------------------- */
 
 void http1_reply_continue(struct http1_connection *c) {
   struct http1_exchange *x = c->current;

@@ -8,7 +8,7 @@ enum {
   SPARE_MEMORY = 4096 /* of each of its buffers */
 };
 
-/* ---- exchanges ---- */
+/* ---- exchanges --------------------------------------------------------------------------------------------------- */
 
 static struct http1_exchange *exchange_take(struct http1_connection *c) {
   struct http_server *server = c->server;
@@ -69,7 +69,7 @@ static struct http1_exchange *incoming(struct http1_connection *c) {
   return c->incoming;
 }
 
-/* ---- when to stop ---- */
+/* ---- when to stop ------------------------------------------------------------------------------------------------ */
 
 static bool fail(struct http1_connection *c, int status, const char *text) {
   if (c->failure_status == 0) {
@@ -88,7 +88,7 @@ static bool may_go_on(const struct http1_connection *c) {
   return !c->closed && c->input == INPUT_OPEN && c->failure_status == 0 && !is_blocked(c);
 }
 
-/* ---- the head ---- */
+/* ---- the head ---------------------------------------------------------------------------------------------------- */
 
 /* Appends a terminated string; where it begins. */
 static size_t keep_text(struct http1_exchange *x, const char *text, size_t size) {
@@ -203,7 +203,7 @@ static bool on_head(void *context, const char *method, const char *target, int s
   return may_go_on(c);
 }
 
-/* ---- the body ---- */
+/* ---- the body ---------------------------------------------------------------------------------------------------- */
 
 static void drop_decoder(struct http1_connection *c) {
   content_decoder_free(c->decoder);
@@ -279,7 +279,7 @@ static bool on_end(void *context) {
 
 const struct http1_events http1_request_events = {.head = on_head, .header = on_header, .body = on_body, .end = on_end};
 
-/* ---- feeding ---- */
+/* ---- feeding ----------------------------------------------------------------------------------------------------- */
 
 void http1_request_refuse(struct http1_connection *c, int status, const char *text) {
   struct http1_exchange *x = c->current;

@@ -22,7 +22,7 @@ struct listener {
   int fd;
 };
 
-/* ---- listening ---- */
+/* ---- listening --------------------------------------------------------------------------------------------------- */
 
 static void on_listener_closed(uv_handle_t *handle) {
   struct listener *listener = handle->data;
@@ -131,7 +131,7 @@ fail:
   return mu_fail(err, MU_IO, "cannot listen: %s", strerror(error));
 }
 
-/* ---- timers and turns ---- */
+/* ---- timers and turns -------------------------------------------------------------------------------------------- */
 
 static void expire(struct http_server *server, enum wait wait) {
   for (struct deadline *item; (item = deadlines_take(&server->waits[wait], server->now_ns)) != NULL;)
@@ -172,7 +172,7 @@ static void on_turn(uv_prepare_t *turn) {
   if (server->on_drained != NULL) server->on_drained(server->drained_context);
 }
 
-/* ---- connections' side ---- */
+/* ---- connections' side ------------------------------------------------------------------------------------------- */
 
 void http_server_attach(struct http_server *server) { server->n_handles++; }
 
@@ -192,7 +192,7 @@ void http_server_connection_closed(struct http_server *server) {
   resume_accept(server);
 }
 
-/* ---- life ---- */
+/* ---- life -------------------------------------------------------------------------------------------------------- */
 
 /* Each server counts its exchanges from a start of its own, so that serials are unique in the process without a shared
  * counter on the way of every request. */

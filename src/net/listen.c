@@ -20,7 +20,7 @@
 #define LOCK_NAME "muster-listen"
 #define LOCK_MOST_NS (10 * NS_PER_S) /* opening sockets takes milliseconds */
 
-/* ---- the lock ---- */
+/* ---- the lock ---------------------------------------------------------------------------------------------------- */
 
 static mu_status lock_take(int *ret_fd, mu_error *err) {
   struct sockaddr_un name = {.sun_family = AF_UNIX};
@@ -45,7 +45,7 @@ static mu_status lock_take(int *ret_fd, mu_error *err) {
 
 static void lock_release(int fd) { close(fd); }
 
-/* ---- TCP ---- */
+/* ---- TCP --------------------------------------------------------------------------------------------------------- */
 
 /* A bound socket; -1 with errno. */
 static int bound_socket(const struct addrinfo *address, uint16_t port, bool reuse_port) {
@@ -130,7 +130,7 @@ mu_status listen_tcp(const char *address, uint16_t port, uint32_t n_sockets, int
   return status;
 }
 
-/* ---- Unix ---- */
+/* ---- Unix -------------------------------------------------------------------------------------------------------- */
 
 /* Does somebody listen there? MU_NOT_FOUND: nobody, and the file is a socket that may go. */
 static mu_status probe_unix(const struct sockaddr_un *name, mu_error *err) {

@@ -10,6 +10,7 @@ static const struct {
     [BACK_BLAMED] = {MU_INTERNAL, "The worker died while it ran this request alone; the request is not tried again."},
     [BACK_ATTEMPTS] = {MU_INTERNAL, "The request failed together with its worker too many times."},
     [BACK_REMOVED] = {MU_UNAVAILABLE, "The model was unloaded while the request was waiting."},
+    [BACK_UNSERVED] = {MU_UNAVAILABLE, "The model's workers failed for good while the request was waiting."},
 };
 
 static bool in_flight(const struct sched_job *job) { return job->state == JOB_IN_FLIGHT || job->state == JOB_LATE; }

@@ -22,7 +22,7 @@ static uint64_t score(const struct sched_instance *instance) {
   return busy | (uint64_t)(load < most ? load : most) << 32 | (uint32_t)instance->last_used;
 }
 
-/* ---- what an instance could do ---- */
+/* ---- what an instance could do ----------------------------------------------------------------------------------- */
 
 enum work { WORK_NONE, WORK_ALONE, WORK_BATCH };
 
@@ -56,7 +56,7 @@ uint32_t dispatch_parallel(const struct sched_model *model) {
   return n;
 }
 
-/* ---- heaps ---- */
+/* ---- heaps ------------------------------------------------------------------------------------------------------- */
 
 void device_unsettle(struct sched_device *device) {
   if (list_empty(&device->unsettled)) list_push_back(&device->sched->unsettled, &device->unsettled);
@@ -119,7 +119,7 @@ void instance_place(struct sched_instance *instance) {
   }
 }
 
-/* ---- the instance set apart for solo jobs ---- */
+/* ---- the instance set apart for solo jobs ------------------------------------------------------------------------ */
 
 static struct sched_instance *least_busy(const struct sched_model *model) {
   struct sched_instance *best = NULL;
@@ -140,7 +140,7 @@ void model_choose_apart(struct sched_model *model) {
   if (model->apart != NULL && before != model->apart) instance_place(model->apart);
 }
 
-/* ---- turns ---- */
+/* ---- turns ------------------------------------------------------------------------------------------------------- */
 
 static struct batch *start(struct sched_instance *instance, struct sched_key *key, struct sched_job *alone,
                            uint32_t max_rows, uint64_t now_ns) {

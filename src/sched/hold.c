@@ -27,7 +27,7 @@ void hold_end(struct sched_key *key) {
   model_offer(key->model);
 }
 
-/* ---- explicit: max_queue_delay and preferred sizes ---- */
+/* ---- explicit: max_queue_delay and preferred sizes --------------------------------------------------------------- */
 
 struct formable {
   uint32_t preferred; /* largest preferred size that the jobs at the head make exactly; 0: none */
@@ -86,7 +86,7 @@ static uint32_t explicit_limit(struct sched_key *key, uint64_t now_ns) {
   return 0;
 }
 
-/* ---- learned ---- */
+/* ---- learned ----------------------------------------------------------------------------------------------------- */
 
 static uint64_t latest_end(const struct sched_key *key) {
   const struct sched_job *head = queue_head(key);

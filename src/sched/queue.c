@@ -14,7 +14,7 @@ static uint32_t rank_of(const struct sched_job *job) {
   return (job->level > 0 ? job->level - 1 : 0) * 2 + (job->delayed ? 1 : 0);
 }
 
-/* ---- limits ---- */
+/* ---- limits ------------------------------------------------------------------------------------------------------ */
 
 static mu_status admit_size(const struct sched_job *job, mu_error *err) {
   const struct sched_model *model = job->key->model;
@@ -49,7 +49,7 @@ mu_status queue_admit(struct sched_job *job, mu_error *err) {
   return admit_size(job, err);
 }
 
-/* ---- order ---- */
+/* ---- order ------------------------------------------------------------------------------------------------------- */
 
 static struct list *first_rank(const struct sched_key *key, uint32_t from) {
   for (uint32_t word = from / 64; word < RANK_WORDS; word++) {

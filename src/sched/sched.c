@@ -13,7 +13,7 @@ void *sched_allocate(const struct sched_params *params, size_t size) {
   return params->allocate(params->allocate_context, size);
 }
 
-/* ---- the scheduler ---- */
+/* ---- the scheduler ----------------------------------------------------------------------------------------------- */
 
 struct sched *sched_create(const struct sched_params *given) {
   struct sched_params params = given != NULL ? *given : (struct sched_params){0};
@@ -66,7 +66,7 @@ struct sched_device *sched_add_device(struct sched *sched, uint32_t tokens) {
   return device;
 }
 
-/* ---- models ---- */
+/* ---- models ------------------------------------------------------------------------------------------------------ */
 
 static bool params_agree(const struct sched_model_params *params) {
   if (params->n_preferred > SCHED_PREFERRED_MAX || params->priority_levels > SCHED_PRIORITY_MAX) return false;
@@ -112,6 +112,8 @@ static void free_removed(struct sched *sched) {
   }
 }
 
+void sched_model_drop_waiting(struct sched_model *model) { queue_drop_all(model, BACK_UNSERVED); }
+
 void sched_model_stop_batching(struct sched_model *model) {
   model->max_rows = 1;
   for (uint32_t i = 0; i < model->n_buckets; i++)
@@ -130,7 +132,7 @@ void sched_model_look(const struct sched_model *model, struct sched_model_view *
   };
 }
 
-/* ---- instances ---- */
+/* ---- instances --------------------------------------------------------------------------------------------------- */
 
 static struct sched_share *share_find(struct sched_model *model, const struct sched_device *device) {
   list_each (link, &model->shares) {
@@ -249,7 +251,7 @@ bool sched_instance_retire(struct sched *sched, struct sched_instance *instance,
   return true;
 }
 
-/* ---- jobs ---- */
+/* ---- jobs -------------------------------------------------------------------------------------------------------- */
 
 static uint64_t queue_timeout(const struct sched_job *job) {
   const struct sched_queue_policy *policy = &job->key->model->params.policies[job->level];
@@ -304,7 +306,7 @@ bool sched_cancel(struct sched *sched, struct sched_job *job, uint64_t now_ns) {
   return true;
 }
 
-/* ---- decisions ---- */
+/* ---- decisions --------------------------------------------------------------------------------------------------- */
 
 bool sched_next(struct sched *sched, uint64_t now_ns, struct sched_decision *ret_decision) {
   if (!list_empty(&sched->removed)) free_removed(sched);

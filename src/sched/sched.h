@@ -135,6 +135,10 @@ void *sched_model_owner(const struct sched_model *model);
  * usual; the memory goes with the last of them (its instances must be removed by sched_instance_lost/_remove). */
 void sched_remove_model(struct sched *sched, struct sched_model *model, uint64_t now_ns);
 
+/* What waits comes back as SCHED_DROP MU_UNAVAILABLE: nobody will run it, since no instance is left and none will come.
+ * The model stays, for the case that one comes after all. */
+void sched_model_drop_waiting(struct sched_model *model);
+
 /* Limits batches to one row from now on (an output whose first dimension is not the batch). */
 void sched_model_stop_batching(struct sched_model *model);
 

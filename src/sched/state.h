@@ -29,7 +29,7 @@ enum job_state {
 };
 
 /* Why a job goes back to its owner without a result; indexes the table in deadline.c. */
-enum reason { BACK_DEADLINE, BACK_QUEUE_TIMEOUT, BACK_CANCELED, BACK_BLAMED, BACK_ATTEMPTS, BACK_REMOVED };
+enum reason { BACK_DEADLINE, BACK_QUEUE_TIMEOUT, BACK_CANCELED, BACK_BLAMED, BACK_ATTEMPTS, BACK_REMOVED, BACK_UNSERVED };
 
 struct sched {
   struct sched_params params; /* without zeros */

@@ -21,7 +21,7 @@ static const struct http_limits limits = {
     .connections = 64,
 };
 
-/* ---- GET /status ----------------------------------------------------------------------------------------------- */
+/* ---- GET /status ------------------------------------------------------------------------------------------------- */
 
 static json_t *listeners_json(const char *address, uint16_t port, uint32_t n) {
   if (n == 0) return json_array();
@@ -83,7 +83,7 @@ static void answer_status(struct supervisor *s, struct exchange *exchange) {
   free(text);
 }
 
-/* ---- POST /stop ------------------------------------------------------------------------------------------------ */
+/* ---- POST /stop -------------------------------------------------------------------------------------------------- */
 
 static void answer_stop(struct supervisor *s, struct exchange *exchange) {
   static const char text[] = "{\"state\":\"draining\"}";
@@ -91,7 +91,7 @@ static void answer_stop(struct supervisor *s, struct exchange *exchange) {
   supervisor_stop(s, "muster stop");
 }
 
-/* ---- the service ----------------------------------------------------------------------------------------------- */
+/* ---- the service ------------------------------------------------------------------------------------------------- */
 
 static const struct route {
   const char *path, *method;

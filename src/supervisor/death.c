@@ -53,7 +53,7 @@ struct death death_judge(const struct death_facts *facts) {
   return death;
 }
 
-/* ---- out of memory --------------------------------------------------------------------------------------------- */
+/* ---- out of memory ----------------------------------------------------------------------------------------------- */
 
 uint64_t oom_kills_parse(const char *text) {
   static const char key[] = "oom_kill ";

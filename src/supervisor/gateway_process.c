@@ -29,7 +29,7 @@ void gateway_tell(struct supervisor *s, enum control_type type, const void *mess
   kill_process(&s->gateway);
 }
 
-/* ---- what it says ---------------------------------------------------------------------------------------------- */
+/* ---- what it says ------------------------------------------------------------------------------------------------ */
 
 static void on_ready(struct supervisor *s, const struct control_packet *packet) {
   struct gateway *gateway = &s->gateway;
@@ -80,7 +80,7 @@ static void on_lost(void *context, const mu_error *err) {
   uv_timer_start(&s->gateway.timer, on_timer, leaving_ms, 0);
 }
 
-/* ---- start, end, restart --------------------------------------------------------------------------------------- */
+/* ---- start, end, restart ----------------------------------------------------------------------------------------- */
 
 /* There is no gateway any more, and it was not asked to leave. */
 static void after_end(struct supervisor *s, const char *why) {

@@ -31,7 +31,7 @@ void process_kill(struct process *process, int signal) {
   (void)pidfd_send_signal(process->pidfd, signal, NULL, 0);
 }
 
-/* ---- environment ----------------------------------------------------------------------------------------------- */
+/* ---- environment ------------------------------------------------------------------------------------------------- */
 
 /* This process's environment with log_variable as spec says; one block, given back with free. NULL without memory. */
 static char **child_environment(const struct process_spec *spec) {
@@ -49,7 +49,7 @@ static char **child_environment(const struct process_spec *spec) {
   return environment;
 }
 
-/* ---- the child ------------------------------------------------------------------------------------------------- */
+/* ---- the child --------------------------------------------------------------------------------------------------- */
 
 static bool child_fds(int control) {
   /* out of the way first, so that nothing that follows lands on it */
@@ -85,7 +85,7 @@ __attribute__((noreturn)) static void child_run(const struct process_spec *spec,
   _exit(EXEC_FAILED);
 }
 
-/* ---- the supervisor -------------------------------------------------------------------------------------------- */
+/* ---- the supervisor ---------------------------------------------------------------------------------------------- */
 
 static void on_pidfd(uv_poll_t *poll, int status, int events) {
   struct process *process = poll->data;

@@ -3,7 +3,7 @@
 #include "engine/engine.h"
 #include "supervisor/state.h"
 
-/* ---- which models ---------------------------------------------------------------------------------------------- */
+/* ---- which models ------------------------------------------------------------------------------------------------ */
 
 bool served_model_must_start(const struct supervisor *s, bool named) {
   switch ((enum tristate)s->options->exit_on_error) {
@@ -72,7 +72,7 @@ static size_t count_versions(const struct supervisor *s) {
 /* Such a text still fits a message to a child where the system allows only small socket buffers. */
 enum { CONFIG_TEXT_MAX = 256 << 10 };
 
-/* ---- making the table ------------------------------------------------------------------------------------------ */
+/* ---- making the table -------------------------------------------------------------------------------------------- */
 
 static void add_version(struct supervisor *s, const struct repository_model *found,
                         const struct repository_version *version) {
@@ -151,7 +151,7 @@ void served_models_free(struct supervisor *s) {
   repository_free(&s->repository);
 }
 
-/* ---- states ---------------------------------------------------------------------------------------------------- */
+/* ---- states ------------------------------------------------------------------------------------------------------ */
 
 static void tell_state(struct supervisor *s, const struct served_model *model) {
   const struct control_model_set message = {
@@ -230,7 +230,7 @@ void served_model_update(struct supervisor *s, struct served_model *model) {
     supervisor_check(s);
 }
 
-/* ---- what a worker found --------------------------------------------------------------------------------------- */
+/* ---- what a worker found ----------------------------------------------------------------------------------------- */
 
 static bool same_tensors(const struct model_tensor *a, uint32_t n_a, const struct model_tensor *b, uint32_t n_b) {
   if (n_a != n_b) return false;

@@ -33,7 +33,7 @@ enum phase {
   PHASE_STOPPING, /* workers were told to leave */
 };
 
-/* ---- models ---------------------------------------------------------------------------------------------------- */
+/* ---- models ------------------------------------------------------------------------------------------------------ */
 
 /* A model version that is served, or that should be and cannot. Strings are the repository's. */
 struct served_model {
@@ -54,7 +54,7 @@ struct served_model {
   bool was_ready;
 };
 
-/* ---- workers --------------------------------------------------------------------------------------------------- */
+/* ---- workers ----------------------------------------------------------------------------------------------------- */
 
 enum worker_state {
   WORKER_STARTING,
@@ -88,7 +88,7 @@ struct worker {
   char reason[512]; /* why it is not ready, or why its last process ended */
 };
 
-/* ---- gateway --------------------------------------------------------------------------------------------------- */
+/* ---- gateway ----------------------------------------------------------------------------------------------------- */
 
 enum gateway_state { GATEWAY_STARTING, GATEWAY_READY, GATEWAY_DRAINING, GATEWAY_BACKOFF, GATEWAY_GONE };
 
@@ -107,7 +107,7 @@ struct gateway {
   uint16_t http_port, metrics_port;
 };
 
-/* ---- all ------------------------------------------------------------------------------------------------------- */
+/* ---- all --------------------------------------------------------------------------------------------------------- */
 
 enum { SIGNALS = 3 };
 
@@ -144,7 +144,7 @@ struct supervisor {
   uv_timer_t stop_timer; /* bounds the phase of stopping that is going on */
 };
 
-/* ---- supervisor.c ---------------------------------------------------------------------------------------------- */
+/* ---- supervisor.c ------------------------------------------------------------------------------------------------ */
 
 /* Something that readiness or the end depends on has changed. */
 void supervisor_check(struct supervisor *s);
@@ -159,7 +159,7 @@ void supervisor_gateway_finished(struct supervisor *s);
 /* "starting", "ready", "degraded", "draining". */
 const char *supervisor_state_name(const struct supervisor *s);
 
-/* ---- listeners.c ----------------------------------------------------------------------------------------------- */
+/* ---- listeners.c ------------------------------------------------------------------------------------------------- */
 
 /* Opens the sockets of options into s->gateway. MU_EXISTS, MU_INVALID, MU_IO. */
 MUST_CHECK mu_status listeners_open(struct supervisor *s, mu_error *err);
@@ -168,7 +168,7 @@ void listeners_close(struct supervisor *s);
 /* "http://127.0.0.1:8000" into text; all addresses are called localhost. */
 void listener_url(const char *address, uint16_t port, char *text, size_t size);
 
-/* ---- served_models.c ------------------------------------------------------------------------------------------- */
+/* ---- served_models.c --------------------------------------------------------------------------------------------- */
 
 /* Scans the repository and plans. MU_INVALID and others: nothing can be served, or --exit-on-error forbids to go on. */
 MUST_CHECK mu_status served_models_create(struct supervisor *s, mu_error *err);
@@ -183,7 +183,7 @@ MUST_CHECK mu_status served_model_loaded(struct supervisor *s, struct served_mod
 /* Whether a failure of this model at start ends the server. */
 bool served_model_must_start(const struct supervisor *s, bool named);
 
-/* ---- workers.c ------------------------------------------------------------------------------------------------- */
+/* ---- workers.c --------------------------------------------------------------------------------------------------- */
 
 /* The table, by the models' plans. MU_NO_MEMORY. */
 MUST_CHECK mu_status workers_create(struct supervisor *s, mu_error *err);
@@ -202,7 +202,7 @@ void workers_kill(struct supervisor *s);
 bool workers_gone(const struct supervisor *s);
 const char *worker_state_name(enum worker_state state);
 
-/* ---- gateway_process.c ----------------------------------------------------------------------------------------- */
+/* ---- gateway_process.c ------------------------------------------------------------------------------------------- */
 
 void gateway_init(struct supervisor *s);
 void gateway_start(struct supervisor *s);
@@ -215,7 +215,7 @@ bool gateway_drain(struct supervisor *s, uint64_t deadline_ns);
 void gateway_stop(struct supervisor *s, bool now);
 const char *gateway_state_name(enum gateway_state state);
 
-/* ---- control_socket.c ------------------------------------------------------------------------------------------ */
+/* ---- control_socket.c -------------------------------------------------------------------------------------------- */
 
 MUST_CHECK mu_status control_socket_open(struct supervisor *s, mu_error *err);
 /* Unlinks it, too. */

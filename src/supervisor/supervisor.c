@@ -19,7 +19,7 @@ static const uint64_t same_wish_ns = 500 * NS_PER_MS;
 
 static void on_stop_timer(uv_timer_t *timer);
 
-/* ---- readiness ------------------------------------------------------------------------------------------------- */
+/* ---- readiness --------------------------------------------------------------------------------------------------- */
 
 static size_t count_models(const struct supervisor *s, enum model_state state) {
   size_t n = 0;
@@ -76,7 +76,7 @@ void supervisor_check(struct supervisor *s) {
   }
 }
 
-/* ---- stopping -------------------------------------------------------------------------------------------------- */
+/* ---- stopping ---------------------------------------------------------------------------------------------------- */
 
 static void bound_stop(struct supervisor *s, uint64_t ns) {
   uv_timer_start(&s->stop_timer, on_stop_timer, ns / NS_PER_MS, 0);
@@ -166,7 +166,7 @@ static void on_stop_timer(uv_timer_t *timer) {
   }
 }
 
-/* ---- signals --------------------------------------------------------------------------------------------------- */
+/* ---- signals ----------------------------------------------------------------------------------------------------- */
 
 /* Ctrl-C in a terminal and the script around us that passes it on, or timeout(1), which signals its child and then the
  * child's group, mean one stop though they send it twice: a second one counts only after a moment. */
@@ -196,7 +196,7 @@ static mu_status watch_signals(struct supervisor *s, mu_error *err) {
   return MU_OK;
 }
 
-/* ---- start ----------------------------------------------------------------------------------------------------- */
+/* ---- start ------------------------------------------------------------------------------------------------------- */
 
 /* Shared memory, connections and doorbells need many descriptors; the limit that counts is the administrator's. */
 static void raise_descriptor_limit(void) {

@@ -20,7 +20,7 @@ static mu_status choose_engine(const struct model_options *options, const struct
   return status;
 }
 
-/* ---- devices and instances ------------------------------------------------------------------------------------- */
+/* ---- devices and instances --------------------------------------------------------------------------------------- */
 
 static mu_status add_instances(struct worker_plan *plan, const char *device, int64_t count, mu_error *err) {
   struct worker_group *group = NULL;
@@ -86,7 +86,7 @@ static mu_status choose_devices(const struct model_options *options, const struc
   return MU_OK;
 }
 
-/* ---- threads --------------------------------------------------------------------------------------------------- */
+/* ---- threads ----------------------------------------------------------------------------------------------------- */
 
 static const char threads_key[] = "intra_op_thread_count";
 enum { THREADS_MAX = 1024 };
@@ -120,7 +120,7 @@ static mu_status choose_threads(const struct model_options *options, const struc
   return MU_OK;
 }
 
-/* ---- the plan -------------------------------------------------------------------------------------------------- */
+/* ---- the plan ---------------------------------------------------------------------------------------------------- */
 
 mu_status worker_plan_make(const struct model_options *options, const struct model_config *config, const char *path,
                            uint32_t cores, struct worker_plan *ret_plan, mu_error *err) {

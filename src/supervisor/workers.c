@@ -43,7 +43,7 @@ static void set_reason(struct worker *worker, const char *reason) {
 
 static void update_model(struct worker *worker) { served_model_update(worker->supervisor, worker->model); }
 
-/* ---- attaching to the gateway ---------------------------------------------------------------------------------- */
+/* ---- attaching to the gateway ------------------------------------------------------------------------------------ */
 
 /* Gives gateway and worker the two ends of a socket over which they then agree on shared memory. */
 static void attach(struct worker *worker) {
@@ -112,7 +112,7 @@ void workers_condemn(struct supervisor *s, const struct control_worker_event *ev
   if (worker != NULL) condemn(worker, wish, event->why);
 }
 
-/* ---- what a worker says ---------------------------------------------------------------------------------------- */
+/* ---- what a worker says ------------------------------------------------------------------------------------------ */
 
 static void leave(struct worker *worker) {
   worker->state = WORKER_STOPPING;
@@ -178,7 +178,7 @@ static void on_lost(void *context, const mu_error *err) {
   if (worker->supervisor->phase < PHASE_STOPPING) leave(worker);
 }
 
-/* ---- start, end, restart --------------------------------------------------------------------------------------- */
+/* ---- start, end, restart ----------------------------------------------------------------------------------------- */
 
 static bool is_for_good(mu_status failure) {
   return failure == MU_INVALID || failure == MU_NOT_FOUND || failure == MU_UNSUPPORTED;
@@ -324,7 +324,7 @@ void workers_start(struct supervisor *s) {
   for (size_t i = 0; i < s->n_workers && s->phase < PHASE_STOPPING; i++) start(&s->workers[i]);
 }
 
-/* ---- stop ------------------------------------------------------------------------------------------------------ */
+/* ---- stop -------------------------------------------------------------------------------------------------------- */
 
 static void stop(struct worker *worker) {
   bool listens = worker->state == WORKER_READY;
@@ -350,7 +350,7 @@ bool workers_gone(const struct supervisor *s) {
   return true;
 }
 
-/* ---- the table ------------------------------------------------------------------------------------------------- */
+/* ---- the table --------------------------------------------------------------------------------------------------- */
 
 static mu_status device_number(struct supervisor *s, const char *device, uint32_t *ret_number, mu_error *err) {
   for (uint32_t i = 0; i < s->n_devices; i++) {

@@ -25,7 +25,7 @@ static const double tolerances[MU_DTYPE_COUNT] = {
     [MU_FP16] = 2e-2, [MU_BF16] = 5e-2, [MU_FP32] = 1e-3, [MU_FP64] = 1e-6};
 static const double smallest_difference = 1e-6; /* absolute; below it nothing is compared */
 
-/* ---- numbers --------------------------------------------------------------------------------------------------- */
+/* ---- numbers ----------------------------------------------------------------------------------------------------- */
 
 static double read_fp16(const uint8_t *at) {
   uint16_t bits;
@@ -59,7 +59,7 @@ static bool same_number(double a, double b, double allowed) {
   return a == b || fabs(a - b) <= allowed; /* the first for infinities */
 }
 
-/* ---- one check ------------------------------------------------------------------------------------------------- */
+/* ---- one check --------------------------------------------------------------------------------------------------- */
 
 struct check {
   const mu_engine *engine;

@@ -71,7 +71,7 @@ static mu_status block_reserve(struct block *block, size_t size, mu_error *err) 
   return MU_OK;
 }
 
-/* ---- inputs ---------------------------------------------------------------------------------------------------- */
+/* ---- inputs ------------------------------------------------------------------------------------------------------ */
 
 /* Whether the members' bytes of an input follow each other in the arena; *ret_size: of all of them. */
 static bool are_neighbours(const struct channel_job *job, uint32_t input, uint64_t *ret_size) {
@@ -125,7 +125,7 @@ static mu_status take_inputs(struct lane *lane, const struct channel_job *job, m
   return MU_OK;
 }
 
-/* ---- outputs --------------------------------------------------------------------------------------------------- */
+/* ---- outputs ----------------------------------------------------------------------------------------------------- */
 
 /* Offers the engine the places whose shape is known. Returns whether there is one. */
 static bool offer_places(struct lane *lane, const struct channel_job *job, bool offer) {
@@ -237,7 +237,7 @@ static mu_status place_outputs(struct lane *lane, const struct channel_job *job,
   return hold_outputs(lane, job->batch, err);
 }
 
-/* ---- jobs ------------------------------------------------------------------------------------------------------ */
+/* ---- jobs -------------------------------------------------------------------------------------------------------- */
 
 static mu_status do_run(struct lane *lane, const struct channel_job *job, struct channel_completion *completion,
                         mu_error *err) {

@@ -5,7 +5,7 @@
 
 #include "engine/onnxruntime/onnxruntime.h"
 
-/* ---- parameters ------------------------------------------------------------------------------------------------ */
+/* ---- parameters -------------------------------------------------------------------------------------------------- */
 
 struct parameter_list {
   mu_parameter *items;
@@ -75,7 +75,7 @@ static mu_status collect_parameters(const struct model_config *config, const str
   return MU_OK;
 }
 
-/* ---- tensors --------------------------------------------------------------------------------------------------- */
+/* ---- tensors ----------------------------------------------------------------------------------------------------- */
 
 /* Tensors as config.pbtxt declares them, with the batch dimension, which it leaves out when the model batches. */
 static mu_status declare_tensors(const struct model_config *config, const struct model_tensor_config *tensors,
@@ -108,7 +108,7 @@ static mu_status declare_tensors(const struct model_config *config, const struct
   return MU_OK;
 }
 
-/* ---- the whole ------------------------------------------------------------------------------------------------- */
+/* ---- the whole --------------------------------------------------------------------------------------------------- */
 
 /* Triton's words for the graph level: basic is -1, and 2 turns it off. */
 static int graph_level(const struct model_config *config) {

@@ -30,7 +30,7 @@ struct peer {
   mu_error reason;
 };
 
-/* ---- a lane's thread ------------------------------------------------------------------------------------------- */
+/* ---- a lane's thread --------------------------------------------------------------------------------------------- */
 
 static void note_end(struct peer *peer, mu_status end, const char *reason) {
   pthread_mutex_lock(&peer->lock);
@@ -87,7 +87,7 @@ static void *lane_main(void *argument) {
   return NULL;
 }
 
-/* ---- life ------------------------------------------------------------------------------------------------------ */
+/* ---- life -------------------------------------------------------------------------------------------------------- */
 
 static mu_status start_thread(struct peer *peer, struct lane *lane, mu_error *err) {
   struct lane_thread *thread = &peer->threads[peer->n_threads];

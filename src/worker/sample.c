@@ -6,7 +6,7 @@
 enum { SAMPLE_MAX = 256 << 20 }; /* bytes of one sample */
 enum { TEXT_LENGTH = 8 };        /* of an invented text: all alike, so that rows of BYTES have a stride too */
 
-/* ---- elements -------------------------------------------------------------------------------------------------- */
+/* ---- elements ---------------------------------------------------------------------------------------------------- */
 
 /* splitmix64 (Steele, Lea, Flood 2014). */
 static uint64_t draw(uint64_t *random) {
@@ -95,7 +95,7 @@ size_t sample_fill(mu_dtype dtype, const struct sample_plan *plan, int64_t row, 
   return n * size;
 }
 
-/* ---- samples --------------------------------------------------------------------------------------------------- */
+/* ---- samples ----------------------------------------------------------------------------------------------------- */
 
 static mu_status shape_input(const mu_tensor_info *info, const struct sample_plan *plan, mu_tensor *ret_tensor,
                              mu_error *err) {

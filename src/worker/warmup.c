@@ -24,7 +24,7 @@ static mu_status run(const struct worker_model *model, mu_engine_instance *insta
   return status;
 }
 
-/* ---- invented -------------------------------------------------------------------------------------------------- */
+/* ---- invented ---------------------------------------------------------------------------------------------------- */
 
 static mu_status run_invented(const struct worker_model *model, char *ret_note, mu_error *err) {
   const struct sample_plan plan = {.batched = model->metadata->max_batch > 0, .rows = 1, .varying = 1};
@@ -40,7 +40,7 @@ static mu_status run_invented(const struct worker_model *model, char *ret_note, 
   return MU_OK;
 }
 
-/* ---- configured ------------------------------------------------------------------------------------------------ */
+/* ---- configured -------------------------------------------------------------------------------------------------- */
 
 /* One of config's model_warmup with its inputs made: those belong to it. */
 struct warmup {

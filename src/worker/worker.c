@@ -31,7 +31,7 @@ struct worker {
   bool leaving; /* told to stop: without a peer the worker ends */
 };
 
-/* ---- the process ----------------------------------------------------------------------------------------------- */
+/* ---- the process ------------------------------------------------------------------------------------------------- */
 
 /* Signals are the supervisor's business; it tells what to do over the control socket. When it dies, so does a worker:
  * at once by the kernel, or, should it have died before prctl, by the end of file of that socket. */
@@ -48,7 +48,7 @@ static void name_process(const struct control_worker_start *start) {
   prctl(PR_SET_NAME, name);
 }
 
-/* ---- to the supervisor ----------------------------------------------------------------------------------------- */
+/* ---- to the supervisor ------------------------------------------------------------------------------------------- */
 
 static void send_failed(const struct worker *worker, mu_status status, const char *message) {
   const struct control_failed failed = {.status = status, .message = message};
@@ -73,7 +73,7 @@ static mu_status send_loaded(const struct worker *worker, mu_error *err) {
   return status;
 }
 
-/* ---- from nothing to ready ------------------------------------------------------------------------------------- */
+/* ---- from nothing to ready --------------------------------------------------------------------------------------- */
 
 static mu_status receive_start(struct worker *worker, mu_error *err) {
   mu_status status = control_receive(worker->control, &worker->start, err);
@@ -118,7 +118,7 @@ static mu_status become_ready(struct worker *worker, mu_error *err) {
   return control_send(worker->control, CONTROL_READY, NULL, NULL, 0, err);
 }
 
-/* ---- serving --------------------------------------------------------------------------------------------------- */
+/* ---- serving ----------------------------------------------------------------------------------------------------- */
 
 static void end_peer(struct worker *worker, bool hurry) {
   if (worker->peer == NULL) return;
@@ -211,7 +211,7 @@ static mu_status serve(struct worker *worker, mu_error *err) {
   }
 }
 
-/* ---- the role -------------------------------------------------------------------------------------------------- */
+/* ---- the role ---------------------------------------------------------------------------------------------------- */
 
 static void free_worker(struct worker *worker) {
   if (worker->next >= 0) close(worker->next);

@@ -25,8 +25,7 @@ struct bench_settings {
   size_t n_shapes, n_files;
 };
 
-/* ---- flags: one table
- * ------------------------------------------------------------------------------------------------- */
+/* ---- flags: one table -------------------------------------------------------------------------------------------- */
 
 static bool read_number(const char *text, double least, double most, double *ret_value) {
   char *end;
@@ -143,8 +142,7 @@ static mu_status read_arguments(int argc, char **argv, struct bench_settings *se
   return MU_OK;
 }
 
-/* ---- the sweep
- * ---------------------------------------------------------------------------------------------------------- */
+/* ---- the sweep --------------------------------------------------------------------------------------------------- */
 
 static void show_progress(void *context, double seconds, double rate) {
   const struct bench_level *level = context;

@@ -45,8 +45,7 @@ struct load {
 static void connection_open(struct connection *connection);
 static void connection_close(struct connection *connection);
 
-/* ---- what is counted ----------------------------------------------------------------------------------------------
- */
+/* ---- what is counted --------------------------------------------------------------------------------------------- */
 
 static bool measuring(const struct load *load, uint64_t now) { return now >= load->measure_ns && !load->stopping; }
 
@@ -73,8 +72,7 @@ static void stop(struct load *load) {
   uv_close((uv_handle_t *)&load->interrupt, NULL);
 }
 
-/* ---- one connection
- * --------------------------------------------------------------------------------------------------- */
+/* ---- one connection ---------------------------------------------------------------------------------------------- */
 
 static void send_request(struct connection *connection);
 
@@ -211,8 +209,7 @@ static void connection_close(struct connection *connection) {
   uv_close((uv_handle_t *)&connection->tcp, on_closed);
 }
 
-/* ---- time
- * ------------------------------------------------------------------------------------------------------------------ */
+/* ---- time -------------------------------------------------------------------------------------------------------- */
 
 static void revive(struct load *load, uint64_t now) {
   for (uint32_t i = 0; i < load->options->concurrency; i++) {

@@ -8,8 +8,7 @@
 
 enum { BYTES_ELEMENT = 8 }; /* length of a random string element */
 
-/* ---- shapes ---------------------------------------------------------------------------------------------------------
- */
+/* ---- shapes ------------------------------------------------------------------------------------------------------ */
 
 /* The value behind "NAME<separator>" in a list; NULL when the name is not in it. */
 static const char *find_named(const char *const *list, size_t n, const char *name, char separator) {
@@ -52,8 +51,7 @@ static mu_status choose_dims(const struct target_input *input, const struct payl
   return MU_OK;
 }
 
-/* ---- data
- * ------------------------------------------------------------------------------------------------------------ */
+/* ---- data -------------------------------------------------------------------------------------------------------- */
 
 static uint64_t next_random(uint64_t *state) { /* xorshift64* */
   *state ^= *state >> 12;

@@ -51,8 +51,7 @@ static mu_status fetch(const struct target *target, const char *path, const char
   return status;
 }
 
-/* ---- which server, which model
- * --------------------------------------------------------------------------------------- */
+/* ---- which server, which model ----------------------------------------------------------------------------------- */
 
 static bool copy(char *to, size_t size, const char *from) { return (size_t)snprintf(to, size, "%s", from) < size; }
 
@@ -96,8 +95,7 @@ static mu_status only_model(struct target *target, mu_error *err) {
   return status;
 }
 
-/* ---- metadata
- * ------------------------------------------------------------------------------------------------------------ */
+/* ---- metadata ---------------------------------------------------------------------------------------------------- */
 
 static mu_status read_input(const json_t *json, struct target_input *input) {
   const char *name = json_string_value(json_object_get(json, "name"));
@@ -142,8 +140,7 @@ mu_status target_find(const char *what, const char *url, struct target *ret_targ
   return status;
 }
 
-/* ---- statistics
- * ------------------------------------------------------------------------------------------------------------ */
+/* ---- statistics -------------------------------------------------------------------------------------------------- */
 
 mu_status target_batches(const struct target *target, uint64_t counts[TARGET_BATCH_MAX + 1], mu_error *err) {
   char path[600];

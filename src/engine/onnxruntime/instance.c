@@ -6,7 +6,7 @@
 
 static uint8_t no_bytes[1]; /* what a tensor without elements points at: ONNX Runtime wants an address */
 
-/* ---- life ------------------------------------------------------------------------------------------------------ */
+/* ---- life -------------------------------------------------------------------------------------------------------- */
 
 static mu_status allocate_scratch(mu_engine_instance *instance, mu_error *err) {
   const mu_model_info *info = &instance->model->info;
@@ -72,7 +72,7 @@ void ort_instance_free(mu_engine_instance *instance) {
   free(instance);
 }
 
-/* ---- a run ----------------------------------------------------------------------------------------------------- */
+/* ---- a run ------------------------------------------------------------------------------------------------------- */
 
 /* A tensor over the caller's memory: nothing is copied, ONNX Runtime does not write to inputs. */
 static OrtStatus *wrap(const mu_engine_instance *instance, const mu_tensor *tensor, OrtValue **ret_value) {

@@ -12,7 +12,7 @@
 
 #include "base/log.h"
 
-/* ---- finding it ------------------------------------------------------------------------------------------------ */
+/* ---- finding it -------------------------------------------------------------------------------------------------- */
 
 /* What has been looked at so far, for the message when nothing is found. */
 struct search {
@@ -88,7 +88,7 @@ static mu_status find_library(const char *path, void **ret_handle, mu_error *err
   return MU_OK;
 }
 
-/* ---- its log --------------------------------------------------------------------------------------------------- */
+/* ---- its log ----------------------------------------------------------------------------------------------------- */
 
 static const enum log_level log_levels[] = {
     [ORT_LOGGING_LEVEL_VERBOSE] = LOG_LEVEL_VERBOSE, [ORT_LOGGING_LEVEL_INFO] = LOG_LEVEL_VERBOSE,
@@ -104,7 +104,7 @@ static void ORT_API_CALL log_message(void *context, OrtLoggingLevel severity, co
   LOG_AT(level, message, LOG_STR("from", "onnxruntime"), LOG_STR("where", location));
 }
 
-/* ---- its failures ---------------------------------------------------------------------------------------------- */
+/* ---- its failures ------------------------------------------------------------------------------------------------ */
 
 static const mu_status statuses[] = {
     [ORT_OK] = MU_OK,
@@ -150,7 +150,7 @@ mu_status ort_result(const struct ort_library *library, OrtStatus *status, const
   return result;
 }
 
-/* ---- opening it ------------------------------------------------------------------------------------------------ */
+/* ---- opening it -------------------------------------------------------------------------------------------------- */
 
 static mu_status remember_folder(struct ort_library *library) {
   struct link_map *map = NULL;

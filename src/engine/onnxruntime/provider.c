@@ -33,7 +33,7 @@ static mu_status set_option(struct provider_options *options, const char *key, c
   return MU_OK;
 }
 
-/* ---- which GPU ------------------------------------------------------------------------------------------------- */
+/* ---- which GPU --------------------------------------------------------------------------------------------------- */
 
 /* Place of the UUID in CUDA_VISIBLE_DEVICES, which is how CUDA numbers what the process sees. */
 static mu_status find_uuid(const char *uuid, char *ordinal, size_t size, mu_error *err) {
@@ -64,7 +64,7 @@ static mu_status find_gpu(const char *device, char *ordinal, size_t size, mu_err
   return MU_OK;
 }
 
-/* ---- is it there ----------------------------------------------------------------------------------------------- */
+/* ---- is it there ------------------------------------------------------------------------------------------------- */
 
 static mu_status require_provider(const struct ort_library *library, const char *device, const char *name,
                                   mu_error *err) {
@@ -106,7 +106,7 @@ static void preload_cuda(const struct ort_library *library) {
   }
 }
 
-/* ---- CUDA ------------------------------------------------------------------------------------------------------ */
+/* ---- CUDA -------------------------------------------------------------------------------------------------------- */
 
 /* Triton's parameters for CUDA, whose values are numbers there and words here. */
 static const struct {
@@ -172,7 +172,7 @@ static mu_status append_cuda(const struct ort_library *library, const mu_model_s
   return status;
 }
 
-/* ---- TensorRT -------------------------------------------------------------------------------------------------- */
+/* ---- TensorRT ---------------------------------------------------------------------------------------------------- */
 
 /* Triton's spelling of TensorRT's options; others carry the same name on both sides. */
 static const struct {

@@ -30,7 +30,7 @@ struct mu_engine_instance {
   bool running, stopped;
 };
 
-/* ---- the model ------------------------------------------------------------------------------------------------- */
+/* ---- the model --------------------------------------------------------------------------------------------------- */
 
 static void sleep_ms(double ms) {
   uint64_t ns = (uint64_t)(ms * NS_PER_MS);
@@ -107,7 +107,7 @@ static mu_status model_load(const mu_model_spec *spec, mu_engine_model **ret_mod
 
 static const mu_model_info *model_info(const mu_engine_model *model) { return &model->info; }
 
-/* ---- an instance ----------------------------------------------------------------------------------------------- */
+/* ---- an instance ------------------------------------------------------------------------------------------------- */
 
 /* Condition variables wait on the wall clock unless they are told otherwise. */
 static bool init_condition(pthread_cond_t *condition) {
@@ -181,7 +181,7 @@ static void hang(void) {
   for (;;) pause();
 }
 
-/* ---- outputs --------------------------------------------------------------------------------------------------- */
+/* ---- outputs ----------------------------------------------------------------------------------------------------- */
 
 static const mu_tensor *find_input(const mu_input *inputs, size_t n, uint32_t index) {
   for (size_t i = 0; i < n; i++) {
@@ -248,7 +248,7 @@ static mu_status produce(mu_engine_instance *instance, size_t position, const mu
   return MU_OK;
 }
 
-/* ---- a run ----------------------------------------------------------------------------------------------------- */
+/* ---- a run ------------------------------------------------------------------------------------------------------- */
 
 static mu_status misbehave(mu_engine_instance *instance, const mu_tensor *first, mu_error *err) {
   const struct sim_settings *settings = &instance->model->settings;

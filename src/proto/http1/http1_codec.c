@@ -72,7 +72,7 @@ static mu_status refuse(struct http1_codec *c, mu_status status, int http, const
 
 static mu_status refuse_form(struct http1_codec *c, const char *text) { return refuse(c, MU_INVALID, 400, text); }
 
-/* ---- fields that decide where the message ends ---- */
+/* ---- fields that decide where the message ends ------------------------------------------------------------------- */
 
 static mu_status once(struct http1_codec *c, int which, const char *text) {
   if (c->seen & which) return refuse_form(c, text);
@@ -116,7 +116,7 @@ static const struct {
     {"expect", 6, check_expect},
 };
 
-/* ---- what llhttp reports ---- */
+/* ---- what llhttp reports ----------------------------------------------------------------------------------------- */
 
 static struct http1_codec *codec_of(llhttp_t *parser) { return parser->data; }
 
@@ -226,7 +226,7 @@ static mu_status parse(struct http1_codec *c, const uint8_t *data, size_t size) 
   return refuse_form(c, reason != NULL ? reason : "malformed");
 }
 
-/* ---- lines ---- */
+/* ---- lines ------------------------------------------------------------------------------------------------------- */
 
 static bool is_text(uint8_t byte) { return (byte >= 0x20 && byte != 0x7f) || byte == '\t'; }
 
@@ -372,7 +372,7 @@ static mu_status take_line(struct http1_codec *c, const uint8_t *data, size_t si
   return status;
 }
 
-/* ---- bodies and the whole ---- */
+/* ---- bodies and the whole ---------------------------------------------------------------------------------------- */
 
 static mu_status take_body(struct http1_codec *c, const uint8_t *data, size_t size, size_t *ret_taken) {
   size_t taken = size < c->left ? size : (size_t)c->left;

@@ -75,7 +75,7 @@ static inline bool expect(struct json_reader *reader, enum json_kind kind) {
   return found == kind || fail_kind(reader, kind, found);
 }
 
-/* ---- containers ------------------------------------------------------------------------------------------------ */
+/* ---- containers -------------------------------------------------------------------------------------------------- */
 
 bool json_enter(struct json_reader *reader) {
   const enum json_kind kind = peek(reader);
@@ -140,7 +140,7 @@ bool json_member(struct json_reader *reader, struct json_text *ret_key) {
   return true;
 }
 
-/* ---- values ---------------------------------------------------------------------------------------------------- */
+/* ---- values ------------------------------------------------------------------------------------------------------ */
 
 bool json_read_string(struct json_reader *reader, struct json_text *ret_text) {
   return expect(reader, JSON_READ_STRING) && scan_string(reader, ret_text);
@@ -193,7 +193,7 @@ bool json_read_double(struct json_reader *reader, double *ret_value) {
          fail_at(reader, (size_t)(number.text - reader->text), "the number is too large");
 }
 
-/* ---- skipping -------------------------------------------------------------------------------------------------- */
+/* ---- skipping ---------------------------------------------------------------------------------------------------- */
 
 static bool skip_bool(struct json_reader *reader) {
   bool value;

@@ -76,7 +76,7 @@ MUST_CHECK mu_status json_unescape(const struct json_text *text, struct buffer *
 /* The same into memory that has room for json_text_size(text) bytes; returns that size. */
 size_t json_text_decode(const struct json_text *text, char *out);
 
-/* ---- tensor data ---------------------------------------------------------------------------------------------- */
+/* ---- tensor data ------------------------------------------------------------------------------------------------- */
 
 /* What an array of tensor data looks like before its type is looked at. */
 struct json_tensor_form {
@@ -111,7 +111,7 @@ MUST_CHECK mu_status json_read_tensor(struct json_reader *reader, mu_dtype dtype
 MUST_CHECK mu_status json_write_tensor(struct buffer *out, mu_dtype dtype, const uint8_t *data, uint64_t size,
                                        uint64_t elements, mu_error *err);
 
-/* ---- writing --------------------------------------------------------------------------------------------------- */
+/* ---- writing ----------------------------------------------------------------------------------------------------- */
 
 /* Appends text as a quoted JSON string (invalid UTF-8 replaced by U+FFFD). */
 mu_status json_write_string(struct buffer *out, const char *text, size_t size);

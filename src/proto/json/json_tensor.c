@@ -3,7 +3,7 @@
 
 enum { BYTES_PREFIX = 4 }; /* the length before each element of BYTES */
 
-/* ---- the form of an array -------------------------------------------------------------------------------------- */
+/* ---- the form of an array ---------------------------------------------------------------------------------------- */
 
 /*
  * Most tensor data is numbers with a comma between them: from the end of one straight to the next, without the reader's
@@ -87,7 +87,7 @@ bool json_tensor_form_fits(const struct json_tensor_form *form, const int64_t *d
   return elements == 0 || form->rank == 1 || (form->rank == rank && memcmp(form->dims, dims, rank * sizeof *dims) == 0);
 }
 
-/* ---- reading --------------------------------------------------------------------------------------------------- */
+/* ---- reading ----------------------------------------------------------------------------------------------------- */
 
 /* An integer within limits, as the low bytes of 64 bits (little-endian, as tensors are). */
 struct element_type;
@@ -302,7 +302,7 @@ mu_status json_read_tensor(struct json_reader *reader, mu_dtype dtype, const int
   return status;
 }
 
-/* ---- writing --------------------------------------------------------------------------------------------------- */
+/* ---- writing ----------------------------------------------------------------------------------------------------- */
 
 mu_status json_write_i64(struct buffer *out, int64_t value) {
   char text[JSON_NUMBER_TEXT_MAX];

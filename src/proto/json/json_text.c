@@ -45,7 +45,7 @@ bool json_utf8_valid(const char *text, size_t size) {
   return true;
 }
 
-/* ---- escapes --------------------------------------------------------------------------------------------------- */
+/* ---- escapes ----------------------------------------------------------------------------------------------------- */
 
 /* The letter behind a backslash and the byte that it stands for. */
 static const char letters[] = "\"\\/bfnrt", meanings[] = "\"\\/\b\f\n\r\t";
@@ -198,7 +198,7 @@ mu_status json_unescape(const struct json_text *text, struct buffer *out) {
   return status;
 }
 
-/* ---- writing --------------------------------------------------------------------------------------------------- */
+/* ---- writing ----------------------------------------------------------------------------------------------------- */
 
 /* What stands for the byte at `at`, which is not plain: an escape, U+FFFD, or itself (all of its sequence). */
 static mu_status write_special(struct buffer *out, const char **at, const char *end) {

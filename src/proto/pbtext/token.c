@@ -185,7 +185,7 @@ mu_status lexer_unexpected(const struct lexer *lexer, const char *what) {
   return pbtext_fail(lexer->err, MU_INVALID, lexer->source, token->place, "expected %s, found %s", what, found);
 }
 
-/* ---- escapes --------------------------------------------------------------------------------------------------- */
+/* ---- escapes ----------------------------------------------------------------------------------------------------- */
 
 /* What stands for one character after a backslash. */
 static const char escape_letters[] = "abfnrtv\\'\"?", escape_values[] = "\a\b\f\n\r\t\v\\'\"?";

@@ -54,7 +54,7 @@ static void test_booleans_are_0_or_1(void **state) {
   attempt_free(&a);
 }
 
-/* ---- raw bodies ------------------------------------------------------------------------------------------------ */
+/* ---- raw bodies -------------------------------------------------------------------------------------------------- */
 
 static void test_raw_bodies(void **state) {
   static const struct {
@@ -136,7 +136,7 @@ static void test_raw_bytes_get_their_length(void **state) {
   request_free(&request);
 }
 
-/* ---- random damage --------------------------------------------------------------------------------------------- */
+/* ---- random damage ----------------------------------------------------------------------------------------------- */
 
 /* Good requests with bytes changed, cut out, doubled: every outcome is a status, no byte is read or written outside. */
 static void test_mutations(void **state) {

@@ -141,8 +141,7 @@ static void budget_arithmetic(void **state) {
   assert_false(memory_budget_take(&unbounded, 1));
 }
 
-/* ---- against a map of granules ------------------------------------------------------------------------------------
- */
+/* ---- against a map of granules ----------------------------------------------------------------------------------- */
 
 enum { GRANULES = 4096, HELD_MAX = 512 };
 

@@ -32,8 +32,7 @@ static void answer_one(struct channel_worker *worker, uint32_t lane, struct chan
   free(completion);
 }
 
-/* ---- handshake ----------------------------------------------------------------------------------------------------
- */
+/* ---- handshake --------------------------------------------------------------------------------------------------- */
 
 static void both_ends_agree(void **state) {
   struct channel_fixture fixture;
@@ -181,8 +180,7 @@ static void nothing_is_submitted_before_the_answer(void **state) {
   shared_memory_close(&input);
 }
 
-/* ---- jobs and completions -----------------------------------------------------------------------------------------
- */
+/* ---- jobs and completions ---------------------------------------------------------------------------------------- */
 
 static void a_job_and_its_answer(void **state) {
   struct channel_fixture fixture;
@@ -338,8 +336,7 @@ static void lanes_take_turns(void **state) {
   fixture_close(&fixture);
 }
 
-/* ---- doorbells ----------------------------------------------------------------------------------------------------
- */
+/* ---- doorbells --------------------------------------------------------------------------------------------------- */
 
 static void only_a_sleeping_gateway_is_rung_and_once(void **state) {
   struct channel_fixture fixture;
@@ -530,8 +527,7 @@ static void signals_do_not_disturb(void **state) {
   fixture_close(&fixture);
 }
 
-/* ---- the socket afterwards ----------------------------------------------------------------------------------------
- */
+/* ---- the socket afterwards --------------------------------------------------------------------------------------- */
 
 static void stop_reaches_the_worker(void **state) {
   struct channel_fixture fixture;
@@ -581,8 +577,7 @@ static void the_gateway_sees_the_worker_leave(void **state) {
   shared_memory_close(&fixture.input);
 }
 
-/* ---- two processes ------------------------------------------------------------------------------------------------
- */
+/* ---- two processes ----------------------------------------------------------------------------------------------- */
 
 static int worker_process(int socket) {
   struct channel_worker *worker;

@@ -73,8 +73,7 @@ static void assert_same_job(const struct channel_job *a, const struct channel_jo
   assert_memory_equal(a->spans, b->spans, (size_t)a->n_members * a->n_inputs * sizeof *a->spans);
 }
 
-/* ---- jobs ---------------------------------------------------------------------------------------------------------
- */
+/* ---- jobs -------------------------------------------------------------------------------------------------------- */
 
 static void small_job_is_small(void **state) {
   struct channel_job *job = fixture_job(SPANS), *back = fixture_job(SPANS);
@@ -289,8 +288,7 @@ static void counts_past_their_bounds(void **state) {
   fixture_job_free(back);
 }
 
-/* ---- completions --------------------------------------------------------------------------------------------------
- */
+/* ---- completions ------------------------------------------------------------------------------------------------- */
 
 static struct channel_completion *completion_of_job(void) {
   struct channel_completion *completion = malloc(sizeof *completion);
@@ -473,8 +471,7 @@ static void largest_completion(void **state) {
   free(back);
 }
 
-/* ---- random damage ------------------------------------------------------------------------------------------------
- */
+/* ---- random damage ----------------------------------------------------------------------------------------------- */
 
 static void damage(struct record *record) {
   static const uint64_t favourites[] = {0,      1,          2,        3,  UINT64_MAX, INT64_MAX, INPUT,

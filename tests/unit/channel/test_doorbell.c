@@ -60,8 +60,7 @@ static void pause_here(void) {
   }
 }
 
-/* ---- rings and words in one memory, where a thread sanitizer sees every access ------------------------------------
- */
+/* ---- rings and words in one memory, where a thread sanitizer sees every access ----------------------------------- */
 
 enum { CAPACITY = 1024, PARTNERS = 3, TURNS = 3000, SEEDS = 3 };
 
@@ -219,8 +218,7 @@ static void a_star_in_one_memory(void **state) {
   }
 }
 
-/* ---- the order of the memory itself -------------------------------------------------------------------------------
- */
+/* ---- the order of the memory itself ------------------------------------------------------------------------------ */
 
 enum { ROUNDS = 100000 };
 
@@ -294,8 +292,7 @@ static void one_of_both_sees_the_other(void **state) {
   free(duel);
 }
 
-/* ---- the real ends ------------------------------------------------------------------------------------------------
- */
+/* ---- the real ends ----------------------------------------------------------------------------------------------- */
 
 enum { LANES = 3, JOBS = 2000 };
 

@@ -20,8 +20,7 @@
 
 enum { SPANS = 64, HOSTILE_LANES = 2 };
 
-/* ---- a gateway that lies ------------------------------------------------------------------------------------------
- */
+/* ---- a gateway that lies ----------------------------------------------------------------------------------------- */
 
 struct false_gate {
   struct layout_plan plan;
@@ -156,8 +155,7 @@ static void messages_that_are_none(void **state) {
   }
 }
 
-/* ---- what a lying gateway puts into its ring ----------------------------------------------------------------------
- */
+/* ---- what a lying gateway puts into its ring --------------------------------------------------------------------- */
 
 struct attacked_worker {
   struct false_gate gate;
@@ -244,8 +242,7 @@ static void a_lying_completion_head_is_found_out(void **state) {
   attacked_worker_close(&attacked);
 }
 
-/* ---- damage while the other side reads ----------------------------------------------------------------------------
- */
+/* ---- damage while the other side reads --------------------------------------------------------------------------- */
 
 /* Some word of the header, the words or the first ring is overwritten: with noise, or with what could be meant. */
 static void damage(const struct layout_plan *plan, struct shared_memory *file, unsigned *seed) {
@@ -305,8 +302,7 @@ static void a_gateway_that_damages_its_file(void **state) {
   }
 }
 
-/* ---- a worker that lies -------------------------------------------------------------------------------------------
- */
+/* ---- a worker that lies ------------------------------------------------------------------------------------------ */
 
 struct attacked_gate {
   struct channel_gate *gate;

@@ -199,8 +199,7 @@ static void a_full_arena_gives_smaller_slabs(void **state) {
   arena_space_free(space);
 }
 
-/* ---- random runs: nothing overlaps, everything comes back ---------------------------------------------------------
- */
+/* ---- random runs: nothing overlaps, everything comes back -------------------------------------------------------- */
 
 enum { HELD_MAX = 64, KINDS = 5 };
 

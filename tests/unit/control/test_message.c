@@ -314,7 +314,7 @@ static void types_have_names(void **state) {
   assert_string_equal(control_type_name((enum control_type)0), "UNKNOWN");
 }
 
-/* ---- sockets --------------------------------------------------------------------------------------------------- */
+/* ---- sockets ----------------------------------------------------------------------------------------------------- */
 
 static void make_pair(int sockets[2]) {
   mu_error err;

@@ -20,7 +20,7 @@ static mu_status run(const struct loaded_model *m, const mu_input *in, size_t n_
   return m->engine->run(m->instance, in, n_in, out, n_out, err);
 }
 
-/* ---- what the model says of itself ----------------------------------------------------------------------------- */
+/* ---- what the model says of itself ------------------------------------------------------------------------------- */
 
 static void test_info_of_a_varying_model(void **state) {
   struct loaded_model m = open_model(TEST_MODEL("mlp"));
@@ -52,7 +52,7 @@ static void test_info_names_every_dtype(void **state) {
   model_close(&m);
 }
 
-/* ---- runs ------------------------------------------------------------------------------------------------------ */
+/* ---- runs -------------------------------------------------------------------------------------------------------- */
 
 /* Two elements of `size` bytes that differ from each other; small enough to be a valid BOOL, and no NaN. */
 static void fill_elements(uint8_t *data, size_t size, mu_dtype dtype) {
@@ -185,7 +185,7 @@ static void test_no_rows(void **state) {
   model_close(&m);
 }
 
-/* ---- what may be wrong with a run ------------------------------------------------------------------------------ */
+/* ---- what may be wrong with a run -------------------------------------------------------------------------------- */
 
 static void test_a_wrong_run_harms_no_other(void **state) {
   struct loaded_model m = open_model(TEST_MODEL("add"));
@@ -282,7 +282,7 @@ static void test_broken_texts(void **state) {
   model_close(&m);
 }
 
-/* ---- several at a time ----------------------------------------------------------------------------------------- */
+/* ---- several at a time ------------------------------------------------------------------------------------------- */
 
 struct runner {
   const mu_engine *engine;
@@ -352,7 +352,7 @@ static void test_stop_ends_a_run(void **state) {
   model_close(&m);
 }
 
-/* ---- what may be wrong with a load ----------------------------------------------------------------------------- */
+/* ---- what may be wrong with a load ------------------------------------------------------------------------------- */
 
 static void check_refusal(const mu_model_spec *spec, mu_status expected, const char *word) {
   mu_error err = {{0}};

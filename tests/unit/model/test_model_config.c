@@ -469,7 +469,7 @@ static void test_json(void **state) {
   model_config_free(config);
 }
 
-/* ---- labels ---------------------------------------------------------------------------------------------------- */
+/* ---- labels ------------------------------------------------------------------------------------------------------ */
 
 static void write_file(const char *folder, const char *name, const char *text, size_t len) {
   char path[256];
@@ -510,7 +510,7 @@ static void test_labels(void **state) {
   assert_int_equal(rmdir(folder), 0);
 }
 
-/* ---- hostile text ---------------------------------------------------------------------------------------------- */
+/* ---- hostile text ------------------------------------------------------------------------------------------------ */
 
 /* Whatever is done to a good text: no crash, no leak, and a message that begins with the place. What is accepted has a
  * JSON form. */

@@ -335,7 +335,7 @@ static void test_not_loaded(void **state) {
   assert_string_equal(model_state_name(MODEL_UNAVAILABLE), "UNAVAILABLE");
 }
 
-/* ---- the form it travels in ------------------------------------------------------------------------------------ */
+/* ---- the form it travels in -------------------------------------------------------------------------------------- */
 
 static struct model_metadata *sample(void) {
   return make(declare_model(TENSORS("x FP32 N,H,6", "o BYTES N ?"), TENSORS("y FP32 N,1,K", "b INT8 N")),

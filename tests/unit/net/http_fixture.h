@@ -60,7 +60,7 @@ struct fixture {
   size_t window_size, window_at, n_windows;
 };
 
-/* ---- the service ---- */
+/* ---- the service ------------------------------------------------------------------------------------------------- */
 
 static void seen_done(void *owner) { ((struct seen *)owner)->n_done++; }
 
@@ -140,7 +140,7 @@ static bool service_window(void *context, struct exchange *exchange, uint8_t **r
 
 static const struct service recording = {service_begin, service_body, service_end, service_gone, service_window};
 
-/* ---- turning the loop ---- */
+/* ---- turning the loop -------------------------------------------------------------------------------------------- */
 
 static void on_tick(uv_timer_t *timer) {}
 
@@ -156,7 +156,7 @@ UNUSED static void turn(struct fixture *f) { uv_run(net_loop_uv(f->loop), UV_RUN
     }                                                                              \
   } while (0)
 
-/* ---- set-up ---- */
+/* ---- set-up ------------------------------------------------------------------------------------------------------ */
 
 static const struct http_limits usual_limits = {
     .body_bytes = 64 << 20,
@@ -194,7 +194,7 @@ UNUSED static void fixture_stop(struct fixture *f) {
   }
 }
 
-/* ---- clients ---- */
+/* ---- clients ----------------------------------------------------------------------------------------------------- */
 
 struct client {
   struct fixture *fixture;

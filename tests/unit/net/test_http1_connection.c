@@ -5,7 +5,7 @@
 
 #define GET(path) "GET " path " HTTP/1.1\r\nHost: h\r\n\r\n"
 
-/* ---- the plain way ---- */
+/* ---- the plain way ----------------------------------------------------------------------------------------------- */
 
 static void keeps_alive(void **state) {
   struct fixture f;
@@ -169,7 +169,7 @@ static void head_has_no_body(void **state) {
   fixture_stop(&f);
 }
 
-/* ---- pipelines ---- */
+/* ---- pipelines --------------------------------------------------------------------------------------------------- */
 
 static void pipeline_in_order(void **state) {
   struct fixture f;
@@ -257,7 +257,7 @@ static void full_pipeline_reads_no_more(void **state) {
   fixture_stop(&f);
 }
 
-/* ---- bodies ---- */
+/* ---- bodies ------------------------------------------------------------------------------------------------------ */
 
 static void window_is_read_into(void **state) {
   enum { HEAD_PART = 1000, SIZE = 3 << 20 };
@@ -461,7 +461,7 @@ static void answer_while_paused(void **state) {
   fixture_stop(&f);
 }
 
-/* ---- Expect: 100-continue ---- */
+/* ---- Expect: 100-continue ---------------------------------------------------------------------------------------- */
 
 #define EXPECTING "POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n"
 
@@ -555,7 +555,7 @@ static void does_not_ask_when_refused(void **state) {
   fixture_stop(&f);
 }
 
-/* ---- refusals by the connection ---- */
+/* ---- refusals by the connection ---------------------------------------------------------------------------------- */
 
 static void early_answer_keeps_a_short_body_off(void **state) {
   struct fixture f;
@@ -736,7 +736,7 @@ static void head_too_large(void **state) {
   fixture_stop(&f);
 }
 
-/* ---- compressed requests ---- */
+/* ---- compressed requests ----------------------------------------------------------------------------------------- */
 
 static size_t deflated(int window, const void *data, size_t size, uint8_t *out, size_t room) {
   z_stream z = {0};
@@ -909,7 +909,7 @@ static void bad_encodings(void **state) {
   }
 }
 
-/* ---- clients that leave ---- */
+/* ---- clients that leave ------------------------------------------------------------------------------------------ */
 
 static void leaving_is_seen(void **state) {
   static const char *const requests[] = {
@@ -991,7 +991,7 @@ static void leaving_takes_the_pipeline_along(void **state) {
   fixture_stop(&f);
 }
 
-/* ---- time ---- */
+/* ---- time -------------------------------------------------------------------------------------------------------- */
 
 static void head_timeout(void **state) {
   struct http_limits limits = usual_limits;

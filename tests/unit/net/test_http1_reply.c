@@ -12,7 +12,7 @@ static void client_wait_size(struct client *c, size_t size) {
   TURN_UNTIL(c->fixture, (client_receive(c), c->in.size >= size || c->closed));
 }
 
-/* ---- borrowed memory ---- */
+/* ---- borrowed memory --------------------------------------------------------------------------------------------- */
 
 static void fast_reader(void **state) {
   struct http_limits limits = usual_limits;
@@ -204,7 +204,7 @@ static void freed_in_the_middle(void **state) {
   client_free(&c);
 }
 
-/* ---- bodies in every form ---- */
+/* ---- bodies in every form ---------------------------------------------------------------------------------------- */
 
 static void answer_without_done(struct seen *seen) {
   struct exchange *exchange = seen->exchange;
@@ -331,7 +331,7 @@ static void errors_are_json(void **state) {
   fixture_stop(&f);
 }
 
-/* ---- answers that bring answers ---- */
+/* ---- answers that bring answers ---------------------------------------------------------------------------------- */
 
 static void answer_next(void *owner) {
   struct seen *seen = owner;
@@ -368,7 +368,7 @@ static void answers_from_inside_done(void **state) {
   fixture_stop(&f);
 }
 
-/* ---- compression ---- */
+/* ---- compression ------------------------------------------------------------------------------------------------- */
 
 static char text[20000];
 

@@ -13,7 +13,7 @@ static uint64_t open_connections(struct fixture *f) {
   return counts.connections_open;
 }
 
-/* ---- accepting ---- */
+/* ---- accepting --------------------------------------------------------------------------------------------------- */
 
 static void connections_beyond_the_limit_wait(void **state) {
   struct http_limits limits = usual_limits;
@@ -144,7 +144,7 @@ static void no_delay_is_inherited(void **state) {
   fixture_stop(&f);
 }
 
-/* ---- drain ---- */
+/* ---- drain ------------------------------------------------------------------------------------------------------- */
 
 static void set_drained(void *context) {
   struct fixture *f = context;
@@ -274,7 +274,7 @@ static void drain_from_inside_a_request(void **state) {
   fixture_stop(&f);
 }
 
-/* ---- end ---- */
+/* ---- end --------------------------------------------------------------------------------------------------------- */
 
 static void free_tells_everybody(void **state) {
   struct fixture f;

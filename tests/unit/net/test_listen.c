@@ -120,7 +120,7 @@ static void addresses(void **state) {
   }
 }
 
-/* ---- a race for one port ---- */
+/* ---- a race for one port ----------------------------------------------------------------------------------------- */
 
 enum { RACERS = 6 };
 
@@ -164,7 +164,7 @@ static void one_wins_a_race(void **state) {
   }
 }
 
-/* ---- Unix ---- */
+/* ---- Unix -------------------------------------------------------------------------------------------------------- */
 
 static void unix_sockets(void **state) {
   char folder[] = "/tmp/test_listen.XXXXXX", path[64], file[64];

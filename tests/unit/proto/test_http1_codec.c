@@ -8,7 +8,7 @@
 
 #include <cmocka.h>
 
-/* ---- a codec whose events become a transcript ---- */
+/* ---- a codec whose events become a transcript -------------------------------------------------------------------- */
 
 struct recorder {
   struct buffer text;
@@ -140,7 +140,7 @@ static void expect_events(bool client, const char *text, size_t size, const char
 #define EVENTS(text, expected) expect_events(false, text, sizeof(text) - 1, expected)
 #define RESPONSE_EVENTS(text, expected) expect_events(true, text, sizeof(text) - 1, expected)
 
-/* ---- well-formed ---- */
+/* ---- well-formed ------------------------------------------------------------------------------------------------- */
 
 static void requests(void **state) {
   EVENTS("GET /v2 HTTP/1.1\r\nHost: a\r\n\r\n", "host=[a]\nGET /v2 length=0 keep\nend\n");
@@ -251,7 +251,7 @@ static void end_of_file(void **state) {
   }
 }
 
-/* ---- refused ---- */
+/* ---- refused ----------------------------------------------------------------------------------------------------- */
 #define H "Host: a\r\n"
 #define CASE(text, http) \
   { text, sizeof(text) - 1, http }
@@ -454,7 +454,7 @@ static void endless_chunk_extension(void **state) {
   buffer_free(&r.text);
 }
 
-/* ---- stopping ---- */
+/* ---- stopping ---------------------------------------------------------------------------------------------------- */
 
 static void stops_between_messages(void **state) {
   struct recorder r;

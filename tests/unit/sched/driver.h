@@ -60,7 +60,7 @@ static inline struct sched_model_params at_once(uint32_t max_batch) {
   return (struct sched_model_params){.max_batch = max_batch, .has_max_queue_delay = true};
 }
 
-/* ---- requests ---- */
+/* ---- requests ---------------------------------------------------------------------------------------------------- */
 
 /* A job that was never submitted; the scheduler must not rely on what was in its private part. */
 static inline struct sched_job *job_of(struct driver *d, struct sched_model *model, const char *shape, uint32_t rows) {
@@ -98,7 +98,7 @@ static inline void expect_refused(struct driver *d, struct sched_job *job, mu_st
   assert_string_equal(err.message, message);
 }
 
-/* ---- decisions ---- */
+/* ---- decisions --------------------------------------------------------------------------------------------------- */
 
 static inline void pass(struct driver *d, uint64_t ns) { d->now += ns; }
 

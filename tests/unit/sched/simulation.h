@@ -11,7 +11,7 @@
 
 #include "sched/sched.h"
 
-/* ---- random numbers (xorshift64*) ---- */
+/* ---- random numbers (xorshift64*) -------------------------------------------------------------------------------- */
 
 static inline uint64_t random_next(uint64_t *state) {
   *state ^= *state >> 12;
@@ -22,7 +22,7 @@ static inline uint64_t random_next(uint64_t *state) {
 static inline double random_unit(uint64_t *state) { return (double)(random_next(state) >> 11) / 9007199254740992.0; }
 static inline uint32_t random_below(uint64_t *state, uint32_t n) { return (uint32_t)(random_next(state) % n); }
 
-/* ---- the setup ---- */
+/* ---- the setup --------------------------------------------------------------------------------------------------- */
 
 /* How long a batch runs. */
 static inline double latency_of_issue(double n) {
@@ -55,7 +55,7 @@ struct simulation_result {
   double mean_batch;
 };
 
-/* ---- events, earliest first, in order of making where equal ---- */
+/* ---- events, earliest first, in order of making where equal ------------------------------------------------------ */
 
 struct simulation_event {
   uint64_t at, order;
@@ -101,7 +101,7 @@ static inline struct simulation_event simulation_pop(struct simulation_run *run)
   return first;
 }
 
-/* ---- the run ---- */
+/* ---- the run ----------------------------------------------------------------------------------------------------- */
 
 static inline uint64_t simulation_think(struct simulation_run *run) {
   double mean = run->setup->think_ns, unit = random_unit(&run->random);

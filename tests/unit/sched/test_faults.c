@@ -11,7 +11,7 @@ static void lose(struct driver *d, struct sched_instance *instance, bool blamed)
   sched_instance_lost(d->sched, instance, blamed, d->now);
 }
 
-/* ---- without blame ---- */
+/* ---- without blame ----------------------------------------------------------------------------------------------- */
 
 static void test_requeue_at_the_front_in_the_old_order(void **state) {
   struct driver *d = driver_create(8);
@@ -102,7 +102,7 @@ static void test_deadline_ends_the_attempts(void **state) {
   driver_free(d);
 }
 
-/* ---- with blame ---- */
+/* ---- with blame -------------------------------------------------------------------------------------------------- */
 
 static void test_blamed_batch_runs_one_by_one_set_apart(void **state) {
   struct driver *d = driver_create(8);
@@ -365,7 +365,7 @@ static void test_solo_jobs_keep_deadline_and_limits(void **state) {
   driver_free(d);
 }
 
-/* ---- errors of the engine ---- */
+/* ---- errors of the engine ---------------------------------------------------------------------------------------- */
 
 static void test_failed_batch_runs_one_by_one(void **state) {
   struct driver *d = driver_create(8);
@@ -399,7 +399,7 @@ static void test_retired_instance_ends_with_a_failed_batch(void **state) {
   driver_free(d);
 }
 
-/* ---- jobs that nobody waits for any more ---- */
+/* ---- jobs that nobody waits for any more ------------------------------------------------------------------------- */
 
 enum end { END_LOST, END_BLAMED, END_FAILED };
 
@@ -437,7 +437,7 @@ static void test_gone_jobs_come_back_as_drops(void **state) {
   for (enum end end = END_LOST; end <= END_FAILED; end++) gone_jobs_come_back_as_drops(end);
 }
 
-/* ---- hung ---- */
+/* ---- hung -------------------------------------------------------------------------------------------------------- */
 
 static void run_for(struct driver *d, struct sched_model *model, uint64_t ns) {
   struct sched_batch *batch = expect_run(d, ask(d, model, "x", 1));

@@ -3,7 +3,7 @@
 
 static const uint64_t FIRST_EXECUTION_NS = 600 * NS_PER_S; /* the wake-up of a first run that nothing else is due in */
 
-/* ---- batches ---- */
+/* ---- batches ----------------------------------------------------------------------------------------------------- */
 
 static void test_fifo_without_overtaking(void **state) {
   struct driver *d = driver_create(1);
@@ -91,7 +91,7 @@ static void test_stop_batching(void **state) {
   driver_free(d);
 }
 
-/* ---- delay and preferred sizes ---- */
+/* ---- delay and preferred sizes ----------------------------------------------------------------------------------- */
 
 static void test_explicit_delay(void **state) {
   struct driver *d = driver_create(1);
@@ -282,7 +282,7 @@ static void test_preserve_ordering(void **state) {
   driver_free(d);
 }
 
-/* ---- priority levels and queue policies ---- */
+/* ---- priority levels and queue policies -------------------------------------------------------------------------- */
 
 static void test_priority_levels(void **state) {
   struct driver *d = driver_create(1);
@@ -483,7 +483,7 @@ static void test_params_that_contradict_themselves(void **state) {
   driver_free(d);
 }
 
-/* ---- deadlines and cancel ---- */
+/* ---- deadlines and cancel ---------------------------------------------------------------------------------------- */
 
 static void test_deadline_in_the_queue_costs_no_place(void **state) {
   struct driver *d = driver_create(1);

@@ -54,7 +54,7 @@ static struct sched_key *key_of(struct ref *r, uint32_t model, uint32_t key) {
   return r->keys[model][key] = sched_key_get(r->sched, r->models[model], &key, sizeof key);
 }
 
-/* ---- what the reference knows ---- */
+/* ---- what the reference knows ------------------------------------------------------------------------------------ */
 
 static bool timed_out(const struct ref *r, const struct ref_job *j) {
   return j->queue_until <= r->now && !r->params[j->model].policies[j->level].delay;
@@ -122,7 +122,7 @@ static void give_back(struct ref *r, struct ref_job *j) {
   r->returned++;
 }
 
-/* ---- decisions ---- */
+/* ---- decisions --------------------------------------------------------------------------------------------------- */
 
 static void check_order(struct ref *r, const struct sched_batch *batch, uint32_t model) {
   const struct sched_model_params *params = &r->params[model];
@@ -308,7 +308,7 @@ static void decide(struct ref *r) {
   for (uint32_t m = 0; m < MODELS; m++) check_not_stuck(r, m);
 }
 
-/* ---- events ---- */
+/* ---- events ------------------------------------------------------------------------------------------------------ */
 
 static uint64_t queue_timeout(const struct sched_queue_policy *policy, const struct sched_job *job) {
   uint64_t timeout = policy->default_timeout_ns > 0 ? policy->default_timeout_ns : TIME_NEVER;

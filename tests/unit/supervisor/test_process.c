@@ -96,7 +96,7 @@ static const struct {
     {"exit", role_exit}, {"crash", role_crash}, {"wait", role_wait}, {"echo", role_echo}, {"inspect", role_inspect},
 };
 
-/* ---- the supervisor's side ------------------------------------------------------------------------------------- */
+/* ---- the supervisor's side --------------------------------------------------------------------------------------- */
 
 struct fixture {
   struct net_loop *loop;

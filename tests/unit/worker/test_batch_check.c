@@ -57,7 +57,7 @@ static void test_another_first_dimension_is_seen(void **state) {
   assert_non_null(strstr(VERDICT("nonzero"), "for a batch of 4"));
 }
 
-/* ---- engines that are made for the check ----------------------------------------------------------------------- */
+/* ---- engines that are made for the check ------------------------------------------------------------------------- */
 
 static char name[] = "x";
 static const mu_tensor_info tensor = {.name = name, .dtype = MU_FP32, .rank = 2, .dims = {-1, 4}};
@@ -99,7 +99,7 @@ static void test_a_lost_device_is_an_error(void **state) {
   assert_string_equal(err.message, "told so");
 }
 
-/* ---- samples --------------------------------------------------------------------------------------------------- */
+/* ---- samples ----------------------------------------------------------------------------------------------------- */
 
 static void test_rows_of_a_sample(void **state) {
   const mu_tensor_info infos[] = {{.name = name, .dtype = MU_FP32, .rank = 3, .dims = {-1, -1, 2}},

@@ -107,7 +107,7 @@ static void check_done(const struct fixture *f, enum channel_result result) {
   assert_true(f->done.input_ns <= f->done.infer_ns && f->done.infer_ns <= f->done.ended_ns);
 }
 
-/* ---- inputs ---------------------------------------------------------------------------------------------------- */
+/* ---- inputs ------------------------------------------------------------------------------------------------------ */
 
 static void test_neighbours_are_not_copied(void **state) {
   struct fixture *f = *state;
@@ -151,7 +151,7 @@ static void test_overlapping_members_are_bounded(void **state) {
   assert_int_equal(fake.runs, 0);
 }
 
-/* ---- outputs --------------------------------------------------------------------------------------------------- */
+/* ---- outputs ----------------------------------------------------------------------------------------------------- */
 
 static void test_unknown_shapes_are_copied(void **state) {
   struct fixture *f = *state;
@@ -269,7 +269,7 @@ static void test_only_what_is_held_is_fetched(void **state) {
   check_done(f, CHANNEL_ERROR);
 }
 
-/* ---- failures, stop -------------------------------------------------------------------------------------------- */
+/* ---- failures, stop ---------------------------------------------------------------------------------------------- */
 
 static void test_what_the_engine_says_is_passed_on(void **state) {
   struct fixture *f = *state;

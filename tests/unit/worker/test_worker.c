@@ -70,7 +70,7 @@ static int tear_down(void **state) {
   return 0;
 }
 
-/* ---- as the supervisor ----------------------------------------------------------------------------------------- */
+/* ---- as the supervisor ------------------------------------------------------------------------------------------- */
 
 static void start(struct fixture *f, const char *engine, const char *file, const char *config, uint32_t instances) {
   struct options *options = NULL;
@@ -125,7 +125,7 @@ static void tell(struct fixture *f, enum control_type type) {
   assert_int_equal(control_send(f->control, type, NULL, NULL, 0, &err), MU_OK);
 }
 
-/* ---- as the gateway -------------------------------------------------------------------------------------------- */
+/* ---- as the gateway ---------------------------------------------------------------------------------------------- */
 
 static void wait_readable(int fd) {
   struct pollfd wanted = {.fd = fd, .events = POLLIN};
@@ -182,7 +182,7 @@ static const uint8_t *result(const struct fixture *f) {
   return channel_gate_output(f->gate)->data + f->done.outputs[0].offset;
 }
 
-/* ---- tests ----------------------------------------------------------------------------------------------------- */
+/* ---- tests ------------------------------------------------------------------------------------------------------- */
 
 static void test_serves_batches_of_a_model(void **state) {
   struct fixture *f = *state;

@@ -52,7 +52,7 @@ static void check_refusal(const struct control_worker_start *start, mu_status ex
   assert_null(model.engine);
 }
 
-/* ---- batching -------------------------------------------------------------------------------------------------- */
+/* ---- batching ---------------------------------------------------------------------------------------------------- */
 
 static void check_batching(const char *file, const char *config, uint32_t max_batch, const char *note) {
   struct control_worker_start start = start_of("auto", file, config);
@@ -74,7 +74,7 @@ static void test_who_is_batched(void **state) {
   check_batching(MODELS "mlp.onnx", "max_batch_size: 0", 0, "");
 }
 
-/* ---- what the engine gets -------------------------------------------------------------------------------------- */
+/* ---- what the engine gets ---------------------------------------------------------------------------------------- */
 
 static void test_parameters_reach_the_engine(void **state) {
   struct control_worker_start start =
@@ -136,7 +136,7 @@ static void test_sim_gets_its_tensors_from_the_configuration(void **state) {
   worker_model_free(&model);
 }
 
-/* ---- warm-up --------------------------------------------------------------------------------------------------- */
+/* ---- warm-up ----------------------------------------------------------------------------------------------------- */
 
 static mu_status warm(const char *engine, const char *file, const char *config, const char *folder, char *note,
                       mu_error *err) {
