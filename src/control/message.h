@@ -47,7 +47,7 @@ enum control_type {
 struct control_gateway_start {
   struct control_bytes options; /* options_encode */
   uint32_t n_http, n_metrics;   /* sockets for each loop: n_http = loops */
-  uint32_t cpus;                /* that the process may use */
+  uint32_t n_models;            /* MODEL_SET messages that follow at once; it listens when it has them */
 };
 struct control_model_set {
   uint32_t model; /* the supervisor's number for this model version */

@@ -26,6 +26,9 @@ struct gateway {
   struct options *options;
   uv_poll_t timer;
   uv_timer_t housekeeping, drain_timer, drain_deadline;
+  struct control_packet start; /* with the sockets, until it listens */
+  uint32_t models_due;         /* to be told before it listens */
+  bool listens;
   uint32_t n_undrained; /* loops */
   int exit_status;
 };
@@ -88,6 +91,10 @@ static void drain_over(uv_timer_t *timer) {
 static void on_drain(struct gateway *gateway, struct control_packet *packet) {
   if (gateway->core.draining) return;
   gateway->core.draining = true;
+  if (!gateway->listens) {
+    report_drained(gateway);
+    return;
+  }
   uint64_t now = clock_now_ns(), deadline = packet->drain.deadline_ns;
   uv_timer_start(&gateway->drain_timer, begin_drain, packet->drain.drain_delay_ns / NS_PER_MS, 0);
   uv_timer_start(&gateway->drain_deadline, drain_over, deadline > now ? (deadline - now) / NS_PER_MS : 0, 0);
@@ -165,7 +172,20 @@ static void keep_house(uv_timer_t *timer) {
   core_keep_house(&gateway->core, IDLE_TICKS);
 }
 
-static mu_status start(struct gateway *gateway, struct control_packet *packet, mu_error *err) {
+/* All models are known: from here on nobody hears that one of them does not exist. */
+static mu_status open_up(struct gateway *gateway, mu_error *err) {
+  struct core *core = &gateway->core;
+  mu_status status = listen_all(core, &gateway->start, err);
+  if (status == MU_OK) status = start_threads(core, err);
+  if (status != MU_OK) return status;
+  gateway->listens = true;
+  LOG_VERBOSE("gateway listens", LOG_INT("loops", core->n_loops), LOG_INT("models", core->n_models));
+  control_packet_free(&gateway->start);
+  status = control_link_send(core->control, CONTROL_GATEWAY_READY, NULL, NULL, 0);
+  return status == MU_OK ? status : mu_fail(err, status, "the supervisor cannot be told that the gateway is ready");
+}
+
+static mu_status start(struct gateway *gateway, mu_error *err) {
   struct core *core = &gateway->core;
   uv_loop_t *loop = net_loop_uv(core->loops[0].net);
   if (uv_poll_init(loop, &gateway->timer, core->timer) != 0) return mu_fail(err, MU_IO, "the timer cannot be polled");
@@ -177,17 +197,18 @@ static mu_status start(struct gateway *gateway, struct control_packet *packet, m
     timers[i]->data = gateway;
   }
   uv_timer_start(&gateway->housekeeping, keep_house, HOUSEKEEPING_MS, HOUSEKEEPING_MS);
-  mu_status status = listen_all(core, packet, err);
-  if (status == MU_OK) status = start_threads(core, err);
-  if (status != MU_OK) return status;
-  LOG_VERBOSE("gateway listens", LOG_INT("loops", core->n_loops), LOG_INT("sockets", packet->gateway_start.n_http));
-  return control_link_send(core->control, CONTROL_GATEWAY_READY, NULL, NULL, 0);
+  return gateway->models_due > 0 ? MU_OK : open_up(gateway, err);
 }
 
 /* ---- the supervisor's messages ----------------------------------------------------------------------------------- */
 
 static void on_model_set(struct gateway *gateway, struct control_packet *packet) {
   core_set_model(&gateway->core, &packet->model_set);
+  if (gateway->models_due == 0 || --gateway->models_due > 0) return;
+  mu_error err;
+  if (open_up(gateway, &err) == MU_OK) return;
+  LOG_ERROR("the gateway cannot start", LOG_STR("error", err.message));
+  leave(gateway, 1);
 }
 
 static void on_model_loaded(struct gateway *gateway, struct control_packet *packet) {
@@ -245,7 +266,8 @@ static mu_status create_loops(struct core *core, mu_error *err) {
 }
 
 /* The first message says all that there is to start with. */
-static mu_status prepare(struct gateway *gateway, int control, struct control_packet *packet, mu_error *err) {
+static mu_status prepare(struct gateway *gateway, int control, mu_error *err) {
+  struct control_packet *packet = &gateway->start;
   mu_status status = control_receive(control, packet, err);
   if (status != MU_OK) return status;
   if (packet->type != CONTROL_GATEWAY_START) return mu_fail(err, MU_INVALID, "the first message is not the start");
@@ -257,7 +279,8 @@ static mu_status prepare(struct gateway *gateway, int control, struct control_pa
   if (status != MU_OK) return status;
   gateway->core.control = control_link_create(gateway->core.loops[0].net, control, &link_events, gateway);
   if (gateway->core.control == NULL) return mu_fail(err, MU_NO_MEMORY, "no memory for the control link");
-  return start(gateway, packet, err);
+  gateway->models_due = message->n_models;
+  return start(gateway, err);
 }
 
 static void stop_loop(struct net_post *post) { net_loop_stop(list_item(post, struct gateway_loop, stop_post)->net); }
@@ -273,17 +296,16 @@ static void stop_threads(struct core *core) {
 
 int gateway_main(int control) {
   static struct gateway gateway; /* large: it holds the dispatcher's scratch */
-  struct control_packet packet = {0};
   mu_error err;
   signal(SIGPIPE, SIG_IGN);
   prctl(PR_SET_NAME, "muster-gateway");
-  mu_status status = prepare(&gateway, control, &packet, &err);
-  control_packet_free(&packet);
+  mu_status status = prepare(&gateway, control, &err);
   if (status != MU_OK) {
     LOG_ERROR("the gateway cannot start", LOG_STR("error", err.message));
     return 1;
   }
   net_loop_run(gateway.core.loops[0].net);
+  control_packet_free(&gateway.start);
   stop_threads(&gateway.core);
   /* Requests, workers and shared memory go with the process: nothing outlives it that somebody else would need. */
   return gateway.exit_status;

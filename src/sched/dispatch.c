@@ -68,21 +68,18 @@ void model_offer(struct sched_model *model) {
 }
 
 void model_withdraw(struct sched_model *model) {
-  list_each (link, &model->shares) {
-    const struct sched_share *share = list_item(link, struct sched_share, link);
-    if (share->at != 0) device_unsettle(share->device);
-  }
-  model_offer(model);
+  list_each (link, &model->contending) device_unsettle(list_item(link, struct sched_share, contending)->device);
 }
 
 static void take_out(struct sched_instance *instance) {
   if (instance->at == 0) return;
   struct sched_share *share = instance->share;
   heap_remove(instance->heap, &instance->at);
-  if (instance->heap == &share->parked && share->parked.n == 0) {
-    heap_remove(&share->device->contenders, &share->at);
-    device_unsettle(share->device); /* it may have been in the way of others */
-  }
+  if (instance->heap != &share->parked) return;
+  device_unsettle(share->device); /* it may have been in the way of others */
+  if (share->parked.n > 0) return;
+  heap_remove(&share->device->contenders, &share->at);
+  list_remove(&share->contending);
 }
 
 static void count_idle(struct sched_instance *instance) {
@@ -102,6 +99,7 @@ static void park(struct sched_instance *instance) {
   if (share->at == 0) {
     if (share->used_ns < device->turn_ns) share->used_ns = device->turn_ns;
     heap_put(&device->contenders, &share->at, share->used_ns);
+    list_push_back(&share->model->contending, &share->contending);
   }
   device_unsettle(device);
 }
@@ -138,6 +136,7 @@ void model_choose_apart(struct sched_model *model) {
   if (list_empty(&model->alone)) model->alone_next = false;
   if (before != NULL && before != model->apart) instance_place(before);
   if (model->apart != NULL && before != model->apart) instance_place(model->apart);
+  model_offer(model); /* solo jobs may be for any instance now, or for none */
 }
 
 /* ---- turns ------------------------------------------------------------------------------------------------------- */
@@ -197,6 +196,7 @@ static struct batch *device_next(struct sched_device *device, uint64_t now_ns) {
     }
     if (instance->outstanding == 0 && tokens_of(share) > device->free_tokens) return NULL;
     struct batch *batch = work == WORK_ALONE ? start_alone(instance, now_ns) : start_batch(instance, now_ns);
+    model_withdraw(share->model); /* what started or is held now is nothing for the others any more */
     if (batch != NULL) return batch;
   }
   return NULL;

@@ -88,7 +88,8 @@ struct sched_model *sched_add_model(struct sched *sched, const struct sched_mode
   if (model->params.tokens == 0) model->params.tokens = 1;
   model->max_rows = params->max_batch > 1 ? params->max_batch : 1;
   model->n_levels = params->priority_levels > 0 ? params->priority_levels : 1;
-  struct list *lists[] = {&model->offering, &model->shares, &model->instances, &model->alone, &model->unused};
+  struct list *lists[] = {&model->offering,   &model->shares, &model->instances,
+                          &model->contending, &model->alone,  &model->unused};
   for (size_t i = 0; i < sizeof lists / sizeof *lists; i++) list_init(lists[i]);
   list_push_back(&sched->models, &model->link);
   return model;
@@ -151,6 +152,7 @@ static struct sched_share *share_get(struct sched_model *model, struct sched_dev
   if (share == NULL) return NULL;
   share->model = model;
   share->device = device;
+  list_init(&share->contending);
   list_push_back(&model->shares, &share->link);
   device->n_shares++;
   return share;

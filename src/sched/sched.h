@@ -5,7 +5,8 @@
  *
  *   submit / cancel / batch_done / batch_failed / instance_lost  ->  sched  ->  sched_next: run, drop, late, hung
  *
- * After every event the owner calls sched_next until it returns false, then sleeps until sched_wake_ns.
+ * After every event the owner calls sched_next until it returns false, then sleeps until sched_wake_ns. The time given
+ * never goes back from one call to the next.
  *
  * Ownership: a job is embedded in the owner's request. From a successful sched_submit it belongs to the scheduler until
  * it comes back in one of three ways: in a batch given to sched_batch_done, in a SCHED_DROP decision, or from a

@@ -29,7 +29,15 @@ enum job_state {
 };
 
 /* Why a job goes back to its owner without a result; indexes the table in deadline.c. */
-enum reason { BACK_DEADLINE, BACK_QUEUE_TIMEOUT, BACK_CANCELED, BACK_BLAMED, BACK_ATTEMPTS, BACK_REMOVED, BACK_UNSERVED };
+enum reason {
+  BACK_DEADLINE,
+  BACK_QUEUE_TIMEOUT,
+  BACK_CANCELED,
+  BACK_BLAMED,
+  BACK_ATTEMPTS,
+  BACK_REMOVED,
+  BACK_UNSERVED
+};
 
 struct sched {
   struct sched_params params; /* without zeros */
@@ -57,8 +65,9 @@ struct sched_share {
   struct sched_model *model;
   struct sched_device *device;
   struct list link;
-  struct heap parked; /* instances waiting for the device, by score */
-  uint32_t at;        /* in device->contenders, while parked is not empty */
+  struct heap parked;     /* instances waiting for the device, by score */
+  uint32_t at;            /* in device->contenders, while parked is not empty, */
+  struct list contending; /* and then in model->contending */
   uint32_t n_instances, n_idle;
   uint64_t used_ns; /* virtual time: device time x tokens x priority level */
 };
@@ -72,6 +81,7 @@ struct sched_model {
   bool removed;
 
   struct list shares, instances;
+  struct list contending;          /* shares that wait for their device */
   uint32_t n_instances, n_working; /* all; those that take work */
   uint32_t n_idle;                 /* working ones without a batch */
   struct heap open;                /* instances with room, by score, that found no work */
@@ -176,8 +186,7 @@ bool hold_learns(const struct sched_model *model);
 
 /* dispatch.c */
 void model_offer(struct sched_model *model); /* there may be work for an open instance */
-/* A waiting job left without having run: an instance that waits for its device may have nothing to do any more and only
- * be in the way of others, or something else to do. */
+/* The model has less to run: an instance of it that waits for a device may only be in the way of others there. */
 void model_withdraw(struct sched_model *model);
 void model_choose_apart(struct sched_model *model);   /* after solo jobs or instances came or went */
 void instance_place(struct sched_instance *instance); /* something about it changed: into the heap where it belongs */

@@ -34,23 +34,25 @@ void wait_arrived(struct wait *wait, uint32_t rows, uint64_t now_ns) {
 /* Takes what this epoch showed into the sums, as far as it lasted. */
 static void fold(struct wait *wait, uint64_t elapsed_ns, uint64_t horizon_ns) {
   uint32_t seen = step_of(elapsed_ns), all = step_of(2 * horizon_ns);
+  struct wait_returns *returns = &wait->returns[wait->behind];
   float back = 0, came = 0, asked = 1; /* of the step with the largest share */
   for (uint32_t i = 0; i < all; i++) {
     if (i < seen) {
       back += wait->counts[i];
-      wait->came[i] = wait->came[i] * DECAY + back;
-      wait->asked[i] = wait->asked[i] * DECAY + wait->away;
+      returns->came[i] = returns->came[i] * DECAY + back;
+      returns->asked[i] = returns->asked[i] * DECAY + wait->away;
     }
-    if (wait->came[i] * asked > came * wait->asked[i]) {
-      came = wait->came[i];
-      asked = wait->asked[i];
+    if (returns->came[i] * asked > came * returns->asked[i]) {
+      came = returns->came[i];
+      asked = returns->asked[i];
     }
   }
-  wait->most = came / asked;
+  returns->most = came / asked;
   memset(wait->counts, 0, sizeof wait->counts);
 }
 
-void wait_completed(struct wait *wait, uint32_t rows, uint64_t now_ns, uint64_t run_ns, uint64_t horizon_ns) {
+void wait_completed(struct wait *wait, uint32_t rows, bool behind, uint64_t now_ns, uint64_t run_ns,
+                    uint64_t horizon_ns) {
   uint64_t elapsed = now_ns - wait->epoch_ns;
   float left = 0;
   if (wait->away > 0) {
@@ -62,6 +64,7 @@ void wait_completed(struct wait *wait, uint32_t rows, uint64_t now_ns, uint64_t 
   uint64_t gap = time_add(run_ns, horizon_ns);
   if (wait->away > 0 && elapsed < gap) gap = elapsed;
   wait->epoch_ns = now_ns;
+  wait->behind = behind;
   wait->away = left + (float)rows;
   wait->back = 0;
   float weight = wait->batch_rows > 0 ? CYCLE_WEIGHT : 1;
@@ -71,8 +74,8 @@ void wait_completed(struct wait *wait, uint32_t rows, uint64_t now_ns, uint64_t 
 }
 
 /* Share of the rows away that are back by the end of step i; never less than before. */
-static double share_by(const struct wait *wait, uint32_t i, double before) {
-  return wait->asked[i] > 0 ? fmax(before, (double)(wait->came[i] / wait->asked[i])) : before;
+static double share_by(const struct wait_returns *returns, uint32_t i, double before) {
+  return returns->asked[i] > 0 ? fmax(before, (double)(returns->came[i] / returns->asked[i])) : before;
 }
 
 /* What was learned lets one expect: */
@@ -87,9 +90,10 @@ static struct outlook look_out(const struct wait *wait, const struct wait_questi
   uint64_t waited = wait->waiting ? question->now_ns - wait->since_ns : 0;
   uint64_t horizon = elapsed + (question->horizon_ns > waited ? question->horizon_ns - waited : 0);
   struct outlook out = {.from = step_of(elapsed)};
+  const struct wait_returns *returns = &wait->returns[wait->behind];
   double share = 0;
   for (uint32_t i = 0; i < WAIT_STEPS && step_end(i) <= horizon; i++) {
-    double by = share_by(wait, i, share);
+    double by = share_by(returns, i, share);
     if (i == out.from) {
       uint64_t start = i > 0 ? step_end(i - 1) : 0;
       out.now = share + (by - share) * (double)(elapsed - start) / (double)(step_end(i) - start);
@@ -104,8 +108,9 @@ static struct outlook look_out(const struct wait *wait, const struct wait_questi
 
 bool wait_pays(struct wait *wait, const struct wait_question *question, struct wait_answer *ret_answer) {
   double q = question->rows, cap = (double)question->max_rows * question->parallel;
+  const struct wait_returns *returns = &wait->returns[wait->behind];
   if (wait->away <= 0 || q >= cap || question->now_ns - wait->epoch_ns >= step_end(WAIT_STEPS - 1)) return false;
-  if (wait->away * wait->most - wait->back < MIN_EXPECTED) return false; /* the common case with one client */
+  if (wait->away * returns->most - wait->back < MIN_EXPECTED) return false; /* the common case with one client */
   struct outlook out = look_out(wait, question);
   if (out.expected < (double)MIN_EXPECTED || out.all <= out.now) return false;
 
@@ -117,7 +122,7 @@ bool wait_pays(struct wait *wait, const struct wait_question *question, struct w
   double best = 0, n = question->parallel, share = 0;
   uint64_t elapsed = question->now_ns - wait->epoch_ns;
   for (uint32_t i = out.from; i < out.upto; i++) {
-    double by = share_by(wait, i, fmax(share, out.now));
+    double by = share_by(returns, i, fmax(share, out.now));
     if (by <= share) continue;
     share = by;
     double x = fmin(out.expected * (by - out.now) / (out.all - out.now), cap - q);
@@ -153,6 +158,6 @@ void wait_ended(struct wait *wait, uint32_t rows, uint64_t now_ns, const struct 
   } else if (wait->failures < MAX_FAILURES) {
     wait->failures++;
   }
-  wait->skip = (1u << wait->failures) - 1;
+  wait->skip = wait->failures > 1 ? (1u << (wait->failures - 1)) - 1 : 0; /* one may be chance */
   wait->waiting = false;
 }

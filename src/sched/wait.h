@@ -16,13 +16,19 @@
 
 enum { WAIT_STEPS = 36 }; /* of time after a completion: 1 us, 2 us, then two for each doubling, up to 0.4 s */
 
+/* What came after completions: moving sums. */
+struct wait_returns {
+  float came[WAIT_STEPS], asked[WAIT_STEPS]; /* rows back by the end of the step, of so many away */
+  float most;                                /* largest share of them */
+};
+
 struct wait {
   uint64_t epoch_ns; /* last completion */
+  bool behind;       /* rows were waiting then: of those who were answered in parts, one part is not back yet */
   float away;        /* rows answered then or shortly before, and not back then */
   float back;        /* rows that came since */
   float counts[WAIT_STEPS];
-  float came[WAIT_STEPS], asked[WAIT_STEPS]; /* moving sums over epochs: rows back by the end of the step, rows away */
-  float most;                                /* largest share of them */
+  struct wait_returns returns[2];   /* after completions with nothing waiting, and with something (`behind`) */
   float batch_rows, run_ns, gap_ns; /* moving means: of a batch, its time, the time from the end of one to the next's */
   uint32_t skip;                    /* chances to let go */
   uint8_t failures;
@@ -52,8 +58,9 @@ struct wait_answer {
 
 void wait_arrived(struct wait *wait, uint32_t rows, uint64_t now_ns);
 
-/* A batch that ran for run_ns was answered. */
-void wait_completed(struct wait *wait, uint32_t rows, uint64_t now_ns, uint64_t run_ns, uint64_t horizon_ns);
+/* A batch that ran for run_ns was answered; behind: there are rows waiting. */
+void wait_completed(struct wait *wait, uint32_t rows, bool behind, uint64_t now_ns, uint64_t run_ns,
+                    uint64_t horizon_ns);
 
 /* true: wait, as ret_answer says, then ask again; false: go. */
 bool wait_pays(struct wait *wait, const struct wait_question *question, struct wait_answer *ret_answer);

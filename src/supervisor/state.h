@@ -84,7 +84,7 @@ struct worker {
   struct restart_policy policy;
   uint32_t restarts;
   uint64_t started_ns;
-  uv_timer_t timer; /* until it has to be ready, to be gone, or to be started again: by state */
+  uv_timer_t timer; /* until it has to be ready, attached, gone, or started again: by state */
   char reason[512]; /* why it is not ready, or why its last process ended */
 };
 

@@ -43,6 +43,15 @@ static void set_reason(struct worker *worker, const char *reason) {
 
 static void update_model(struct worker *worker) { served_model_update(worker->supervisor, worker->model); }
 
+/* How long an attachment may take. A worker that still runs a batch for a gateway that has died ends it first: past
+ * what a batch may take, it hangs. */
+static uint64_t attach_ns(const struct worker *worker) {
+  static const uint64_t usual_ns = 60 * NS_PER_S, least_ns = 5 * NS_PER_S;
+  int64_t max_execution_ns = worker->model->options.max_execution_ns;
+  uint64_t ns = max_execution_ns > 0 ? (uint64_t)max_execution_ns : usual_ns;
+  return ns > least_ns ? ns : least_ns;
+}
+
 /* ---- attaching to the gateway ------------------------------------------------------------------------------------ */
 
 /* Gives gateway and worker the two ends of a socket over which they then agree on shared memory. */
@@ -77,6 +86,7 @@ static void attach(struct worker *worker) {
     condemn(worker, DEATH_UNREACHABLE, status_name(status));
   close(ends[0]);
   close(ends[1]);
+  set_timer(worker, attach_ns(worker));
 }
 
 void workers_attach(struct supervisor *s) {
@@ -87,6 +97,7 @@ void workers_detach(struct supervisor *s) {
   for (size_t i = 0; i < s->n_workers; i++) {
     s->workers[i].epoch = 0;
     s->workers[i].attached = false;
+    if (s->workers[i].state == WORKER_READY) uv_timer_stop(&s->workers[i].timer);
   }
   for (size_t i = 0; i < s->n_models; i++) served_model_update(s, &s->models[i]);
 }
@@ -103,6 +114,7 @@ static struct worker *find(struct supervisor *s, const struct control_worker_eve
 void workers_attached(struct supervisor *s, const struct control_worker_event *event) {
   struct worker *worker = find(s, event);
   if (worker == NULL || worker->state != WORKER_READY) return;
+  uv_timer_stop(&worker->timer);
   worker->attached = true;
   update_model(worker);
 }
@@ -255,6 +267,9 @@ static void on_timer(uv_timer_t *timer) {
       break;
     case WORKER_STOPPING:
       condemn(worker, DEATH_BROKEN, "it did not leave");
+      break;
+    case WORKER_READY:
+      condemn(worker, DEATH_HUNG, "it did not attach to the gateway in time");
       break;
     default:
       condemn(worker, DEATH_TIMEOUT, "see --load-timeout");

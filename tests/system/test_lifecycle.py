@@ -302,7 +302,7 @@ def test_a_hung_batch_does_not_hold_up_the_stop(serve, tmp_path):
         wait_depth(server, 1)
         server.signal(signal.SIGTERM)
         assert server.wait_exit() == 0
-        assert client.file.read() == b"", "the connection is cut"
+        assert client.ended(), "the connection is cut"
     assert "were still in flight" in server.log
 
 
@@ -315,7 +315,7 @@ def test_the_second_signal_stops_at_once(serve, tmp_path, number):
         server.signal(number)
         server.wait_state("draining")
         wait_for(lambda: server.process.poll() is not None or server.signal(number), "the end")
-        assert client.file.read() == b""
+        assert client.ended()
     assert "stopping at once" in server.log
 
 
@@ -370,7 +370,7 @@ def test_nobody_outlives_the_supervisor(serve, tmp_path):
         server.signal(signal.SIGKILL)
         assert server.wait_exit() == -signal.SIGKILL
         wait_for(lambda: not server.family(), "the children to go")
-        assert client.file.read() == b""
+        assert client.ended()
     assert server.socket.exists()
     successor = serve(repository, "--control-socket", server.socket, wait=False)  # what was left is in nobody's way
     successor.socket = server.socket
@@ -387,7 +387,7 @@ def test_a_new_gateway_finds_the_models_loaded(serve, tmp_path):
             client.send_infer("echo", {"x": rows(666)})
             wait_depth(server, 1)
             os.kill(gateway, signal.SIGKILL)
-            assert client.file.read() == b"", "its connections are lost with it"
+            assert client.ended(), "its connections are lost with it"
 
         def renewed():
             status = server.status()
@@ -410,3 +410,45 @@ def test_the_gateway_dies_while_the_server_stops(serve, tmp_path):
     os.kill(gateway, signal.SIGKILL)
     server.wait_exit()
     assert not server.family()
+
+
+def test_a_worker_that_hangs_while_its_gateway_dies(serve, tmp_path):
+    """Nobody waits for its batch any more, and it will never come to attach to the next gateway."""
+    server = serve(sim_model(tmp_path / "models", hang_on=666), "--max-execution=1s")
+    (pid,) = worker_pids(server)
+    with Client(server) as client:
+        client.send_infer("echo", {"x": rows(666)})
+        wait_depth(server, 1)
+        os.kill(server.status()["gateway"]["pid"], signal.SIGKILL)
+        assert client.ended()
+
+    def replaced():
+        status = server.status()
+        return status["state"] == "ready" and status["workers"][0]["pid"] not in (None, pid)
+
+    wait_for(replaced, "a successor of the hung worker")
+    assert echo(server, 1).status == 200
+
+
+def test_a_worker_dies_while_the_server_stops(serve, tmp_path):
+    server = serve(sim_model(tmp_path / "models"))
+    (pid,) = worker_pids(server)
+    with crowd() as threads:
+        with standing_still(pid):
+            answers = [threads.submit(echo, server, i) for i in range(5)]
+            wait_depth(server, 5)
+            server.signal(signal.SIGTERM)
+            server.wait_state("draining")
+            os.kill(pid, signal.SIGKILL)
+        assert [answer.result().status for answer in answers] == [200] * 5
+    assert server.wait_exit() == 0
+
+
+@pytest.mark.parametrize("deaths", [1, 2, 3])
+def test_stop_while_the_gateway_is_started_again(serve, tmp_path, deaths):
+    server = serve(sim_model(tmp_path / "models"))
+    for _ in range(deaths):
+        wait_for(lambda: server.status()["state"] == "ready", "the gateway")
+        os.kill(server.status()["gateway"]["pid"], signal.SIGKILL)
+    server.signal(signal.SIGTERM)
+    assert server.wait_exit() == 0

@@ -1,5 +1,6 @@
 """Workers that die, hang or fail: who gets an answer, who is blamed, and that the server goes on."""
 import os
+import pathlib
 import random
 import signal
 import socket
@@ -9,10 +10,10 @@ import time
 import numpy as np
 import pytest
 
-from muster_server import MODELS, wait_for
+from muster_server import MODELS, put_model, wait_for
 from oip import same
-from traffic import (Client, crowd, depth, echo, infer, metric, rows, sim_model, standing_still, stats, wait_depth,
-                     wait_waiting, waiting, worker_pids)
+from traffic import (Answer, Client, crowd, depth, echo, infer, metric, rows, sim_model, standing_still, stats,
+                     wait_depth, wait_waiting, waiting, worker_pids)
 
 GUILTY = 666
 
@@ -186,6 +187,36 @@ def test_dying_again_and_again_backs_off(serve, tmp_path):
     assert echo(server, 1).status == 200
 
 
+def test_model_that_fails_for_good_lets_nobody_wait(serve, tmp_path):
+    put_model(tmp_path / "models", "model", "mlp.onnx")
+    server = serve(tmp_path / "models")
+    (pid,) = worker_pids(server)
+    with crowd() as threads, standing_still(pid):
+        answers = [threads.submit(infer, server, "model", {"x": rows(i)}) for i in range(5)]
+        wait_depth(server, 5)
+        (tmp_path / "models" / "model" / "1" / "model.onnx").unlink()
+        os.kill(pid, signal.SIGKILL)
+        refused = [answer.result() for answer in answers]  # long before their deadline, which is 60 s away
+    assert [answer.status for answer in refused] == [503] * 5 and "failed" in refused[0].error
+    assert server.status()["models"][0]["state"] == "UNAVAILABLE"
+    assert server.get("/v2/health/ready").status == 503
+    wait_for(lambda: metric(server, "muster_memory_used_bytes") == 0, "their memory to be given back")
+
+
+def test_pipelined_requests_are_answered_in_order(serve, tmp_path):
+    server = serve(sim_model(tmp_path / "models", max_batch_size=1), "--processes=2", "--cpu-slots=2")
+    pids = worker_pids(server)
+    with Client(server) as client:
+        with standing_still(*pids):
+            for i in range(16):
+                client.send_infer("echo", {"x": rows(i)})
+            wait_depth(server, 16)
+            os.kill(pids[0], signal.SIGKILL)
+        for i in range(16):
+            answer = Answer(client.reply())
+            assert answer.status == 200 and same(answer.outputs["y"], rows(i))
+
+
 # ---- storm -----------------------------------------------------------------------------------------------------------
 
 STORM_SECONDS, PAUSE_SECONDS, CLIENTS = 5, 0.3, 16
@@ -290,6 +321,52 @@ def test_storm_on_the_gateway(serve, tmp_path):
     assert echo(server, 1).status == 200
 
 
+# ---- nothing is left behind ------------------------------------------------------------------------------------------
+
+def holdings(pid: int) -> tuple[int, int]:
+    """Descriptors and mapped shared memories of a process."""
+    process = pathlib.Path(f"/proc/{pid}")
+    mapped = sum("memfd:muster" in line for line in (process / "maps").read_text().splitlines())
+    return len(list((process / "fd").iterdir())), mapped
+
+
+def wait_no_more_than(pids, before):
+    """What each holds now is at most what it held before; that may have included a connection of the test."""
+    def same_or_less():
+        return all(now <= then for pid, held in zip(pids, before) for now, then in zip(holdings(pid), held))
+    wait_for(same_or_less, f"at most {before}, not {[holdings(pid) for pid in pids]}")
+
+
+def test_deaths_of_workers_leave_nothing_in_the_others(serve, tmp_path):
+    server = serve(sim_model(tmp_path / "models"))
+    survivors = [server.process.pid, server.status()["gateway"]["pid"]]
+    assert echo(server, 0).status == 200
+    before = [holdings(pid) for pid in survivors]
+    for i in range(5):
+        (pid,) = worker_pids(server)
+        with crowd() as threads, standing_still(pid):
+            answer = threads.submit(echo, server, i)
+            wait_depth(server, 1)
+            os.kill(pid, signal.SIGKILL)
+            assert answer.result().status == 200
+        wait_worker_back(server, pid)
+    wait_no_more_than(survivors, before)
+
+
+def test_deaths_of_the_gateway_leave_nothing_in_the_others(serve, tmp_path):
+    server = serve(sim_model(tmp_path / "models"))
+    survivors = [server.process.pid, *worker_pids(server)]
+    assert echo(server, 0).status == 200
+    before = [holdings(pid) for pid in survivors]
+    for i in range(4):
+        gateway = server.status()["gateway"]["pid"]
+        os.kill(gateway, signal.SIGKILL)
+        wait_for(lambda: server.status()["gateway"]["pid"] not in (gateway, None), "the next gateway")
+        server.wait_ready()
+        assert echo(server, i).status == 200
+    wait_no_more_than(survivors, before)
+
+
 # ---- clients that leave or do not wait -------------------------------------------------------------------------------
 
 def hang_up(client):
@@ -345,6 +422,29 @@ def test_batch_with_one_who_left(serve, tmp_path):
             hang_up(leaver)
         assert [answer.result().status for answer in others] == [200] * 3
     assert worker_pids(server) == [pid]
+
+
+def test_death_with_requests_that_nobody_waits_for(serve, tmp_path):
+    """Late ones and ones whose clients have left, in flight and waiting: they go with the worker, not to the next."""
+    server = serve(sim_model(tmp_path / "models"))
+    (pid,) = worker_pids(server)
+    with crowd() as threads, standing_still(pid):
+        late = threads.submit(echo, server, 0, parameters={"timeout": 300_000})
+        wait_depth(server, 1)
+        leavers = [Client(server) for _ in range(3)]
+        for leaver in leavers:
+            leaver.send_infer("echo", {"x": rows(1)})
+        wait_waiting(server, 3)
+        assert late.result().status == 503
+        for leaver in leavers:
+            leaver.close()
+        wait_waiting(server, 0)
+        os.kill(pid, signal.SIGKILL)
+    wait_worker_back(server, pid)
+    assert echo(server, 2).status == 200
+    assert metric(server, "muster_requests_retried_total", model="echo") == 0
+    assert stats(server)["execution_count"] == 1
+    wait_for(lambda: metric(server, "muster_memory_used_bytes") == 0, "all memory to be given back")
 
 
 @pytest.mark.parametrize("in_flight", [True, False], ids=["in flight", "waiting"])

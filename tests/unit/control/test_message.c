@@ -121,7 +121,7 @@ static void assert_sample(const struct control_packet *packet) {
       assert_bytes_equal(packet->gateway_start.options, gateway_start.options);
       assert_int_equal(packet->gateway_start.n_http, gateway_start.n_http);
       assert_int_equal(packet->gateway_start.n_metrics, gateway_start.n_metrics);
-      assert_int_equal(packet->gateway_start.cpus, gateway_start.cpus);
+      assert_int_equal(packet->gateway_start.n_models, gateway_start.n_models);
       break;
     case CONTROL_MODEL_SET:
       assert_model_set(&packet->model_set);

@@ -50,8 +50,7 @@ static inline struct sched_instance *add_instance(struct world *w) {
 static inline struct sched_job *new_job(struct world *w, char key, uint32_t rows) {
   assert_true(w->n_jobs < WORLD_JOBS);
   struct sched_job *job = &w->jobs[w->n_jobs++];
-  *job = (struct sched_job){
-      .key = sched_key_get(w->sched, w->model, &key, 1), .rows = rows, .deadline_ns = TIME_NEVER};
+  *job = (struct sched_job){.key = sched_key_get(w->sched, w->model, &key, 1), .rows = rows, .deadline_ns = TIME_NEVER};
   assert_non_null(job->key);
   return job;
 }

@@ -40,8 +40,8 @@ struct simulation {
   double noise; /* share of the latency, up and down */
   uint32_t clients;
   enum think think;
-  double think_ns;   /* mean */
-  double open_rate;  /* requests per ns instead of clients: a Poisson stream; 0: clients */
+  double think_ns;  /* mean */
+  double open_rate; /* requests per ns instead of clients: a Poisson stream; 0: clients */
   uint32_t n_instances, depth;
   uint32_t tokens; /* of the one device that all instances are on; 0: as many as instances */
   struct sched_model_params params;
@@ -106,9 +106,12 @@ static inline struct simulation_event simulation_pop(struct simulation_run *run)
 static inline uint64_t simulation_think(struct simulation_run *run) {
   double mean = run->setup->think_ns, unit = random_unit(&run->random);
   switch (run->setup->think) {
-    case THINK_FIXED: return (uint64_t)mean;
-    case THINK_UNIFORM: return (uint64_t)(2 * mean * unit);
-    case THINK_EXPONENTIAL: return (uint64_t)(-mean * log(1 - unit));
+    case THINK_FIXED:
+      return (uint64_t)mean;
+    case THINK_UNIFORM:
+      return (uint64_t)(2 * mean * unit);
+    case THINK_EXPONENTIAL:
+      return (uint64_t)(-mean * log(1 - unit));
   }
   return 0;
 }
@@ -231,8 +234,8 @@ static inline struct simulation_result simulation_run(const struct simulation *s
 
 /* The best rate that a fixed delay, preferred size or batch limit reaches. */
 static inline struct simulation_result simulation_best_static(const struct simulation *setup) {
-  static const uint64_t delays_us[] = {0, 5, 20, 50, 100, 200, 300, 500, 1000, 2000};
-  static const uint32_t sizes[] = {0, 2, 4, 8, 16, 32, 48, 64};
+  static const uint64_t delays_us[] = {0, 50, 200, 1000};
+  static const uint32_t sizes[] = {0, 2, 4, 8, 16, 32, 64};
   struct simulation_result best = {0};
   struct simulation trial = *setup;
   trial.params.has_max_queue_delay = true;

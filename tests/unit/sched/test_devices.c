@@ -28,8 +28,10 @@ static struct rivals *rivals_open(const struct sched_model_params *params, const
 }
 
 static void rivals_ask(struct rivals *r, uint32_t m, struct sched_job *job) {
-  *job = (struct sched_job){
-      .key = sched_key_get(r->sched, r->models[m], "k", 1), .rows = 1, .deadline_ns = TIME_NEVER, .priority = job->priority};
+  *job = (struct sched_job){.key = sched_key_get(r->sched, r->models[m], "k", 1),
+                            .rows = 1,
+                            .deadline_ns = TIME_NEVER,
+                            .priority = job->priority};
   assert_int_equal(sched_submit(r->sched, job, r->now, NULL), MU_OK);
 }
 

@@ -337,6 +337,31 @@ static void test_solo_job_that_leaves_makes_way(void **state) {
   driver_free(d);
 }
 
+/* The instance set apart waits for a token and is retired: the only other one has been idle all the time. */
+static void test_solo_job_goes_to_who_is_left(void **state) {
+  struct driver *d = driver_create(1);
+  struct sched_device *other = sched_add_device(d->sched, 1);
+  struct sched_model *model = add_model(d, at_once(4)), *busy = add_model(d, at_once(4));
+  struct sched_instance *instance = add_instance(d, model);
+  struct sched_job *a = ask(d, model, "x", 1);
+  expect_run(d, a);
+  lose(d, instance, true);
+  add_instance(d, busy);
+  assert_non_null(sched_add_instance(d->sched, busy, other, 1, 1, NULL, d->now));
+  struct sched_batch *here = expect_run(d, ask(d, busy, "x", 4));
+  struct sched_batch *there = expect_run(d, ask(d, busy, "x", 4));
+  struct sched_instance *apart = add_instance(d, model);
+  struct sched_instance *left = sched_add_instance(d->sched, model, other, 1, 1, NULL, d->now);
+  expect_quiet(d);
+  assert_true(sched_instance_retire(d->sched, apart, d->now));
+  expect_quiet(d);
+  done(d, there);
+  done(d, expect_run_on(d, left, a));
+  done(d, here);
+  expect_quiet_until(d, TIME_NEVER);
+  driver_free(d);
+}
+
 static void test_solo_jobs_keep_deadline_and_limits(void **state) {
   struct driver *d = driver_create(8);
   struct sched_model_params params = at_once(4);
@@ -535,6 +560,7 @@ int main(void) {
       cmocka_unit_test(test_the_instance_set_apart_leaves),
       cmocka_unit_test(test_solo_jobs_do_not_starve),
       cmocka_unit_test(test_solo_job_that_leaves_makes_way),
+      cmocka_unit_test(test_solo_job_goes_to_who_is_left),
       cmocka_unit_test(test_solo_jobs_keep_deadline_and_limits),
       cmocka_unit_test(test_failed_batch_runs_one_by_one),
       cmocka_unit_test(test_retired_instance_ends_with_a_failed_batch),

@@ -133,8 +133,8 @@ static void test_cancel_on_the_way_back(void **state) {
 
 static struct sched_model_params with_policy(bool delay, uint64_t timeout_ns, bool override) {
   struct sched_model_params params = at_once(1);
-  params.policies[0] = (struct sched_queue_policy){
-      .delay = delay, .default_timeout_ns = timeout_ns, .allow_timeout_override = override};
+  params.policies[0] =
+      (struct sched_queue_policy){.delay = delay, .default_timeout_ns = timeout_ns, .allow_timeout_override = override};
   return params;
 }
 
@@ -189,7 +189,7 @@ static void test_queue_timeout_delays(void **state) {
   w->now += 10;
   nothing(w);
   assert_int_equal(sched_wake_ns(w->sched), hasty->deadline_ns); /* the deadline still holds */
-  struct sched_job *order[] = {patient, hasty, low};            /* behind its level, not behind the next */
+  struct sched_job *order[] = {patient, hasty, low};             /* behind its level, not behind the next */
   add_instance(w);
   for (int i = 0; i < 3; i++) {
     struct sched_batch *batch = runs(w, 1);

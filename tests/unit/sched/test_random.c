@@ -258,8 +258,7 @@ static void check_not_stuck(struct ref *r, uint32_t model) {
   uint32_t most = 0;
   for (uint32_t m = 0; m < MODELS; m++) most = params->tokens > most ? r->params[m].tokens : most;
   bool solo = false, idle = false;
-  for (uint32_t i = 0; i < JOBS; i++)
-    solo |= r->jobs[i].model == model && r->jobs[i].solo && r->jobs[i].state != FREE;
+  for (uint32_t i = 0; i < JOBS; i++) solo |= r->jobs[i].model == model && r->jobs[i].solo && r->jobs[i].state != FREE;
   for (uint32_t i = 0; i < INSTANCES; i++) {
     const struct ref_instance *in = &r->instances[i];
     if (in->instance == NULL || in->model != model || in->retired || in->outstanding > 0) continue;
@@ -267,8 +266,8 @@ static void check_not_stuck(struct ref *r, uint32_t model) {
     for (uint32_t m = 0; m < MODELS; m++) need = needs(r, m, in->device) > need ? needs(r, m, in->device) : need;
     idle |= r->tokens[in->device] - tokens_used(r, in->device) >= need;
   }
-  bool stuck = idle && !solo && first_of(r, model, -1, NULL) != NULL &&
-               !(params->preserve_ordering && batches_of(r, model) > 0);
+  bool stuck =
+      idle && !solo && first_of(r, model, -1, NULL) != NULL && !(params->preserve_ordering && batches_of(r, model) > 0);
   if (!stuck) {
     r->stuck_since[model] = TIME_NEVER;
     return;
@@ -368,11 +367,11 @@ static void expect_requeue(struct ref *r, struct sched_batch *batch, bool blamed
   for (uint32_t i = 0; i < batch->n_jobs; i++) {
     struct ref_job *j = (struct ref_job *)batch->jobs[i];
     j->failures++;
-    j->expected = j->canceled                 ? MU_CANCELED
-                  : j->state == LATE          ? MU_TIMEOUT
-                  : blamed && j->solo         ? MU_INTERNAL
-                  : j->failures > 8           ? MU_INTERNAL
-                                              : MU_OK;
+    j->expected = j->canceled         ? MU_CANCELED
+                  : j->state == LATE  ? MU_TIMEOUT
+                  : blamed && j->solo ? MU_INTERNAL
+                  : j->failures > 8   ? MU_INTERNAL
+                                      : MU_OK;
     j->state = j->expected == MU_OK ? WAITING : RETURNING;
     j->solo = j->solo || solo;
     j->queue_until = TIME_NEVER;
