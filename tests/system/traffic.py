@@ -118,7 +118,13 @@ def wait_depth(server: Server, n: int):
 # ---- workers that stand still ----------------------------------------------------------------------------------------
 
 def worker_pids(server: Server, model=None) -> list[int]:
-    return [worker["pid"] for worker in server.workers(model)]
+    """The workers' processes, once all of them take requests: a server is ready as soon as one does for each model."""
+    def at_work():
+        workers = server.workers()
+        healthy = server.get("/health").json["healthy_count"]
+        return workers if all(w["state"] == "ready" for w in workers) and healthy == len(workers) else None
+    workers = wait_for(at_work, "all workers to take requests")
+    return [worker["pid"] for worker in workers if model in (None, worker["model"])]
 
 
 def stands_still(pid: int) -> bool:
