@@ -65,11 +65,6 @@ void call_free(struct call *call) {
   loop->n_free_calls++;
 }
 
-void call_pool_free(struct gateway_loop *loop) {
-  for (struct list *link; (link = list_pop_front(&loop->free_calls)) != NULL;)
-    call_destroy(list_item(link, struct call, link));
-}
-
 /* ---- answers that are errors ------------------------------------------------------------------------------------- */
 
 void call_reply_error(struct call *call, int code, const char *message) {

@@ -86,8 +86,6 @@ void call_handle_events(struct call *call);
 /* call.c: a new call for the exchange, NULL without memory; and back to the loop's free list. */
 struct call *call_create(struct gateway_loop *loop, struct exchange *exchange);
 void call_free(struct call *call);
-/* Frees the memory of the loop's free list. */
-void call_pool_free(struct gateway_loop *loop);
 
 /* Answers {"error": message} with an HTTP status code and forgets the exchange. The call itself stays the caller's.
  * Harmless when the client is gone. */

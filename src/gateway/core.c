@@ -50,23 +50,6 @@ static void gateway_model_free(struct gateway_model *model) {
   free(model);
 }
 
-void core_free(struct core *core) {
-  for (size_t i = 0; i < core->n_models; i++) gateway_model_free(core->models[i]);
-  free(core->models);
-  free(core->devices);
-  sched_free(core->sched);
-  list_each (link, &core->free_flights) free(list_item(link, struct flight, link));
-  for (struct output_block *block = core->free_blocks, *next; block != NULL; block = next) {
-    next = block->next_free;
-    free(block);
-  }
-  free(core->spans);
-  free(core->members);
-  free(core->loops);
-  if (core->timer >= 0) close(core->timer);
-  pthread_mutex_destroy(&core->lock);
-}
-
 /* ---- the table of models ----------------------------------------------------------------------------------------- */
 
 bool core_model_ready(const struct gateway_model *model) {

@@ -112,9 +112,8 @@ struct core {
 
 /* ---- core.c: models and memory ----------------------------------------------------------------------------------- */
 
-/* MU_NO_MEMORY, MU_IO. options are borrowed. */
+/* MU_NO_MEMORY, MU_IO. options are borrowed. The core lives as long as the process: nothing in it outlives that. */
 MUST_CHECK mu_status core_init(struct core *core, const struct options *options, uint32_t n_loops, mu_error *err);
-void core_free(struct core *core);
 
 /* The served version of a name: that one, or with version -1 the highest that is ready (else the highest). NULL: none.
  * Takes the lock. */
