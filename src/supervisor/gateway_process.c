@@ -82,11 +82,11 @@ static void on_lost(void *context, const mu_error *err) {
 
 /* ---- start, end, restart ----------------------------------------------------------------------------------------- */
 
-/* There is no gateway any more, and it was not asked to leave. */
-static void after_end(struct supervisor *s, const char *why) {
+/* There is no gateway any more, and it was not asked to leave. own_doing: as death_judge says. */
+static void after_end(struct supervisor *s, bool own_doing, const char *why) {
   struct gateway *gateway = &s->gateway;
   uint64_t delay;
-  if (!restart_policy_death(&gateway->policy, clock_now_ns(), &delay)) {
+  if (!restart_policy_death(&gateway->policy, clock_now_ns(), own_doing, &delay)) {
     LOG_ERROR("the gateway cannot be started", LOG_STR("error", why));
     supervisor_give_up(s);
     return;
@@ -113,7 +113,7 @@ static void on_ended(void *context, int code, int status) {
     gateway->state = GATEWAY_GONE;
     supervisor_gateway_finished(s);
   } else {
-    after_end(s, death.why);
+    after_end(s, death.blamed, death.why);
   }
   workers_detach(s);
 }
@@ -154,7 +154,7 @@ void gateway_start(struct supervisor *s) {
   mu_error err;
   gateway->state = GATEWAY_STARTING;
   if (spawn(s, &err) != MU_OK) {
-    after_end(s, err.message);
+    after_end(s, true, err.message);
     return;
   }
   LOG_INFO("gateway started", LOG_INT("pid", process_pid(gateway->process)));

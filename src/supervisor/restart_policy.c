@@ -18,7 +18,12 @@ static uint64_t next_delay(const struct restart_policy *policy) {
   return policy->delay_ns >= longest_delay_ns / 2 ? longest_delay_ns : policy->delay_ns * 2;
 }
 
-bool restart_policy_death(struct restart_policy *policy, uint64_t now_ns, uint64_t *ret_delay_ns) {
+bool restart_policy_death(struct restart_policy *policy, uint64_t now_ns, bool own_doing, uint64_t *ret_delay_ns) {
+  if (policy->ready && !own_doing) {
+    policy->ready = false;
+    *ret_delay_ns = 0;
+    return true;
+  }
   if (!policy->ready && ++policy->early_deaths >= RESTART_EARLY_DEATHS_MAX) return false;
   if (policy->ready && now_ns - policy->ready_ns >= proven_after_ns) policy->restarted = false;
   policy->delay_ns = next_delay(policy);

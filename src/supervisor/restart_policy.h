@@ -1,6 +1,7 @@
 /*
  * When a process that died is started again: at once, then after 0.1 s, doubling up to 30 s; not at all when it has
- * died five times in a row without getting ready. Pure.
+ * died five times in a row without getting ready. A death that somebody else caused (SIGKILL from outside) says nothing
+ * about the next process: where this one was ready, the next is started at once and nothing is counted. Pure.
  */
 #ifndef SUPERVISOR_RESTART_POLICY_H
 #define SUPERVISOR_RESTART_POLICY_H
@@ -21,7 +22,7 @@ struct restart_policy {
 
 void restart_policy_ready(struct restart_policy *policy, uint64_t now_ns);
 
-/* It died now. true: start it again after *ret_delay_ns. false: give up. */
-bool restart_policy_death(struct restart_policy *policy, uint64_t now_ns, uint64_t *ret_delay_ns);
+/* It died now; its own doing: as death_judge says. true: start it again after *ret_delay_ns. false: give up. */
+bool restart_policy_death(struct restart_policy *policy, uint64_t now_ns, bool own_doing, uint64_t *ret_delay_ns);
 
 #endif

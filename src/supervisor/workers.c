@@ -208,10 +208,11 @@ static void log_end(const struct worker *worker) {
               LOG_STR("error", worker->reason), LOG_INT("delay_ms", worker->policy.delay_ns / NS_PER_MS));
 }
 
-/* There is no process any more: when is the next one started, if at all? why: of the end, for humans. */
-static void after_end(struct worker *worker, const char *why) {
+/* There is no process any more: when is the next one started, if at all? own_doing: as death_judge says. why: of the
+ * end, for humans. */
+static void after_end(struct worker *worker, bool own_doing, const char *why) {
   uint64_t delay;
-  bool again = restart_policy_death(&worker->policy, clock_now_ns(), &delay);
+  bool again = restart_policy_death(&worker->policy, clock_now_ns(), own_doing, &delay);
   if (worker->failure == MU_OK) set_reason(worker, why); /* else what it said itself says more */
   if (!again) {
     size_t length = strlen(worker->reason);
@@ -255,7 +256,7 @@ static void on_ended(void *context, int code, int status) {
   if (s->phase >= PHASE_STOPPING)
     supervisor_check(s);
   else
-    after_end(worker, death.why);
+    after_end(worker, death.blamed, death.why);
 }
 
 static void on_timer(uv_timer_t *timer) {
@@ -322,7 +323,7 @@ static void start(struct worker *worker) {
   worker->started_ns = clock_now_ns();
   worker->state = WORKER_STARTING;
   if (spawn(worker, &err) != MU_OK) {
-    after_end(worker, err.message);
+    after_end(worker, true, err.message);
     return;
   }
   worker->state = WORKER_LOADING;

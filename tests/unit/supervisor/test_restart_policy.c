@@ -12,7 +12,7 @@ static const uint64_t ms = NS_PER_MS;
 
 static uint64_t die(struct restart_policy *policy, uint64_t now_ns) {
   uint64_t delay = UINT64_MAX;
-  assert_true(restart_policy_death(policy, now_ns, &delay));
+  assert_true(restart_policy_death(policy, now_ns, true, &delay));
   return delay;
 }
 
@@ -29,7 +29,7 @@ static void five_early_deaths_are_the_last(void **state) {
   struct restart_policy policy = {0};
   uint64_t delay = 77;
   for (int i = 0; i < RESTART_EARLY_DEATHS_MAX - 1; i++) die(&policy, 0);
-  assert_false(restart_policy_death(&policy, 0, &delay));
+  assert_false(restart_policy_death(&policy, 0, true, &delay));
   assert_int_equal(delay, 77);
 }
 
@@ -55,12 +55,35 @@ static void a_minute_of_service_forgives_the_delay(void **state) {
   assert_int_equal(die(&policy, 161 * NS_PER_S), 100 * ms); /* and it starts over */
 }
 
+static void a_death_by_others_counts_for_nothing(void **state) {
+  struct restart_policy policy = {0};
+  uint64_t delay = UINT64_MAX;
+  for (int i = 0; i < 100; i++) {
+    restart_policy_ready(&policy, 0);
+    assert_true(restart_policy_death(&policy, 1, false, &delay));
+    assert_int_equal(delay, 0);
+  }
+  restart_policy_ready(&policy, 0);
+  assert_int_equal(die(&policy, 1), 0); /* the first of its own */
+  restart_policy_ready(&policy, 2);
+  assert_int_equal(die(&policy, 3), 100 * ms);
+}
+
+static void a_death_by_others_before_it_is_ready_counts(void **state) {
+  struct restart_policy policy = {0};
+  uint64_t delay;
+  for (int i = 0; i < RESTART_EARLY_DEATHS_MAX - 1; i++) assert_true(restart_policy_death(&policy, 0, false, &delay));
+  assert_false(restart_policy_death(&policy, 0, false, &delay));
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(at_once_then_doubling_to_30_seconds),
       cmocka_unit_test(five_early_deaths_are_the_last),
       cmocka_unit_test(getting_ready_forgives_early_deaths),
       cmocka_unit_test(a_minute_of_service_forgives_the_delay),
+      cmocka_unit_test(a_death_by_others_counts_for_nothing),
+      cmocka_unit_test(a_death_by_others_before_it_is_ready_counts),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
