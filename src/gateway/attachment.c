@@ -7,9 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
-/* One batch at a time on an instance: the next is formed when it is idle, from all that came meanwhile. All workers of
- * a device are alike until the fleet measures them. */
-enum { INSTANCE_DEPTH = 1 };
+/* All workers of a device are alike until the fleet measures them. */
 #define INSTANCE_SPEED 1.0
 
 /* ---- lifetime ---------------------------------------------------------------------------------------------------- */
@@ -99,14 +97,23 @@ void attachment_report(struct attachment *attachment, enum control_type type, co
 
 /* ---- the handshake and the doorbell, on the home loop ------------------------------------------------------------ */
 
+/* Batches on an instance at a time. Behind one that runs the scheduler puts only one that is full, so that an engine
+ * under load never waits for the gateway; what may still grow is formed when the instance is idle. Not where a batch is
+ * one request or some requests go before others: there the last moment is the best one to choose. */
+static uint32_t instance_depth(const struct options *options, const struct gateway_model *model) {
+  bool batches = options->enable_batching && model->model.metadata->max_batch > 1;
+  return batches && model->model.config->priority_levels <= 1 ? 2 : 1;
+}
+
 /* The scheduler gets the instances; queued requests may start at once. Locked. */
 static mu_status add_instances(struct attachment *attachment) {
   struct core *core = attachment->core;
   for (uint32_t i = 0; i < attachment->n_lanes; i++) {
     struct lane *lane = &attachment->lanes[i];
     *lane = (struct lane){.attachment = attachment, .index = i};
-    lane->instance = sched_add_instance(core->sched, attachment->model->sched, attachment->device, INSTANCE_DEPTH,
-                                        INSTANCE_SPEED, lane, clock_now_ns());
+    lane->instance =
+        sched_add_instance(core->sched, attachment->model->sched, attachment->device,
+                           instance_depth(core->options, attachment->model), INSTANCE_SPEED, lane, clock_now_ns());
     if (lane->instance == NULL) return MU_NO_MEMORY;
   }
   return MU_OK;

@@ -26,7 +26,7 @@ def all_at_once(server, model, requests):
             answers = [threads.submit(infer, server, model, requests[0])]
             wait_depth(server, 1)
             answers += [threads.submit(infer, server, model, inputs) for inputs in requests[1:]]
-            wait_waiting(server, len(requests) - 1, model)
+            wait_depth(server, len(requests))
         return [answer.result() for answer in answers]
 
 

@@ -7,13 +7,13 @@ from traffic import (batch_sizes, crowd, depth, echo, metric, sim_model, standin
 
 
 def fill(server, threads, firsts, model="echo", **more):
-    """One request after the other, each in the queue before the next is sent. A first one is with the only worker,
+    """One request after the other, each in the server before the next is sent. A first one is with the only worker,
     which stands still."""
     answers = []
     for value in firsts:
-        before = waiting(server, model)
+        before = depth(server)
         answers.append(threads.submit(echo, server, value, model=model, **more))
-        wait_waiting(server, before + 1, model)
+        wait_depth(server, before + 1)
     return answers
 
 
@@ -251,9 +251,9 @@ def test_what_does_not_fit_goes_with_the_next_batch(serve, tmp_path):
         with standing_still(*worker_pids(server)):
             answers = [occupy(server, threads)]
             for values in ([1, 2, 3], [4, 5], [6, 7]):
-                before = waiting(server)
+                before = depth(server)
                 answers.append(threads.submit(echo, server, *values))
-                wait_waiting(server, before + 1)
+                wait_depth(server, before + 1)
         assert [answer.result().status for answer in answers] == [200] * 4
     assert batch_sizes(server) == {1: 1, 3: 1, 4: 1}
     too_many = echo(server, 1, 2, 3, 4, 5)

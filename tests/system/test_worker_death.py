@@ -32,12 +32,12 @@ def ended_reasons(server) -> list[str]:
 
 
 def send_batch(server, threads, firsts):
-    """While the only worker stands still: a first request that it gets, then the others, which wait and so share the
-    next batch. Answers in that order."""
+    """While the only worker stands still: a first request that it gets, then the others, which come behind it and so share
+    batches. Answers in that order."""
     first = threads.submit(echo, server, 0)
     wait_depth(server, 1)
     others = [threads.submit(echo, server, value) for value in firsts]
-    wait_waiting(server, len(firsts))
+    wait_depth(server, 1 + len(firsts))
     return first, others
 
 
@@ -54,7 +54,8 @@ def test_killed_worker_costs_nobody_an_answer(serve, tmp_path):
     (worker,) = server.workers()
     assert worker["restarts"] == 1
     assert ended_reasons(server) == ["killed by signal 9 (Killed)"]
-    assert metric(server, "muster_requests_retried_total", model="echo") == 1
+    # the one that ran, and the full batch of eight that was behind it
+    assert metric(server, "muster_requests_retried_total", model="echo") == 9
     assert metric(server, "muster_worker_deaths_total") == 1
     counts = stats(server)["inference_stats"]
     assert counts["success"]["count"] == 20 and counts["fail"]["count"] == 0
