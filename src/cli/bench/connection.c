@@ -3,7 +3,6 @@
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
-#include <stdio.h>
 #include <sys/epoll.h>
 #include <unistd.h>
 
@@ -26,8 +25,7 @@ void connection_free(struct connection *connection) {
 }
 
 enum connection_outcome connection_fail(struct connection *connection, enum failure_kind kind, const char *what) {
-  connection->failure = (struct failure){.kind = kind, .count = 1};
-  snprintf(connection->failure.what, sizeof connection->failure.what, "%.199s", what);
+  connection->failure = failure_make(kind, 0, what, strlen(what));
   disconnect(connection);
   return CONNECTION_FAILED;
 }

@@ -8,7 +8,6 @@
 #include <netdb.h>
 #include <poll.h>
 #include <signal.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/prctl.h>
@@ -43,24 +42,18 @@ static uint64_t pending(const struct load_result *result) { return result->sent 
 /* ---- what became of a request ------------------------------------------------------------------------------------ */
 
 static bool fail_reply(struct connection *connection, const char *why) {
-  connection->failure = (struct failure){.kind = FAILURE_WRONG_REPLY, .count = 1};
-  snprintf(connection->failure.what, sizeof connection->failure.what, "%s", why);
+  connection->failure = failure_make(FAILURE_WRONG_REPLY, 0, why, strlen(why));
   return false;
 }
 
-/* "503: the queue is full", from {"error": "…"} or the text itself. */
+/* In the words of {"error": "…"}, or of the body itself. */
 static bool fail_status(struct connection *connection) {
-  struct failure *failure = &connection->failure;
-  struct buffer *body = &connection->body;
-  *failure = (struct failure){.kind = FAILURE_STATUS, .http_status = connection->reply.head.status, .count = 1};
+  const struct buffer *body = &connection->body;
   json_t *document = json_loadb(body->data != NULL ? body->data : "", body->size, 0, NULL);
-  const char *said = json_string_value(json_object_get(document, "error"));
-  snprintf(failure->what, sizeof failure->what, "%.*s", said != NULL ? 199 : (int)(body->size < 199 ? body->size : 199),
-           said != NULL         ? said
-           : body->data != NULL ? body->data
-                                : "");
-  for (char *at = failure->what; *at != '\0'; at++)
-    if ((unsigned char)*at < 0x20 || *at == 0x7f) *at = ' '; /* nothing of the peer's reaches a terminal as it is */
+  const json_t *said = json_object_get(document, "error");
+  connection->failure = failure_make(FAILURE_STATUS, connection->reply.head.status,
+                                     json_is_string(said) ? json_string_value(said) : body->data,
+                                     json_is_string(said) ? json_string_length(said) : body->size);
   json_decref(document);
   return false;
 }
