@@ -26,10 +26,15 @@ def server(module_path, serve_module):
 
 def bench(server, *arguments, code=0):
     """The parsed JSON of a run."""
-    done = run_muster("bench", "--json", "--warm-up", "0", "--url", f"http://{server.url}", "--control-socket", server.socket,
-                      *arguments)
+    done = run_muster("bench", "--json", "--warm-up", "0", "--url", f"http://{server.url}",
+                      "--control-socket", server.socket, *arguments)
     assert done.returncode == code, done.stderr + done.stdout
     return json.loads(done.stdout)
+
+
+def start_bench(*arguments):
+    """One that a test goes on beside."""
+    return subprocess.Popen([binary_path(), "bench", *arguments], stdout=subprocess.PIPE, text=True, env=environment())
 
 
 def only_level(*arguments, **options):
@@ -179,7 +184,11 @@ def test_timeouts_are_errors(server):
     assert [(kind["kind"], kind["count"]) for kind in level["error_kinds"]] == [("timeout", 3)]
 
 
-OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+def reply_of(body: bytes, head=b"HTTP/1.1 200 OK", length=None):
+    return head + b"\r\nContent-Length: %d\r\n\r\n" % (len(body) if length is None else length) + body
+
+
+OK = reply_of(b"ok")
 CLOSE = b" and close"
 
 
@@ -222,8 +231,8 @@ class Peer(socketserver.ThreadingTCPServer):
 def bench_peer(replies, *arguments):
     """A run with requests one after another, against a peer with these replies."""
     with Peer(iter(replies)) as peer:
-        done = run_muster("bench", peer.address, "--raw", "GET /x", "-n", len(replies), "-c", 1, "--warm-up", 0, "--json",
-                          *arguments)
+        done = run_muster("bench", peer.address, "--raw", "GET /x", "-n", len(replies), "-c", 1, "--warm-up", 0,
+                          "--json", *arguments)
     assert done.stdout, done.stderr
     level = json.loads(done.stdout)["levels"][0]
     assert_adds_up(level)
@@ -231,8 +240,8 @@ def bench_peer(replies, *arguments):
 
 
 def test_broken_replies_are_no_successes():
-    level, code = bench_peer([OK, b"nonsense\r\n\r\n", CLOSE, b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nbut no" + CLOSE,
-                              b"HTTP/1.1 429 Slow down\r\nContent-Length: 16\r\n\r\n{\"error\":\"full\"}", OK + b"!", OK])
+    level, code = bench_peer([OK, b"nonsense\r\n\r\n", CLOSE, reply_of(b"but no", length=9) + CLOSE,
+                              reply_of(b'{"error":"full"}', b"HTTP/1.1 429 Slow down"), OK + b"!", OK])
     assert {(kind["kind"], kind["http_status"]): (kind["count"], kind["what"]) for kind in level["error_kinds"]} == {
         ("wrong reply", 0): (2, "the reply is no HTTP/1: 'nonsense    '"),
         ("connection", 0): (2, "the server closed the connection without a reply"),
@@ -241,7 +250,7 @@ def test_broken_replies_are_no_successes():
 
 
 def test_check_finds_a_different_reply():
-    replies = [b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nab"] * 3 + [b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nac"] * 2
+    replies = [reply_of(b"ab")] * 3 + [reply_of(b"ac")] * 2
     level, code = bench_peer(replies, "--check")
     assert level["answered"] == 3 and level["failed"] == 2 and code == 1
     assert level["error_kinds"][0]["kind"] == "wrong reply" and "--check" in level["error_kinds"][0]["what"]
@@ -251,7 +260,7 @@ def test_check_finds_a_different_reply():
 
 def test_closed_and_chunked_replies():
     level, _ = bench_peer([b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n",
-                           b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 1\r\n\r\na"], "--check")
+                           reply_of(b"a", b"HTTP/1.1 200 OK\r\nConnection: close")], "--check")
     assert level["answered"] == 2
 
 
@@ -261,7 +270,7 @@ def test_closed_and_chunked_replies():
 @pytest.fixture
 def echo_peer():
     """The port of `muster bench --echo`."""
-    process = subprocess.Popen([binary_path(), "bench", "--echo", "0"], stdout=subprocess.PIPE, text=True, env=environment())
+    process = start_bench("--echo", "0")
     try:
         yield process.stdout.readline().strip().rpartition(":")[2], process.pid
     finally:
@@ -272,7 +281,8 @@ def echo_peer():
 
 def test_two_targets_take_turns(server, echo_peer):
     port, pid = echo_peer
-    level = only_level(server, "echo", f"tcp://127.0.0.1:{port}", "-n", 400, "--rounds", 4, "-c", 2, "--compare-pid", pid)
+    level = only_level(server, "echo", f"tcp://127.0.0.1:{port}", "-n", 400, "--rounds", 4, "-c", 2,
+                       "--compare-pid", pid)
     other, ratio = level["compare"], level["ratio"]
     assert_adds_up(level)
     assert_adds_up(other)
@@ -280,14 +290,15 @@ def test_two_targets_take_turns(server, echo_peer):
     for key in ("requests_per_second", "p50", "p99", "p50_more_us"):
         assert ratio[key]["min"] <= ratio[key]["median"] <= ratio[key]["max"]
     assert ratio["requests_per_second"]["min"] > 0
-    assert set(level["cpu_us_per_request"]) == {"gateway", *(f"worker {w['worker']}" for w in server.workers("echo")), "bench"}
+    workers = {f"worker {worker['worker']}" for worker in server.workers("echo")}
+    assert set(level["cpu_us_per_request"]) == {"gateway", "bench"} | workers
     assert set(other["cpu_us_per_request"]) == {f"muster {pid}", "bench"}
 
 
 def test_a_large_message_comes_back_whole(echo_peer):
     """More than the sockets hold: it is read while it is still being written."""
-    done = run_muster("bench", f"tcp://127.0.0.1:{echo_peer[0]}", "--bytes", 4_000_000, "-n", 3, "-c", 2, "--check", "--json",
-                      "--warm-up", 0)
+    done = run_muster("bench", f"tcp://127.0.0.1:{echo_peer[0]}", "--bytes", 4_000_000, "-n", 3, "-c", 2,
+                      "--check", "--json", "--warm-up", 0)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["levels"][0]["answered"] == 3
 
@@ -308,8 +319,8 @@ def test_cpu_time_is_that_of_the_processes(server):
 
 
 def test_text_and_histogram(server, tmp_path):
-    done = run_muster("bench", "echo", "--url", f"http://{server.url}", "-c", "1,2", "-n", 100, "--warm-up", 0, "--histogram",
-                      tmp_path / "h")
+    done = run_muster("bench", "echo", "--url", f"http://{server.url}", "-c", "1,2", "-n", 100, "--warm-up", 0,
+                      "--histogram", tmp_path / "h")
     assert done.returncode == 0, done.stderr
     head, *rows = done.stdout.splitlines()
     assert head.split()[:2] == ["concurrency", "requests/s"]
@@ -323,8 +334,7 @@ def test_text_and_histogram(server, tmp_path):
 
 
 def test_interrupt_prints_what_was_measured(server):
-    process = subprocess.Popen([binary_path(), "bench", "echo", "--url", f"http://{server.url}", "--seconds", "600", "-c", "2",
-                                "--warm-up", "0", "--json"], stdout=subprocess.PIPE, text=True, env=environment())
+    process = start_bench("echo", "--url", f"http://{server.url}", "-d", "600", "-c", "2", "--warm-up", "0", "--json")
     before = succeeded(server, "echo")
     wait_for(lambda: succeeded(server, "echo") > before + 10, "requests")
     process.send_signal(signal.SIGINT)
@@ -335,11 +345,25 @@ def test_interrupt_prints_what_was_measured(server):
     assert level["answered"] > 0 and level["unfinished"] <= 2
 
 
+def test_interrupt_of_a_comparison(server, echo_peer):
+    """Also between two rounds: most of the time goes there when a round has one request."""
+    process = start_bench("echo", f"tcp://127.0.0.1:{echo_peer[0]}", "--url", f"http://{server.url}", "-n", "1000",
+                          "--rounds", "1000", "-c", "1", "--warm-up", "0", "--json")
+    before = succeeded(server, "echo")
+    wait_for(lambda: succeeded(server, "echo") > before + 3, "requests")
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0
+    (level,) = json.loads(out)["levels"]
+    assert_adds_up(level)
+    assert_adds_up(level["compare"])
+    assert level["answered"] > 0
+
+
 def test_a_server_that_dies_leaves_errors_not_a_hang(serve, tmp_path):
     """Requests that find no server count too, so the run comes to its end."""
     server = serve(put_model(tmp_path / "models", "echo", config=sim_config(base_ms=20)))
-    process = subprocess.Popen([binary_path(), "bench", "echo", "--url", f"http://{server.url}", "-n", "100", "-c", "2",
-                                "--warm-up", "0", "--json"], stdout=subprocess.PIPE, text=True, env=environment())
+    process = start_bench("echo", "--url", f"http://{server.url}", "-n", "100", "-c", "2", "--warm-up", "0", "--json")
     wait_for(lambda: succeeded(server, "echo") > 5, "requests")
     server.signal(signal.SIGTERM)
     server.wait_exit()

@@ -241,7 +241,7 @@ static int verdict(const struct bench *bench) {
     for (size_t k = 0; k < bench->rows[i]->n_sides; k++) {
       const struct bench_side *side = bench->rows[i]->sides[k];
       const struct load_result *result = &side->result;
-      if (side->n_rounds == 0) continue; /* interrupted before */
+      if (result->interrupted && result->sent == 0) continue; /* its turn did not come */
       if (result->answered == 0 || (bench->settings.check && result->failed > 0)) return COMMAND_FAILED;
     }
   return COMMAND_OK;
@@ -323,7 +323,7 @@ const struct command command_bench = {
         "Comparison\n"
         "  --compare URL          the same requests to a second target (the second URL means that too), in turns with\n"
         "                         the first; a path in the URL replaces that of the request\n"
-        "  --rounds N             turns into which --seconds are divided (default 6)\n"
+        "  --rounds N             turns into which --seconds or --requests are divided (default 6)\n"
         "\n"
         "Result\n"
         "  --check                a reply with another body than the first one's is an error; exit status 1 on any\n"

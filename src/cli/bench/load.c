@@ -36,6 +36,14 @@ static volatile sig_atomic_t interrupted;
 
 static void on_interrupt(int number) { interrupted = 1; }
 
+/* From the first run on, so that no moment between two runs is without it; a second Ctrl-C kills. */
+static void catch_interrupts(void) {
+  static bool caught;
+  struct sigaction action = {.sa_handler = on_interrupt, .sa_flags = (int)SA_RESETHAND};
+  if (!caught) sigaction(SIGINT, &action, NULL);
+  caught = true;
+}
+
 static bool is_open_loop(const struct load *load) { return load->options->rate > 0; }
 static uint64_t pending(const struct load_result *result) { return result->sent - result->answered - result->failed; }
 
@@ -340,15 +348,12 @@ mu_status load_run(const struct target *target, const struct buffer *request, co
                                .request_size = request->size,
                                .reply_bytes = target->tcp ? reply_bytes : 0,
                                .keep_bodies = options->reference != NULL}};
-  struct sigaction action = {.sa_handler = on_interrupt}, before;
   memset(ret_result, 0, sizeof *ret_result);
   mu_status status = prepare(&load, err);
   if (status == MU_OK) {
-    interrupted = 0;
-    sigaction(SIGINT, &action, &before);
+    catch_interrupts();
     prctl(PR_SET_TIMERSLACK, 1UL); /* 50 us by default: an open loop would send that much late */
     run(&load);
-    sigaction(SIGINT, &before, NULL);
   }
   for (uint32_t i = 0; load.connections != NULL && i < options->connections; i++) connection_free(&load.connections[i]);
   if (load.wire.epoll >= 0) close(load.wire.epoll);

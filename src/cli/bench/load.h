@@ -43,7 +43,7 @@ struct load_result {
   uint64_t finished;                           /* replies and failures within the window, whenever they were sent */
   double seconds;                              /* of the window */
   struct failures failures;
-  bool interrupted; /* SIGINT ended it early; what was measured counts */
+  bool interrupted; /* SIGINT ended it early, or came before; what was measured counts */
 };
 
 /* Adds what another run of the same kind found. */

@@ -131,7 +131,7 @@ static void print_spread(const char *name, const struct spread *spread, int deci
 mu_status report_print_row(const struct bench_row *row, struct buffer *out) {
   for (size_t k = 0; k < row->n_sides; k++)
     print_side(row, row->sides[k], row->n_sides == 1 ? "" : k == 0 ? "A " : "B ", out);
-  if (row->n_sides > 1) {
+  if (row->n_sides > 1 && row->sides[1]->n_rounds > 0) {
     struct comparison comparison = bench_row_compare(row);
     buffer_print(out, "%*s", COLUMN_WIDTH, "A/B");
     buffer_print(out, " median (least … most) of %zu rounds:", row->sides[1]->n_rounds);
