@@ -18,7 +18,7 @@ def server(module_path, serve_module):
     varying shape."""
     repository = module_path / "models"
     put_model(repository, "echo", config=sim_config(max_batch_size=8))
-    put_model(repository, "slow", config=sim_config(base_ms=50))
+    put_model(repository, "slow", config=sim_config(base_ms=50, instance_group="{ count: 1 }"))
     put_model(repository, "fails", config=sim_config(fail_rate=1))
     put_model(repository, "varies", config=sim_config(dims="-1, 2"))
     return serve_module(repository)
