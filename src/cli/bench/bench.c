@@ -1,8 +1,8 @@
 /* muster bench: what a server does under load. */
-#include "base/clock.h"
-#include "cli/bench/load.h"
+#include "cli/bench/echo.h"
 #include "cli/bench/payload.h"
 #include "cli/bench/report.h"
+#include "cli/bench/server_processes.h"
 #include "cli/command.h"
 
 #include <errno.h>
@@ -12,254 +12,330 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { LEVELS_MAX = 64, LIST_MAX = 64, CONCURRENCY_MAX = 100000 };
-
-struct bench_settings {
-  const char *what; /* model or URL */
-  const char *url;
-  uint32_t levels[LEVELS_MAX];
-  size_t n_levels;
-  double duration_s, warmup_s, timeout_s;
-  int64_t requests, rows, seed;
-  const char *shapes[LIST_MAX], *files[LIST_MAX];
-  size_t n_shapes, n_files;
+/* A run: one target, or two to compare; the same request for both. */
+struct bench {
+  struct bench_settings settings;
+  struct target targets[2];
+  struct buffer requests[2];
+  struct buffer references[2]; /* bodies of the first replies */
+  struct cpu_watch watches[2];
+  size_t n_targets;
+  int64_t inferences; /* in one request */
+  struct load_result *round;
+  uint64_t *batches_before;
+  struct bench_row *rows[SETTINGS_LIST_MAX];
+  size_t n_rows;
+  struct buffer out;
 };
 
-/* ---- flags: one table -------------------------------------------------------------------------------------------- */
+/* ---- what to send where ------------------------------------------------------------------------------------------ */
 
-static bool read_number(const char *text, double least, double most, double *ret_value) {
-  char *end;
-  errno = 0;
-  double value = strtod(text, &end);
-  if (errno != 0 || end == text || *end != '\0' || !(value >= least && value <= most)) return false;
-  *ret_value = value;
-  return true;
-}
-
-static bool read_seconds(const char *text, void *field) { return read_number(text, 0, 86400, field); }
-
-static bool read_count(const char *text, void *field) {
-  double value;
-  if (!read_number(text, 0, 1e15, &value) || value != (double)(int64_t)value) return false;
-  *(int64_t *)field = (int64_t)value;
-  return true;
-}
-
-static bool read_text(const char *text, void *field) {
-  *(const char **)field = text;
-  return text[0] != '\0';
-}
-
-/* "1,4,16" or perf_analyzer's "START:END:STEP" */
-static bool read_levels(const char *text, void *field) {
-  struct bench_settings *settings = (struct bench_settings *)((char *)field - offsetof(struct bench_settings, levels));
-  unsigned start, last, step = 1;
-  int used = 0;
-  settings->n_levels = 0;
-  int n = sscanf(text, "%u:%u:%u%n", &start, &last, &step, &used);
-  if (n == 2) sscanf(text, "%u:%u%n", &start, &last, &used);
-  if (n >= 2) {
-    if ((size_t)used != strlen(text) || start == 0 || step == 0 || last < start || last > CONCURRENCY_MAX) return false;
-    for (unsigned level = start; level <= last && settings->n_levels < LEVELS_MAX; level += step)
-      settings->levels[settings->n_levels++] = level;
-    return true;
+static mu_status find_first(struct bench *bench, char method[16], mu_error *err) {
+  const struct bench_settings *settings = &bench->settings;
+  struct target *target = &bench->targets[0];
+  bool is_url = strstr(settings->what, "://") != NULL;
+  mu_status status = MU_OK;
+  if (is_url) status = target_parse(settings->what, target, err);
+  if (status != MU_OK) return status;
+  if (settings->raw != NULL) {
+    if (!is_url || target->tcp) return mu_fail(err, MU_INVALID, "--raw wants a URL like http://host:80, not a model");
+    if (sscanf(settings->raw, "%15s %639s", method, target->path) != 2 || target->path[0] != '/')
+      return mu_fail(err, MU_INVALID, "--raw wants 'METHOD /PATH', not '%s'", settings->raw);
+    target->model[0] = '\0';
+    return MU_OK;
   }
-  for (const char *at = text;;) {
-    char *end;
-    unsigned long level = strtoul(at, &end, 10);
-    if (end == at || level == 0 || level > CONCURRENCY_MAX || settings->n_levels == LEVELS_MAX) return false;
-    settings->levels[settings->n_levels++] = (uint32_t)level;
-    if (*end == '\0') return true;
-    if (*end != ',') return false;
-    at = end + 1;
-  }
+  if (is_url && target->tcp && settings->body == NULL && settings->bytes == 0)
+    return mu_fail(err, MU_INVALID, "what goes to %s? --body FILE or --bytes N", settings->what);
+  bool bare = is_url && target->model[0] == '\0' && (settings->body != NULL || settings->bytes > 0) &&
+              (target->tcp || target->path[0] != '\0');
+  return bare ? MU_OK : target_find(settings->what, settings->url, target, err);
 }
 
-static bool read_shape(const char *text, void *field) {
-  struct bench_settings *settings = (struct bench_settings *)((char *)field - offsetof(struct bench_settings, shapes));
-  if (settings->n_shapes == LIST_MAX || strchr(text, ':') == NULL) return false;
-  settings->shapes[settings->n_shapes++] = text;
-  return true;
-}
-
-static bool read_file(const char *text, void *field) {
-  struct bench_settings *settings = (struct bench_settings *)((char *)field - offsetof(struct bench_settings, files));
-  if (settings->n_files == LIST_MAX || strchr(text, '=') == NULL) return false;
-  settings->files[settings->n_files++] = text;
-  return true;
-}
-
-static const struct flag {
-  const char *name;
-  bool (*read)(const char *text, void *field);
-  size_t field;
-  const char *wants; /* for the message when the value is wrong */
-} flags[] = {
-    {"--url", read_text, offsetof(struct bench_settings, url), "a URL"},
-    {"--concurrency", read_levels, offsetof(struct bench_settings, levels), "numbers like 1,4,16 or 1:64:8"},
-    {"--concurrency-range", read_levels, offsetof(struct bench_settings, levels), "numbers like 1,4,16 or 1:64:8"},
-    {"--duration", read_seconds, offsetof(struct bench_settings, duration_s), "seconds"},
-    {"--warmup", read_seconds, offsetof(struct bench_settings, warmup_s), "seconds"},
-    {"--timeout", read_seconds, offsetof(struct bench_settings, timeout_s), "seconds"},
-    {"--requests", read_count, offsetof(struct bench_settings, requests), "a whole number"},
-    {"--rows", read_count, offsetof(struct bench_settings, rows), "a whole number"},
-    {"-b", read_count, offsetof(struct bench_settings, rows), "a whole number"},
-    {"--seed", read_count, offsetof(struct bench_settings, seed), "a whole number"},
-    {"--shape", read_shape, offsetof(struct bench_settings, shapes), "NAME:2,3,4"},
-    {"--input", read_file, offsetof(struct bench_settings, files), "NAME=FILE"},
-};
-enum { FLAGS = sizeof flags / sizeof *flags };
-
-static const struct flag *find_flag(const char *name, size_t length) {
-  for (size_t i = 0; i < FLAGS; i++)
-    if (strlen(flags[i].name) == length && strncmp(flags[i].name, name, length) == 0) return &flags[i];
-  return NULL;
-}
-
-static mu_status unknown_flag(const char *name, mu_error *err) {
-  const char *names[FLAGS];
-  for (size_t i = 0; i < FLAGS; i++) names[i] = flags[i].name;
-  const char *near = nearest_word(name, names, FLAGS);
-  return near != NULL ? mu_fail(err, MU_INVALID, "unknown flag '%s': did you mean '%s'?", name, near)
-                      : mu_fail(err, MU_INVALID, "unknown flag '%s': see muster bench --help", name);
-}
-
-static mu_status read_arguments(int argc, char **argv, struct bench_settings *settings, mu_error *err) {
-  for (int i = 0; i < argc; i++) {
-    if (argv[i][0] != '-') {
-      if (settings->what != NULL) return mu_fail(err, MU_INVALID, "one model or URL at a time: '%s'?", argv[i]);
-      settings->what = argv[i];
-      continue;
-    }
-    size_t length = strcspn(argv[i], "=");
-    const struct flag *flag = find_flag(argv[i], length);
-    if (flag == NULL) return unknown_flag(argv[i], err);
-    const char *value = argv[i][length] == '=' ? argv[i] + length + 1 : i + 1 < argc ? argv[++i] : "";
-    if (!flag->read(value, (char *)settings + flag->field))
-      return mu_fail(err, MU_INVALID, "%s wants %s, not '%s'", flag->name, flag->wants, value);
-  }
-  if (settings->what == NULL) return mu_fail(err, MU_INVALID, "which model? muster bench MODEL, or a URL");
+/* The same request goes there; a path or model in the URL takes the place of the first target's. */
+static mu_status find_second(struct bench *bench, mu_error *err) {
+  struct target *first = &bench->targets[0], *second = &bench->targets[1];
+  mu_status status = target_parse(bench->settings.compare, second, err);
+  if (status != MU_OK || second->path[0] != '\0') return status;
+  memcpy(second->path, first->path, sizeof second->path);
+  if (second->tcp) return MU_OK;
+  if (first->path[0] == '\0') return mu_fail(err, MU_INVALID, "a TCP target compares with another TCP target");
   return MU_OK;
 }
 
-/* ---- the sweep --------------------------------------------------------------------------------------------------- */
+static mu_status make_requests(struct bench *bench, mu_error *err) {
+  const struct bench_settings *settings = &bench->settings;
+  const struct payload_options options = {.rows = settings->rows,
+                                          .shapes = settings->shapes.items,
+                                          .n_shapes = settings->shapes.n,
+                                          .files = settings->files.items,
+                                          .n_files = settings->files.n,
+                                          .headers = settings->headers.items,
+                                          .n_headers = settings->headers.n,
+                                          .seed = (uint64_t)settings->seed};
+  struct payload payload = {0};
+  char method[16] = "POST";
+  mu_status status = find_first(bench, method, err);
+  bench->n_targets = settings->compare != NULL ? 2 : 1;
+  if (status == MU_OK && bench->n_targets == 2) status = find_second(bench, err);
+  if (status != MU_OK) return status;
+  bool ready = bench->targets[0].model[0] == '\0' || settings->body != NULL || settings->bytes > 0;
+  status = ready ? payload_ready(method, settings->body, (uint64_t)settings->bytes, &options, &payload, err)
+                 : payload_infer(&bench->targets[0], &options, &payload, err);
+  bench->inferences = ready ? settings->rows : payload.rows;
+  for (size_t k = 0; status == MU_OK && k < bench->n_targets; k++)
+    status = payload_print(&payload, &bench->targets[k], &bench->requests[k], err);
+  payload_free(&payload);
+  return status;
+}
+
+/* Whose CPU is counted: the server's processes, and this one. */
+static mu_status watch_processes(struct bench *bench, mu_error *err) {
+  const struct bench_settings *settings = &bench->settings;
+  mu_status status = MU_OK;
+  for (size_t k = 0; k < bench->n_targets && status == MU_OK; k++) {
+    const struct pid_list *pids = k == 0 ? &settings->pids : &settings->compare_pids;
+    for (size_t i = 0; i < pids->n && status == MU_OK; i++)
+      status = cpu_watch_add(&bench->watches[k], pids->items[i], NULL, err);
+    if (status == MU_OK && pids->n == 0 && !bench->targets[k].tcp)
+      status = server_processes_watch(&bench->targets[k], k == 0 ? settings->control_socket : settings->compare_socket,
+                                      &bench->watches[k], err);
+    if (status == MU_OK) status = cpu_watch_add(&bench->watches[k], getpid(), "bench", err);
+  }
+  return status;
+}
+
+/* ---- one row ----------------------------------------------------------------------------------------------------- */
 
 static void show_progress(void *context, double seconds, double rate) {
-  const struct bench_level *level = context;
-  fprintf(stderr, "\r\033[Kconcurrency %u: %.0f s, %.0f requests/s", level->concurrency, seconds, rate);
+  const struct bench_row *row = context;
+  fprintf(stderr, "\r\033[K%s %g: %.0f s, %.0f requests/s", row->open ? "rate" : "concurrency", row->level, seconds,
+          rate);
 }
 
-static mu_status run_level(const struct target *target, const struct buffer *request,
-                           const struct bench_settings *settings, struct bench_level *level, mu_error *err) {
-  uint64_t *before = calloc(TARGET_BATCH_MAX + 1, sizeof *before);
-  if (before == NULL) return mu_fail(err, MU_NO_MEMORY, "no memory");
-  struct load_options options = {.concurrency = level->concurrency,
-                                 .warmup_ns = (uint64_t)(settings->warmup_s * 1e9),
-                                 .duration_ns = (uint64_t)(settings->duration_s * 1e9),
-                                 .requests = (uint64_t)settings->requests,
+static mu_status run_round(struct bench *bench, struct bench_row *row, size_t k, mu_error *err) {
+  enum { NEXT_WARMUP_MS = 200 }; /* of further rounds: what is warm by then cools little */
+  const struct bench_settings *settings = &bench->settings;
+  struct bench_side *side = row->sides[k];
+  double rounds = (double)settings->rounds, warmup_s = settings->warmup_s;
+  if (side->n_rounds > 0 && warmup_s > NEXT_WARMUP_MS / 1e3) warmup_s = NEXT_WARMUP_MS / 1e3;
+  uint64_t requests = (uint64_t)settings->requests / (uint64_t)settings->rounds;
+  if (settings->requests > 0 && requests == 0) requests = 1;
+  struct load_options options = {.connections = row->open ? (uint32_t)settings->connections : (uint32_t)row->level,
+                                 .rate = row->open ? row->level : 0,
+                                 .arrivals = settings->arrivals,
+                                 .seed = (uint64_t)settings->seed + side->n_rounds,
+                                 .warmup_ns = (uint64_t)(warmup_s * 1e9),
+                                 .duration_ns = (uint64_t)(settings->duration_s / rounds * 1e9),
+                                 .requests = requests,
                                  .timeout_ns = (uint64_t)(settings->timeout_s * 1e9),
+                                 .reply_bytes = (uint64_t)settings->reply_bytes,
+                                 .check = settings->check,
+                                 .watch = &side->watch,
                                  .progress = isatty(STDERR_FILENO) ? show_progress : NULL,
-                                 .context = level};
-  mu_status status = target_batches(target, before, err);
-  if (status == MU_OK) status = load_run(target, request, &options, &level->result, err);
+                                 .context = row};
+  if (settings->check || settings->save_reply != NULL) options.reference = &bench->references[k];
+  mu_error ignored; /* statistics are there to be had or not: no other server has to know them */
+  bool counted =
+      side->target->model[0] != '\0' && target_batches(side->target, bench->batches_before, &ignored) == MU_OK;
+  mu_status status = load_run(side->target, &bench->requests[k], &options, bench->round, err);
   if (options.progress != NULL) fputs("\r\033[K", stderr);
-  if (status == MU_OK) status = target_batches(target, level->batches, err);
-  for (uint32_t i = 0; status == MU_OK && i <= TARGET_BATCH_MAX; i++) level->batches[i] -= before[i];
-  free(before);
-  return status;
+  if (status != MU_OK) return status;
+  bench_side_add(side, bench->round);
+  for (uint32_t i = 0; counted && i <= TARGET_BATCH_MAX; i++) side->batches[i] -= bench->batches_before[i];
+  if (!counted || target_batches(side->target, bench->batches_before, &ignored) != MU_OK)
+    memset(side->batches, 0, sizeof side->batches);
+  for (uint32_t i = 0; counted && i <= TARGET_BATCH_MAX; i++) side->batches[i] += bench->batches_before[i];
+  return MU_OK;
 }
 
-static void flush(struct buffer *out) {
-  fwrite(out->data, 1, out->size, stdout);
-  fflush(stdout);
-  buffer_clear(out);
-}
-
-static mu_status sweep(const struct target *target, const struct buffer *request, const struct bench_settings *settings,
-                       bool json, struct buffer *out, uint64_t *ret_answered, mu_error *err) {
-  struct bench_level *levels[LEVELS_MAX] = {0};
-  size_t n = 0;
+/* A B, B A, A B …: whatever drifts on the machine meets both alike. */
+static mu_status run_row(struct bench *bench, struct bench_row *row, mu_error *err) {
   mu_status status = MU_OK;
-  if (!json) report_print_head(out);
-  for (bool interrupted = false; status == MU_OK && n < settings->n_levels && !interrupted; n++) {
-    levels[n] = calloc(1, sizeof **levels);
-    if (levels[n] == NULL) {
-      status = mu_fail(err, MU_NO_MEMORY, "no memory");
-      break;
+  bool interrupted = false;
+  for (int64_t round = 0; round < bench->settings.rounds && status == MU_OK; round++)
+    for (size_t i = 0; i < row->n_sides && status == MU_OK && !interrupted; i++) {
+      status = run_round(bench, row, round % 2 == 0 ? i : row->n_sides - 1 - i, err);
+      interrupted = status == MU_OK && bench->round->interrupted;
     }
-    levels[n]->concurrency = settings->levels[n];
-    levels[n]->rows = settings->rows;
-    status = run_level(target, request, settings, levels[n], err);
-    if (status != MU_OK) break;
-    interrupted = levels[n]->result.interrupted;
-    *ret_answered += levels[n]->result.answered;
-    if (json) continue;
-    report_print_level(levels[n], out);
-    flush(out); /* each line as soon as it is known */
-  }
-  if (status == MU_OK && json) status = report_print_json(target, (const struct bench_level *const *)levels, n, out);
-  for (size_t i = 0; i < LEVELS_MAX; i++) free(levels[i]);
   return status;
+}
+
+static mu_status add_row(struct bench *bench, double level, mu_error *err) {
+  struct bench_row *row = calloc(1, sizeof *row);
+  if (row == NULL) return mu_fail(err, MU_NO_MEMORY, "no memory");
+  bench->rows[bench->n_rows++] = row;
+  *row = (struct bench_row){
+      .level = level, .open = bench->settings.rate.n > 0, .inferences = bench->inferences, .n_sides = bench->n_targets};
+  for (size_t k = 0; k < bench->n_targets; k++) {
+    if ((row->sides[k] = calloc(1, sizeof *row->sides[k])) == NULL) return mu_fail(err, MU_NO_MEMORY, "no memory");
+    row->sides[k]->target = &bench->targets[k];
+    row->sides[k]->watch = bench->watches[k];
+  }
+  return MU_OK;
+}
+
+/* ---- what comes out ---------------------------------------------------------------------------------------------- */
+
+static mu_status write_file(const char *path, const char *data, size_t size, mu_error *err) {
+  FILE *file = fopen(path, "we");
+  if (file == NULL) return mu_fail(err, MU_IO, "%s: %s", path, strerror(errno));
+  bool written = fwrite(data, 1, size, file) == size;
+  return fclose(file) == 0 && written ? MU_OK : mu_fail(err, MU_IO, "%s cannot be written", path);
+}
+
+/* FILE for the only row of one target; else FILE.c16 or FILE.r100, the second target's FILE.compare. */
+static mu_status write_histogram(struct bench *bench, const struct bench_row *row, size_t k, mu_error *err) {
+  char path[4096], level[32] = "";
+  struct buffer text;
+  const struct bench_settings *settings = &bench->settings;
+  if (settings->concurrency.n + settings->rate.n > 1)
+    snprintf(level, sizeof level, ".%c%g", row->open ? 'r' : 'c', row->level);
+  snprintf(path, sizeof path, "%s%s%s", settings->histogram, level, k == 0 ? "" : ".compare");
+  buffer_init(&text, SIZE_MAX / 2);
+  mu_status status = histogram_print(&row->sides[k]->result.latencies, &text);
+  status =
+      status == MU_OK ? write_file(path, text.data, text.size, err) : mu_fail(err, status, "no memory for %s", path);
+  buffer_free(&text);
+  return status;
+}
+
+static mu_status show_row(struct bench *bench, const struct bench_row *row, mu_error *err) {
+  mu_status status = MU_OK;
+  for (size_t k = 0; bench->settings.histogram != NULL && k < row->n_sides && status == MU_OK; k++)
+    status = write_histogram(bench, row, k, err);
+  if (status != MU_OK || bench->settings.json) return status;
+  if (row == bench->rows[0]) report_print_head(row, &bench->out);
+  report_print_row(row, &bench->out);
+  fwrite(bench->out.data, 1, bench->out.size, stdout); /* each row as soon as it is known */
+  fflush(stdout);
+  buffer_clear(&bench->out);
+  return MU_OK;
+}
+
+static mu_status sweep(struct bench *bench, mu_error *err) {
+  const struct bench_settings *settings = &bench->settings;
+  const struct number_list *levels = settings->rate.n > 0 ? &settings->rate : &settings->concurrency;
+  bool interrupted = false;
+  bench->round = calloc(1, sizeof *bench->round);
+  bench->batches_before = calloc(TARGET_BATCH_MAX + 1, sizeof *bench->batches_before);
+  if (bench->round == NULL || bench->batches_before == NULL) return mu_fail(err, MU_NO_MEMORY, "no memory");
+  mu_status status = make_requests(bench, err);
+  if (status == MU_OK) status = watch_processes(bench, err);
+  for (size_t i = 0; i < levels->n && status == MU_OK && !interrupted; i++) {
+    status = add_row(bench, levels->items[i], err);
+    if (status == MU_OK) status = run_row(bench, bench->rows[i], err);
+    if (status == MU_OK) status = show_row(bench, bench->rows[i], err);
+    interrupted = bench->round->interrupted;
+  }
+  if (status == MU_OK && settings->save_reply != NULL)
+    status = write_file(settings->save_reply, bench->references[0].data != NULL ? bench->references[0].data : "",
+                        bench->references[0].size, err);
+  if (status == MU_OK && settings->json)
+    status = report_print_json((const struct bench_row *const *)bench->rows, bench->n_rows, &bench->out);
+  return status;
+}
+
+/* A server that answers nothing right has failed the test, and with --check a single wrong reply has. */
+static int verdict(const struct bench *bench) {
+  for (size_t i = 0; i < bench->n_rows; i++)
+    for (size_t k = 0; k < bench->rows[i]->n_sides; k++) {
+      const struct bench_side *side = bench->rows[i]->sides[k];
+      const struct load_result *result = &side->result;
+      if (result->interrupted && result->sent == 0) continue; /* its turn did not come */
+      if (result->answered == 0 || (bench->settings.check && result->failed > 0)) return COMMAND_FAILED;
+    }
+  return COMMAND_OK;
+}
+
+static void bench_free(struct bench *bench) {
+  for (size_t k = 0; k < 2; k++) {
+    buffer_free(&bench->requests[k]);
+    buffer_free(&bench->references[k]);
+  }
+  for (size_t i = 0; i < bench->n_rows; i++) {
+    free(bench->rows[i]->sides[0]);
+    free(bench->rows[i]->sides[1]);
+    free(bench->rows[i]);
+  }
+  free(bench->round);
+  free(bench->batches_before);
+  buffer_free(&bench->out);
+  free(bench);
 }
 
 static int run(int argc, char **argv) {
-  static const uint32_t default_levels[] = {1, 2, 4, 8, 16, 32, 64};
-  struct bench_settings settings = {.url = "http://127.0.0.1:8000",
-                                    .duration_s = 5,
-                                    .warmup_s = 1,
-                                    .timeout_s = 60,
-                                    .rows = 1,
-                                    .seed = 1,
-                                    .n_levels = sizeof default_levels / sizeof *default_levels};
-  memcpy(settings.levels, default_levels, sizeof default_levels);
-  bool json = command_take_flag(&argc, argv, "--json");
   mu_error err;
-  mu_status status = read_arguments(argc, argv, &settings, &err);
-  if (status != MU_OK) return command_fail(&command_bench, COMMAND_USAGE, err.message);
-
-  struct target target;
-  struct buffer request, out;
-  buffer_init(&request, SIZE_MAX / 2);
-  buffer_init(&out, SIZE_MAX / 2);
-  signal(SIGPIPE, SIG_IGN);
-  status = target_find(settings.what, settings.url, &target, &err);
-  struct payload_options payload = {.rows = settings.rows,
-                                    .shapes = settings.shapes,
-                                    .n_shapes = settings.n_shapes,
-                                    .files = settings.files,
-                                    .n_files = settings.n_files,
-                                    .seed = (uint64_t)settings.seed};
-  uint64_t answered = 0;
-  if (status == MU_OK) status = payload_build(&target, &payload, &request, &err);
-  if (status == MU_OK) status = sweep(&target, &request, &settings, json, &out, &answered, &err);
-  buffer_free(&request);
-  if (status != MU_OK) {
-    buffer_free(&out);
-    return command_fail(&command_bench, COMMAND_FAILED, err.message);
+  struct bench *bench = calloc(1, sizeof *bench);
+  if (bench == NULL) return command_fail(&command_bench, COMMAND_FAILED, "no memory");
+  for (size_t k = 0; k < 2; k++) {
+    buffer_init(&bench->requests[k], SIZE_MAX / 2);
+    buffer_init(&bench->references[k], SIZE_MAX / 2);
   }
-  int exit_status = command_output(&command_bench, &out);
-  return answered > 0 ? exit_status : COMMAND_FAILED; /* a server that answers nothing right has failed the test */
+  buffer_init(&bench->out, SIZE_MAX / 2);
+  signal(SIGPIPE, SIG_IGN);
+  int exit_status = COMMAND_OK;
+  if (settings_read(argc, argv, &bench->settings, &err) != MU_OK)
+    exit_status = command_fail(&command_bench, COMMAND_USAGE, err.message);
+  else if ((bench->settings.echo != NULL ? echo_serve(bench->settings.echo, &err) : sweep(bench, &err)) != MU_OK)
+    exit_status = command_fail(&command_bench, COMMAND_FAILED, err.message);
+  else
+    exit_status = command_output(&command_bench, &bench->out);
+  if (exit_status == COMMAND_OK) exit_status = verdict(bench);
+  bench_free(bench);
+  return exit_status;
 }
 
 const struct command command_bench = {
     .name = "bench",
-    .usage = "muster bench [flags] MODEL|URL",
-    .summary = "Load a served model: throughput, percentiles, batch sizes, errors",
+    .usage = "muster bench [flags] MODEL|URL [URL]",
+    .summary = "Load a served model: throughput, percentiles, batch sizes, CPU per request, errors",
     .details =
-        "A closed loop on kept-alive connections, for each concurrency in turn. MODEL is a name on --url; a URL is\n"
-        "http://HOST:PORT[/v2/models/NAME[/versions/V]]. Inputs are random, by the model's metadata, or read from "
-        "files.\n"
+        "MODEL is a name on --url; a URL is http://HOST:PORT[/v2/models/NAME[/versions/V]], with --raw any HTTP "
+        "server,\n"
+        "or tcp://HOST:PORT, where as many bytes are waited for as are sent. Inputs are random, by the model's "
+        "metadata,\n"
+        "or read from files.\n"
         "\n"
-        "  --concurrency LIST   1,4,16 or START:END:STEP (default 1,2,4,8,16,32,64)\n"
-        "  --duration SECONDS   measured time of each level (default 5)\n"
-        "  --warmup SECONDS     before it, not measured (default 1)\n"
-        "  --requests N         end a level after N answers instead of a time\n"
-        "  --timeout SECONDS    of one request (default 60)\n"
-        "  -b, --rows N         rows of one request, for a model that batches (default 1)\n"
-        "  --shape NAME:2,3     varying dims of an input, behind the batch dimension; may repeat\n"
-        "  --input NAME=FILE    raw bytes of an input instead of random ones; may repeat\n"
-        "  --seed N             of the random inputs (default 1)\n"
-        "  --url URL            the server (default http://127.0.0.1:8000)\n"
-        "  --json               the whole result as JSON\n",
+        "Load, one row of the report for each number\n"
+        "  --concurrency LIST     closed loop: so many connections, one request on its way in each; 1,4,16 or\n"
+        "                         START:END:STEP (default 1,2,4,8,16,32,64)\n"
+        "  --rate LIST            open loop: so many requests a second, whether the server keeps up or not; latencies\n"
+        "                         count from when a request was due\n"
+        "  --arrivals KIND        poisson (default) or constant\n"
+        "  --connections N        most of them in an open loop (default 256); what finds none in time is 'not sent'\n"
+        "  --seconds SECONDS      measured time of each row (default 5); also 500ms, 2m\n"
+        "  --warm-up SECONDS      before it, not measured (default 1)\n"
+        "  --requests N           end a row after N requests instead of a time\n"
+        "  --timeout SECONDS      of one request (default 60)\n"
+        "  --seed N               of random inputs and arrivals (default 1)\n"
+        "\n"
+        "Request\n"
+        "  --url URL              the server of MODEL (default http://127.0.0.1:8000)\n"
+        "  -b, --rows N           rows of one request, for a model that batches (default 1)\n"
+        "  --shape NAME:2,3       varying dims of an input, behind the batch dimension; may repeat\n"
+        "  --input NAME=FILE      an input from a file: .npy, .json (an array), else raw bytes; may repeat\n"
+        "  --body FILE            the whole body instead\n"
+        "  --header 'NAME: VALUE' a further header; may repeat\n"
+        "  --raw 'METHOD /PATH'   to any HTTP server, with --body or without\n"
+        "  --bytes N              N random bytes as the body\n"
+        "  --reply-bytes N        what a tcp:// target sends back (default: as much as it gets)\n"
+        "\n"
+        "Comparison\n"
+        "  --compare URL          the same requests to a second target (the second URL means that too), in turns with\n"
+        "                         the first; a path in the URL replaces that of the request\n"
+        "  --rounds N             turns into which --seconds or --requests are divided (default 6)\n"
+        "\n"
+        "Result\n"
+        "  --check                a reply with another body than the first one's is an error; exit status 1 on any\n"
+        "  --save-reply FILE      the body of the first reply\n"
+        "  --histogram FILE       all percentiles, in HdrHistogram's text format (.hgrm), microseconds; one file for\n"
+        "                         each row\n"
+        "  --server-pid PID,…     processes whose CPU time is shown; else those of a muster on this machine\n"
+        "  --control-socket PATH  of that muster, where it is not the one that its port gives\n"
+        "  --compare-pid, --compare-control-socket   the same for the second target\n"
+        "  --json                 the whole result as JSON\n"
+        "\n"
+        "Ctrl-C ends it early and prints what was measured. --echo [HOST:]PORT is the bare TCP peer for comparisons:\n"
+        "it sends back what it gets.\n",
     .run = run,
 };

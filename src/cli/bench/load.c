@@ -1,300 +1,378 @@
 #include "cli/bench/load.h"
 
 #include "base/clock.h"
-#include "proto/http1/http1_codec.h"
+#include "cli/bench/connection.h"
 
 #include <errno.h>
+#include <jansson.h>
 #include <netdb.h>
-#include <netinet/tcp.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
-#include <uv.h>
+#include <sys/epoll.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
-enum { READ_BYTES = 256 * 1024, HEAD_BYTES = 64 * 1024, ERROR_TEXT_BYTES = 4096, TICK_MS = 50 };
-
-struct load;
-
-struct connection {
-  struct load *load;
-  uv_tcp_t tcp;
-  uv_connect_t connect;
-  uv_write_t write;
-  enum { CONNECTION_CLOSED, CONNECTION_OPEN, CONNECTION_CLOSING } state;
-  struct http1_codec *codec;
-  uint64_t sent_ns; /* of the request in flight; 0: none */
-  int status;       /* of the answer that is being read */
-  bool keep_alive;
-  struct buffer error; /* text of an answer that is none */
-};
+enum { EVENTS = 512, TICK_NS = 20 * NS_PER_MS, CONNECT_TIMEOUT_MS = 5000, SPARE_DESCRIPTORS = 64 };
+enum { NOBODY = UINT32_MAX };
 
 struct load {
   const struct target *target;
   const struct load_options *options;
-  const struct buffer *request;
   struct load_result *result;
-  struct sockaddr_storage address;
-  uv_loop_t loop;
-  uv_timer_t tick;
-  uv_signal_t interrupt;
+  struct connection_wire wire;
   struct connection *connections;
-  char *chunk; /* READ_BYTES, shared: what is read is parsed at once */
-  uint64_t start_ns, measure_ns, end_ns, reported_ns, reported_answers;
-  bool stopping;
+  uint32_t idle; /* top of a stack: those used last are used first, so no more are opened than are needed */
+  uint32_t busy;
+  struct schedule schedule; /* open loop */
+  uint64_t due_ns;          /* the arrival that is sent next; TIME_NEVER: no more come */
+  uint64_t measure_ns, end_ns, now, tick_ns;
+  enum { LOAD_WARMS_UP, LOAD_MEASURES, LOAD_DRAINS } phase;
+  uint64_t reported_ns, reported_answers;
 };
 
-static void connection_open(struct connection *connection);
-static void connection_close(struct connection *connection);
+static volatile sig_atomic_t interrupted;
 
-/* ---- what is counted --------------------------------------------------------------------------------------------- */
+static void on_interrupt(int number) { interrupted = 1; }
 
-static bool measuring(const struct load *load, uint64_t now) { return now >= load->measure_ns && !load->stopping; }
+/* From the first run on, so that no moment between two runs is without it; a second Ctrl-C kills. */
+static void catch_interrupts(void) {
+  static bool caught;
+  struct sigaction action = {.sa_handler = on_interrupt, .sa_flags = (int)SA_RESETHAND};
+  if (!caught) sigaction(SIGINT, &action, NULL);
+  caught = true;
+}
 
-static void count_error(struct load *load, const char *what) {
+static bool is_open_loop(const struct load *load) { return load->options->rate > 0; }
+static uint64_t pending(const struct load_result *result) { return result->sent - result->answered - result->failed; }
+
+/* ---- what became of a request ------------------------------------------------------------------------------------ */
+
+static bool fail_reply(struct connection *connection, const char *why) {
+  connection->failure = failure_make(FAILURE_WRONG_REPLY, 0, why, strlen(why));
+  return false;
+}
+
+/* In the words of {"error": "…"}, or of the body itself. */
+static bool fail_status(struct connection *connection) {
+  const struct buffer *body = &connection->body;
+  json_t *document = json_loadb(body->data != NULL ? body->data : "", body->size, 0, NULL);
+  const json_t *said = json_object_get(document, "error");
+  connection->failure = failure_make(FAILURE_STATUS, connection->reply.head.status,
+                                     json_is_string(said) ? json_string_value(said) : body->data,
+                                     json_is_string(said) ? json_string_length(said) : body->size);
+  json_decref(document);
+  return false;
+}
+
+static bool is_good(struct load *load, struct connection *connection) {
+  const struct reply *reply = &connection->reply;
+  struct buffer *reference = load->options->reference;
+  if (!load->target->tcp) {
+    if (reply->head.status < 200 || reply->head.status > 299) return fail_status(connection);
+    if (reply->head.infer_length != UINT64_MAX && reply->head.infer_length > reply->body_bytes)
+      return fail_reply(connection, "Inference-Header-Content-Length is past the end of the body");
+    if (load->target->model[0] != '\0' && reply->body_bytes == 0)
+      return fail_reply(connection, "a reply without a body");
+  }
+  if (reference == NULL) return true;
+  if (reference->data == NULL) { /* the first one: its memory moves, so that it is known by not being NULL */
+    if (buffer_append(reference, connection->body.data, connection->body.size) != MU_OK ||
+        buffer_text(reference) == NULL)
+      return fail_reply(connection, "no memory to keep the first reply");
+    return true;
+  }
+  if (!load->options->check) return true;
+  if (connection->body.size != reference->size ||
+      (reference->size > 0 && memcmp(connection->body.data, reference->data, reference->size) != 0))
+    return fail_reply(connection, "the reply differs from the first one (--check)");
+  return true;
+}
+
+static void count(struct load *load, struct connection *connection, bool good) {
   struct load_result *result = load->result;
-  if (!measuring(load, clock_now_ns())) return;
-  result->failed++;
-  uint32_t i = 0;
-  while (i < result->n_errors && strncmp(result->errors[i].what, what, sizeof result->errors[i].what - 1) != 0) i++;
-  if (i == LOAD_ERROR_KINDS) i--;
-  if (i == result->n_errors) {
-    bool last = ++result->n_errors == LOAD_ERROR_KINDS;
-    snprintf(result->errors[i].what, sizeof result->errors[i].what, "%s", last ? "other errors" : what);
+  if (load->phase == LOAD_MEASURES) result->finished++;
+  if (!connection->measured) return;
+  if (good) {
+    result->answered++;
+    histogram_record(&result->latencies, load->now - connection->intended_ns);
+  } else {
+    result->failed++;
+    failures_add(&result->failures, &connection->failure);
   }
-  result->errors[i].count++;
 }
 
-static void stop(struct load *load) {
-  if (load->stopping) return;
-  load->end_ns = clock_now_ns();
-  load->stopping = true;
-  for (uint32_t i = 0; i < load->options->concurrency; i++) connection_close(&load->connections[i]);
-  uv_close((uv_handle_t *)&load->tick, NULL);
-  uv_close((uv_handle_t *)&load->interrupt, NULL);
+/* ---- sending ----------------------------------------------------------------------------------------------------- */
+
+static void rest(struct load *load, struct connection *connection) {
+  connection->next_idle = load->idle;
+  load->idle = (uint32_t)(connection - load->connections);
 }
 
-/* ---- one connection ---------------------------------------------------------------------------------------------- */
+static void finish(struct load *load, struct connection *connection, enum connection_outcome outcome);
 
-static void send_request(struct connection *connection);
-
-static void on_written(uv_write_t *write, int status) {
-  struct connection *connection = write->data;
-  if (status < 0 && status != UV_ECANCELED) connection_close(connection);
-}
-
-static void send_request(struct connection *connection) {
-  const struct buffer *request = connection->load->request;
-  uv_buf_t bytes = uv_buf_init(request->data, (unsigned)request->size);
-  connection->sent_ns = clock_now_ns();
-  int n = uv_try_write((uv_stream_t *)&connection->tcp, &bytes, 1);
-  if (n == (int)request->size) return;
-  if (n < 0 && n != UV_EAGAIN) {
-    count_error(connection->load, uv_strerror(n));
-    connection_close(connection);
-    return;
+static void begin(struct load *load, struct connection *connection, uint64_t intended_ns) {
+  connection->intended_ns = intended_ns;
+  connection->started_ns = load->now;
+  connection->measured = load->phase == LOAD_MEASURES;
+  load->busy++;
+  if (connection->measured) {
+    load->result->sent++;
+    load->result->offered++;
+    if (is_open_loop(load)) histogram_record(&load->result->delays, load->now - intended_ns);
   }
-  size_t done = n > 0 ? (size_t)n : 0;
-  bytes = uv_buf_init(request->data + done, (unsigned)(request->size - done));
-  connection->write.data = connection;
-  if (uv_write(&connection->write, (uv_stream_t *)&connection->tcp, &bytes, 1, on_written) < 0)
-    connection_close(connection);
+  enum connection_outcome outcome = connection_send(connection, &load->wire);
+  if (outcome != CONNECTION_WAITS) finish(load, connection, outcome);
 }
 
-static bool on_head(void *context, const char *method, const char *target, int status, uint64_t content_length,
-                    bool keep_alive, bool expect_continue) {
-  struct connection *connection = context;
-  connection->status = status;
-  connection->keep_alive = keep_alive;
-  buffer_clear(&connection->error);
-  return true;
+/* The arrival after the one that is due. */
+static void advance(struct load *load) {
+  const struct load_options *options = load->options;
+  bool complete = load->phase == LOAD_MEASURES && options->requests > 0 && load->schedule.n == options->requests;
+  load->due_ns = complete ? TIME_NEVER : schedule_next(&load->schedule);
+  if (load->due_ns >= load->end_ns) load->due_ns = TIME_NEVER;
 }
 
-static bool on_body(void *context, const uint8_t *data, size_t size) {
-  struct connection *connection = context;
-  if (connection->status != 200) buffer_append(&connection->error, data, size);
-  return true;
-}
-
-static void count_answer(struct connection *connection) {
-  struct load *load = connection->load;
-  uint64_t now = clock_now_ns();
-  if (connection->status != 200) {
-    char what[160];
-    const char *text = buffer_text(&connection->error);
-    snprintf(what, sizeof what, "%d %s", connection->status, text != NULL ? text : "");
-    count_error(load, what);
-  } else if (measuring(load, now)) {
-    load->result->answered++;
-    latencies_add(&load->result->latencies, now - connection->sent_ns);
+/* Is a request to be sent now, and from when does its latency count? */
+static bool take_due(struct load *load, uint64_t *ret_intended_ns) {
+  if (load->phase == LOAD_DRAINS) return false;
+  if (is_open_loop(load)) {
+    if (load->due_ns > load->now || load->due_ns == TIME_NEVER) return false;
+    *ret_intended_ns = load->due_ns;
+    advance(load);
+    return true;
   }
-  connection->sent_ns = 0;
+  *ret_intended_ns = load->now;
+  return load->options->requests == 0 || load->result->sent < load->options->requests;
 }
 
-static bool on_end(void *context) {
-  struct connection *connection = context;
-  struct load *load = connection->load;
-  count_answer(connection);
-  if (load->options->requests > 0 && load->result->answered + load->result->failed >= load->options->requests)
-    stop(load);
-  else if (!connection->keep_alive)
-    connection_close(connection);
+static void finish(struct load *load, struct connection *connection, enum connection_outcome outcome) {
+  if (outcome == CONNECTION_WAITS || outcome == CONNECTION_LOST) return;
+  load->now = clock_now_ns();
+  load->busy--;
+  count(load, connection, outcome == CONNECTION_ANSWERED && is_good(load, connection));
+  /* One that failed rests: in a closed loop until the next tick, so that a server that refuses is not hammered. */
+  uint64_t intended_ns;
+  if (outcome == CONNECTION_ANSWERED && take_due(load, &intended_ns))
+    begin(load, connection, intended_ns);
   else
-    send_request(connection);
-  return !load->stopping && connection->state == CONNECTION_OPEN;
+    rest(load, connection);
 }
 
-static const struct http1_events events = {.head = on_head, .body = on_body, .end = on_end};
-
-static void on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *ret_bytes) {
-  struct connection *connection = handle->data;
-  *ret_bytes = uv_buf_init(connection->load->chunk, READ_BYTES);
-}
-
-static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *bytes) {
-  struct connection *connection = stream->data;
-  mu_error err;
-  size_t used;
-  int http_status;
-  if (n == 0) return;
-  if (n < 0) {
-    if (connection->sent_ns != 0)
-      count_error(connection->load, n == UV_EOF ? "the server closed" : uv_strerror((int)n));
-    connection_close(connection);
-    return;
-  }
-  if (http1_codec_feed(connection->codec, (const uint8_t *)bytes->base, (size_t)n, &used, &http_status, &err) !=
-      MU_OK) {
-    count_error(connection->load, err.message);
-    connection_close(connection);
+/* Open loop: what has fallen due, as far as there are connections for it. */
+static void send_due(struct load *load) {
+  uint64_t intended_ns;
+  while (load->idle != NOBODY && take_due(load, &intended_ns)) {
+    struct connection *connection = &load->connections[load->idle];
+    load->idle = connection->next_idle;
+    begin(load, connection, intended_ns);
   }
 }
 
-static void on_connected(uv_connect_t *connect, int status) {
-  struct connection *connection = connect->data;
-  if (status == UV_ECANCELED) return;
-  if (status < 0) {
-    count_error(connection->load, uv_strerror(status));
-    connection_close(connection);
-    return;
+/* Closed loop: each connection that rests tries once. */
+static void send_again(struct load *load) {
+  uint64_t intended_ns;
+  uint32_t next = load->idle;
+  load->idle = NOBODY;
+  while (next != NOBODY) {
+    struct connection *connection = &load->connections[next];
+    next = connection->next_idle;
+    if (take_due(load, &intended_ns))
+      begin(load, connection, intended_ns);
+    else
+      rest(load, connection);
   }
-  uv_tcp_nodelay(&connection->tcp, 1);
-  uv_read_start((uv_stream_t *)&connection->tcp, on_alloc, on_read);
-  send_request(connection);
-}
-
-static void connection_open(struct connection *connection) {
-  struct load *load = connection->load;
-  http1_codec_free(connection->codec);
-  connection->codec = http1_codec_create(true, &events, connection, HEAD_BYTES);
-  connection->sent_ns = 0;
-  uv_tcp_init(&load->loop, &connection->tcp);
-  connection->tcp.data = connection->connect.data = connection;
-  connection->state = CONNECTION_OPEN;
-  int status = connection->codec == NULL ? UV_ENOMEM
-                                         : uv_tcp_connect(&connection->connect, &connection->tcp,
-                                                          (const struct sockaddr *)&load->address, on_connected);
-  if (status == 0) return;
-  count_error(load, uv_strerror(status));
-  connection_close(connection);
-}
-
-/* A closed connection waits for the next tick before it is made anew: a server that refuses is not hammered. */
-static void on_closed(uv_handle_t *handle) {
-  struct connection *connection = handle->data;
-  connection->state = CONNECTION_CLOSED;
-}
-
-static void connection_close(struct connection *connection) {
-  if (connection->state != CONNECTION_OPEN) return;
-  connection->state = CONNECTION_CLOSING;
-  uv_close((uv_handle_t *)&connection->tcp, on_closed);
 }
 
 /* ---- time -------------------------------------------------------------------------------------------------------- */
 
-static void revive(struct load *load, uint64_t now) {
-  for (uint32_t i = 0; i < load->options->concurrency; i++) {
-    struct connection *connection = &load->connections[i];
-    bool late = connection->sent_ns != 0 && now > connection->sent_ns + load->options->timeout_ns;
-    if (connection->state == CONNECTION_CLOSED) {
-      connection_open(connection);
-    } else if (connection->state == CONNECTION_OPEN && late) {
-      count_error(load, "no answer within --timeout");
-      connection_close(connection);
-    }
+/* The window has a schedule of its own: its requests are the same whatever the warm-up was, and what the warm-up could
+ * not send is forgotten. */
+static void start_window(struct load *load) {
+  const struct load_options *options = load->options;
+  load->phase = LOAD_MEASURES;
+  if (is_open_loop(load)) {
+    schedule_init(&load->schedule, options->arrivals, options->rate, options->seed, load->measure_ns);
+    advance(load);
   }
+  if (options->watch != NULL) cpu_watch_start(options->watch);
 }
 
-static void report(struct load *load, uint64_t now) {
-  if (load->options->progress == NULL || now < load->measure_ns || now - load->reported_ns < NS_PER_S) return;
-  double rate = (double)(load->result->answered - load->reported_answers) * 1e9 / (double)(now - load->reported_ns);
-  load->options->progress(load->options->context, (double)(now - load->measure_ns) / 1e9, rate);
-  load->reported_ns = now;
+static void end_window(struct load *load) {
+  bool measured = load->phase == LOAD_MEASURES;
+  if (measured && load->options->watch != NULL) cpu_watch_stop(load->options->watch);
+  uint64_t end_ns = load->now < load->end_ns ? load->now : load->end_ns;
+  load->result->seconds = end_ns > load->measure_ns ? (double)(end_ns - load->measure_ns) / 1e9 : 0;
+  while (measured && is_open_loop(load) && load->due_ns <= end_ns && load->due_ns != TIME_NEVER) {
+    load->result->offered++;
+    load->result->not_sent++;
+    advance(load);
+  }
+  load->phase = LOAD_DRAINS;
+}
+
+static bool window_ends(const struct load *load) {
+  if (interrupted || load->now >= load->end_ns) return true;
+  return load->options->requests > 0 && load->result->sent == load->options->requests && pending(load->result) == 0;
+}
+
+static void report(struct load *load) {
+  if (load->options->progress == NULL || load->phase != LOAD_MEASURES || load->now < load->reported_ns + NS_PER_S)
+    return;
+  uint64_t from_ns = load->reported_ns > 0 ? load->reported_ns : load->measure_ns;
+  double rate = (double)(load->result->answered - load->reported_answers) * 1e9 / (double)(load->now - from_ns);
+  load->options->progress(load->options->context, (double)(load->now - load->measure_ns) / 1e9, rate);
+  load->reported_ns = load->now;
   load->reported_answers = load->result->answered;
 }
 
-static void on_tick(uv_timer_t *timer) {
-  struct load *load = timer->data;
-  uint64_t now = clock_now_ns();
-  bool by_time = load->options->requests == 0 && now >= load->measure_ns + load->options->duration_ns;
-  if (by_time) {
-    stop(load);
-    return;
+static void tick(struct load *load) {
+  load->tick_ns = load->now + TICK_NS;
+  for (uint32_t i = 0; i < load->options->connections && load->busy > 0; i++) {
+    struct connection *connection = &load->connections[i];
+    bool waits = connection->state != CONNECTION_IDLE;
+    if (waits && load->now > time_add(connection->started_ns, load->options->timeout_ns))
+      finish(load, connection, connection_fail(connection, FAILURE_TIMEOUT, "no reply within --timeout"));
   }
-  revive(load, now);
-  report(load, now);
+  if (!is_open_loop(load)) send_again(load);
+  report(load);
 }
 
-static void on_interrupt(uv_signal_t *handle, int number) {
-  struct load *load = handle->data;
-  load->result->interrupted = true;
-  stop(load);
-}
-
-static mu_status resolve(struct load *load, mu_error *err) {
-  struct addrinfo hints = {.ai_socktype = SOCK_STREAM}, *found;
-  int error = getaddrinfo(load->target->host, load->target->port, &hints, &found);
-  if (error != 0) return mu_fail(err, MU_UNAVAILABLE, "%s: %s", load->target->host, gai_strerror(error));
-  memcpy(&load->address, found->ai_addr, found->ai_addrlen);
-  freeaddrinfo(found);
-  return MU_OK;
+static uint64_t next_wake(const struct load *load) {
+  uint64_t at = load->tick_ns;
+  if (load->phase == LOAD_WARMS_UP && load->measure_ns < at) at = load->measure_ns;
+  if (load->phase == LOAD_MEASURES && load->end_ns < at) at = load->end_ns;
+  if (is_open_loop(load) && load->phase != LOAD_DRAINS && load->idle != NOBODY && load->due_ns < at) at = load->due_ns;
+  return at;
 }
 
 static void run(struct load *load) {
-  uv_loop_init(&load->loop);
-  uv_timer_init(&load->loop, &load->tick);
-  uv_signal_init(&load->loop, &load->interrupt);
-  load->tick.data = load->interrupt.data = load;
-  load->start_ns = clock_now_ns();
-  load->measure_ns = load->reported_ns = load->start_ns + load->options->warmup_ns;
-  for (uint32_t i = 0; i < load->options->concurrency; i++) {
-    load->connections[i].load = load;
-    buffer_init(&load->connections[i].error, ERROR_TEXT_BYTES);
-    connection_open(&load->connections[i]);
+  struct epoll_event events[EVENTS];
+  load->now = clock_now_ns();
+  load->measure_ns = load->now + load->options->warmup_ns;
+  load->end_ns = load->options->requests > 0 ? TIME_NEVER : time_add(load->measure_ns, load->options->duration_ns);
+  schedule_init(&load->schedule, load->options->arrivals, load->options->rate, ~load->options->seed, load->now);
+  if (is_open_loop(load)) advance(load);
+  load->idle = NOBODY;
+  for (uint32_t i = load->options->connections; i-- > 0;) rest(load, &load->connections[i]);
+  while (!interrupted) {
+    if (load->phase == LOAD_WARMS_UP && load->now >= load->measure_ns) start_window(load);
+    if (load->phase == LOAD_MEASURES && window_ends(load)) end_window(load);
+    if (load->phase == LOAD_DRAINS && load->busy == 0) break;
+    if (load->now >= load->tick_ns) tick(load);
+    if (is_open_loop(load)) send_due(load);
+    uint64_t at = next_wake(load), left = at > load->now ? at - load->now : 0;
+    struct timespec timeout = {.tv_sec = (time_t)(left / NS_PER_S), .tv_nsec = (long)(left % NS_PER_S)};
+    int n = epoll_pwait2(load->wire.epoll, events, EVENTS, &timeout, NULL);
+    load->now = clock_now_ns();
+    for (int i = 0; i < n; i++)
+      finish(load, events[i].data.ptr, connection_event(events[i].data.ptr, &load->wire, events[i].events));
   }
-  uv_timer_start(&load->tick, on_tick, TICK_MS, TICK_MS);
-  uv_signal_start(&load->interrupt, on_interrupt, SIGINT);
-  uv_run(&load->loop, UV_RUN_DEFAULT);
-  uv_loop_close(&load->loop);
-  load->result->seconds = load->end_ns > load->measure_ns ? (double)(load->end_ns - load->measure_ns) / 1e9 : 0;
-  for (uint32_t i = 0; i < load->options->concurrency; i++) {
-    http1_codec_free(load->connections[i].codec);
-    buffer_free(&load->connections[i].error);
+  if (load->phase != LOAD_DRAINS) end_window(load);
+  load->result->interrupted = interrupted;
+  load->result->unfinished = pending(load->result);
+}
+
+/* ---- before and after -------------------------------------------------------------------------------------------- */
+
+/* 0, or the error number. */
+static int try_connect(const struct addrinfo *address) {
+  int error = 0, fd = socket(address->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+  if (fd < 0) return errno;
+  struct pollfd poll_fd = {.fd = fd, .events = POLLOUT};
+  socklen_t size = sizeof error;
+  if (connect(fd, address->ai_addr, address->ai_addrlen) != 0) {
+    if (errno != EINPROGRESS)
+      error = errno;
+    else if (poll(&poll_fd, 1, CONNECT_TIMEOUT_MS) <= 0)
+      error = ETIMEDOUT;
+    else
+      getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size);
   }
+  close(fd);
+  return error;
+}
+
+/* The first address of the name where somebody listens. */
+static mu_status resolve(struct load *load, mu_error *err) {
+  struct addrinfo hints = {.ai_socktype = SOCK_STREAM}, *found;
+  const struct target *target = load->target;
+  int failed = getaddrinfo(target->host, target->port, &hints, &found), error = 0;
+  if (failed != 0) return mu_fail(err, MU_UNAVAILABLE, "%s: %s", target->host, gai_strerror(failed));
+  const struct addrinfo *at = found;
+  while (at != NULL && (error = try_connect(at)) != 0) at = at->ai_next;
+  if (at != NULL) {
+    memcpy(&load->wire.address, at->ai_addr, at->ai_addrlen);
+    load->wire.address_size = at->ai_addrlen;
+  }
+  freeaddrinfo(found);
+  return at != NULL ? MU_OK
+                    : mu_fail(err, MU_UNAVAILABLE, "cannot connect to %s port %s: %s", target->host, target->port,
+                              strerror(error));
+}
+
+static mu_status allow_descriptors(uint32_t connections, mu_error *err) {
+  struct rlimit limit;
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return mu_fail(err, MU_IO, "getrlimit: %s", strerror(errno));
+  limit.rlim_cur = limit.rlim_max;
+  setrlimit(RLIMIT_NOFILE, &limit);
+  return connections + SPARE_DESCRIPTORS <= limit.rlim_max
+             ? MU_OK
+             : mu_fail(err, MU_INVALID, "%u connections need more than the %llu file descriptors there may be",
+                       connections, (unsigned long long)limit.rlim_max);
+}
+
+static mu_status prepare(struct load *load, mu_error *err) {
+  mu_status status = allow_descriptors(load->options->connections, err);
+  if (status == MU_OK) status = resolve(load, err);
+  if (status != MU_OK) return status;
+  load->connections = calloc(load->options->connections, sizeof *load->connections);
+  for (uint32_t i = 0; load->connections != NULL && i < load->options->connections; i++)
+    connection_init(&load->connections[i]);
+  load->wire.chunk = malloc(CONNECTION_CHUNK);
+  if (load->connections == NULL || load->wire.chunk == NULL)
+    return mu_fail(err, MU_NO_MEMORY, "no memory for %u connections", load->options->connections);
+  load->wire.epoll = epoll_create1(EPOLL_CLOEXEC);
+  return load->wire.epoll >= 0 ? MU_OK : mu_fail(err, MU_IO, "epoll: %s", strerror(errno));
 }
 
 mu_status load_run(const struct target *target, const struct buffer *request, const struct load_options *options,
                    struct load_result *ret_result, mu_error *err) {
-  struct load load = {.target = target, .options = options, .request = request, .result = ret_result};
+  uint64_t reply_bytes = options->reply_bytes > 0 ? options->reply_bytes : request->size;
+  struct load load = {.target = target,
+                      .options = options,
+                      .result = ret_result,
+                      .wire = {.epoll = -1,
+                               .request = request->data,
+                               .request_size = request->size,
+                               .reply_bytes = target->tcp ? reply_bytes : 0,
+                               .keep_bodies = options->reference != NULL}};
   memset(ret_result, 0, sizeof *ret_result);
-  mu_status status = resolve(&load, err);
-  if (status != MU_OK) return status;
-  load.connections = calloc(options->concurrency, sizeof *load.connections);
-  load.chunk = malloc(READ_BYTES);
-  if (load.connections != NULL && load.chunk != NULL)
+  mu_status status = prepare(&load, err);
+  if (status == MU_OK) {
+    catch_interrupts();
+    prctl(PR_SET_TIMERSLACK, 1UL); /* 50 us by default: an open loop would send that much late */
     run(&load);
-  else
-    status = mu_fail(err, MU_NO_MEMORY, "no memory for %u connections", options->concurrency);
+  }
+  for (uint32_t i = 0; load.connections != NULL && i < options->connections; i++) connection_free(&load.connections[i]);
+  if (load.wire.epoll >= 0) close(load.wire.epoll);
   free(load.connections);
-  free(load.chunk);
+  free(load.wire.chunk);
   return status;
+}
+
+void load_result_add(struct load_result *into, const struct load_result *from) {
+  histogram_merge(&into->latencies, &from->latencies);
+  histogram_merge(&into->delays, &from->delays);
+  into->offered += from->offered;
+  into->not_sent += from->not_sent;
+  into->sent += from->sent;
+  into->answered += from->answered;
+  into->failed += from->failed;
+  into->unfinished += from->unfinished;
+  into->finished += from->finished;
+  into->seconds += from->seconds;
+  into->interrupted |= from->interrupted;
+  for (uint32_t i = 0; i < from->failures.n; i++) failures_add(&into->failures, &from->failures.rows[i]);
 }

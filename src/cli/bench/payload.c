@@ -1,12 +1,16 @@
 #include "cli/bench/payload.h"
 
+#include "cli/bench/tensor_file.h"
 #include "proto/json/json_reader.h"
 
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { BYTES_ELEMENT = 8 }; /* length of a random string element */
+enum {
+  BYTES_ELEMENT = 8, /* length of a random string element */
+  PAYLOAD_BYTES_MAX = 1 << 30
+};
 
 /* ---- shapes ------------------------------------------------------------------------------------------------------ */
 
@@ -35,20 +39,15 @@ static mu_status fill_dims(const struct target_input *input, const char *text, i
   return MU_OK;
 }
 
+static bool is_batched(const struct target_input *input) { return input->rank > 0 && input->dims[0] < 0; }
+
+/* What is said of the dims; those that nobody said stay -1. */
 static mu_status choose_dims(const struct target_input *input, const struct payload_options *options, int64_t *dims,
                              mu_error *err) {
   memcpy(dims, input->dims, sizeof input->dims);
-  bool batched = input->rank > 0 && dims[0] < 0;
-  if (batched) dims[0] = options->rows;
+  if (is_batched(input)) dims[0] = options->rows;
   const char *shape = find_named(options->shapes, options->n_shapes, input->name, ':');
-  if (shape != NULL) return fill_dims(input, shape, dims, batched, err);
-  for (uint32_t i = 0; i < input->rank; i++) {
-    char text[128];
-    if (dims[i] < 0)
-      return mu_fail(err, MU_INVALID, "input '%s' has the shape %s: say its varying dims with --shape %s:…",
-                     input->name, shape_text(input->dims, input->rank, text, sizeof text), input->name);
-  }
-  return MU_OK;
+  return shape != NULL ? fill_dims(input, shape, dims, is_batched(input), err) : MU_OK;
 }
 
 /* ---- data -------------------------------------------------------------------------------------------------------- */
@@ -97,68 +96,112 @@ static mu_status append_random(mu_dtype dtype, uint64_t elements, uint64_t *stat
   return out->failed ? MU_TOO_LARGE : MU_OK;
 }
 
-static mu_status append_file(const char *path, struct buffer *out, mu_error *err) {
-  FILE *file = fopen(path, "re");
-  if (file == NULL) return mu_fail(err, MU_IO, "%s: %s", path, strerror(errno));
-  char chunk[65536];
-  mu_status status = MU_OK;
-  for (size_t n; status == MU_OK && (n = fread(chunk, 1, sizeof chunk, file)) > 0;)
-    status = buffer_append(out, chunk, n);
-  if (ferror(file)) status = MU_IO;
-  fclose(file);
-  return status == MU_OK ? MU_OK : mu_fail(err, status, "%s cannot be read, or is too large", path);
-}
-
 static mu_status append_input(const struct target *target, const struct target_input *input,
                               const struct payload_options *options, uint64_t *state, struct buffer *json,
-                              struct buffer *tensors, mu_error *err) {
+                              struct payload *payload, struct buffer *tensors, mu_error *err) {
   int64_t dims[MU_MAX_RANK];
+  char shape[256];
   uint64_t elements, bytes;
+  size_t before = tensors->size;
   mu_status status = choose_dims(input, options, dims, err);
   if (status != MU_OK) return status;
-  if (shape_size(input->dtype, dims, input->rank, &elements, &bytes) != MU_OK)
-    return mu_fail(err, MU_INVALID, "input '%s': the shape is too large", input->name);
-  size_t before = tensors->size;
   const char *path = find_named(options->files, options->n_files, input->name, '=');
-  status = path != NULL ? append_file(path, tensors, err) : append_random(input->dtype, elements, state, tensors);
-  size_t size = tensors->size - before;
-  if (status == MU_TOO_LARGE && path == NULL) mu_fail(err, status, "input '%s' is too large", input->name);
-  if (status != MU_OK) return status;
-  char shape[256];
-  shape_text(dims, input->rank, shape, sizeof shape);
-  if (input->dtype != MU_BYTES && size != bytes)
-    return mu_fail(err, MU_INVALID, "%s has %zu bytes, input '%s' with the shape %s takes %llu", path, size,
-                   input->name, shape, (unsigned long long)bytes);
+  if (path != NULL) {
+    status = tensor_file_append(path, input, dims, tensors, err);
+    if (status != MU_OK) return status;
+  } else {
+    if (shape_size(input->dtype, dims, input->rank, &elements, &bytes) != MU_OK)
+      return mu_fail(err, MU_INVALID, "input '%s' has the shape %s: say its varying dims with --shape %s:…",
+                     input->name, shape_text(input->dims, input->rank, shape, sizeof shape), input->name);
+    if (append_random(input->dtype, elements, state, tensors) != MU_OK)
+      return mu_fail(err, MU_TOO_LARGE, "input '%s' is too large", input->name);
+  }
+  if (is_batched(input) && payload->rows < dims[0]) payload->rows = dims[0];
   buffer_puts(json, input == target->inputs ? "{\"name\":" : ",{\"name\":");
   json_write_string(json, input->name, strlen(input->name));
-  buffer_print(json, ",\"shape\":%s,\"datatype\":\"%s\",\"parameters\":{\"binary_data_size\":%zu}}", shape,
-               mu_dtype_name(input->dtype), size);
+  buffer_print(json, ",\"shape\":%s,\"datatype\":\"%s\",\"parameters\":{\"binary_data_size\":%zu}}",
+               shape_text(dims, input->rank, shape, sizeof shape), mu_dtype_name(input->dtype), tensors->size - before);
   return json->failed ? mu_fail(err, MU_NO_MEMORY, "no memory for the request") : MU_OK;
 }
 
-mu_status payload_build(const struct target *target, const struct payload_options *options, struct buffer *out,
+/* Every name that a flag says has to be an input's. */
+static mu_status check_names(const struct target *target, const char *const *list, size_t n, char separator,
+                             const char *flag, mu_error *err) {
+  for (size_t i = 0; i < n; i++) {
+    size_t length = (size_t)(strchr(list[i], separator) - list[i]);
+    uint32_t k = 0;
+    while (k < target->n_inputs &&
+           (strlen(target->inputs[k].name) != length || strncmp(target->inputs[k].name, list[i], length) != 0))
+      k++;
+    if (k == target->n_inputs)
+      return mu_fail(err, MU_INVALID, "%s %s: '%s' has no such input", flag, list[i], target->model);
+  }
+  return MU_OK;
+}
+
+static mu_status begin_payload(const char *method, const struct payload_options *options, struct payload *payload,
+                               mu_error *err) {
+  payload->method = method;
+  payload->rows = 1;
+  buffer_init(&payload->headers, PAYLOAD_BYTES_MAX);
+  buffer_init(&payload->body, PAYLOAD_BYTES_MAX);
+  for (size_t i = 0; i < options->n_headers; i++) {
+    const char *header = options->headers[i], *colon = strchr(header, ':');
+    if (colon == NULL || colon == header || strpbrk(header, "\r\n") != NULL)
+      return mu_fail(err, MU_INVALID, "--header wants 'Name: value', not '%s'", header);
+    buffer_print(&payload->headers, "%s\r\n", header);
+  }
+  return MU_OK;
+}
+
+mu_status payload_infer(const struct target *target, const struct payload_options *options, struct payload *payload,
                         mu_error *err) {
-  enum { PAYLOAD_BYTES_MAX = 1 << 30 };
-  struct buffer json, tensors;
-  buffer_init(&json, PAYLOAD_BYTES_MAX);
+  struct buffer tensors;
   buffer_init(&tensors, PAYLOAD_BYTES_MAX);
   uint64_t state = options->seed * 2 + 1;
-  mu_status status = buffer_puts(&json, "{\"inputs\":[");
+  mu_status status = begin_payload("POST", options, payload, err);
+  struct buffer *json = &payload->body;
+  if (status == MU_OK) status = check_names(target, options->files, options->n_files, '=', "--input", err);
+  if (status == MU_OK) status = check_names(target, options->shapes, options->n_shapes, ':', "--shape", err);
+  buffer_puts(json, "{\"inputs\":[");
   for (uint32_t i = 0; status == MU_OK && i < target->n_inputs; i++)
-    status = append_input(target, &target->inputs[i], options, &state, &json, &tensors, err);
-  buffer_puts(&json, "],\"parameters\":{\"binary_data_output\":true}}");
-  if (status == MU_OK) {
-    const char *versions = target->version[0] != '\0' ? "/versions/" : "";
-    buffer_print(out,
-                 "POST /v2/models/%s%s%s/infer HTTP/1.1\r\nHost: %s:%s\r\nInference-Header-Content-Length: %zu\r\n"
-                 "Content-Length: %zu\r\n\r\n",
-                 target->model, versions, target->version, target->host, target->port, json.size,
-                 json.size + tensors.size);
-    buffer_append(out, json.data, json.size);
-    buffer_append(out, tensors.data, tensors.size);
-    if (out->failed || json.failed) status = mu_fail(err, MU_TOO_LARGE, "the request is too large");
-  }
-  buffer_free(&json);
+    status = append_input(target, &target->inputs[i], options, &state, json, payload, &tensors, err);
+  if (status == MU_OK && options->rows > 1 && payload->rows == 1)
+    status = mu_fail(err, MU_INVALID, "'%s' has no varying first dim: its requests have no rows", target->model);
+  buffer_puts(json, "],\"parameters\":{\"binary_data_output\":true}}");
+  buffer_print(&payload->headers, "Inference-Header-Content-Length: %zu\r\n", json->size);
+  buffer_append(json, tensors.data, tensors.size);
   buffer_free(&tensors);
+  if (status == MU_OK && (json->failed || payload->headers.failed))
+    status = mu_fail(err, MU_TOO_LARGE, "the request is too large");
   return status;
+}
+
+mu_status payload_ready(const char *method, const char *body_path, uint64_t bytes,
+                        const struct payload_options *options, struct payload *payload, mu_error *err) {
+  uint64_t state = options->seed * 2 + 1;
+  mu_status status = begin_payload(method, options, payload, err);
+  if (status == MU_OK && body_path != NULL) status = file_append(body_path, &payload->body, err);
+  if (status == MU_OK && bytes > 0 && append_random(MU_UINT8, bytes, &state, &payload->body) != MU_OK)
+    status = mu_fail(err, MU_TOO_LARGE, "a body of %llu bytes is too large", (unsigned long long)bytes);
+  return status;
+}
+
+void payload_free(struct payload *payload) {
+  buffer_free(&payload->headers);
+  buffer_free(&payload->body);
+}
+
+mu_status payload_print(const struct payload *payload, const struct target *target, struct buffer *out, mu_error *err) {
+  bool v6 = strchr(target->host, ':') != NULL;
+  if (target->path[0] != '\0') {
+    buffer_print(out, "%s %s HTTP/1.1\r\nHost: %s%s%s:%s\r\n", payload->method, target->path, v6 ? "[" : "",
+                 target->host, v6 ? "]" : "", target->port);
+    buffer_append(out, payload->headers.data, payload->headers.size);
+    if (payload->body.size > 0 || strcmp(payload->method, "GET") != 0)
+      buffer_print(out, "Content-Length: %zu\r\n", payload->body.size);
+    buffer_puts(out, "\r\n");
+  }
+  buffer_append(out, payload->body.data, payload->body.size);
+  return out->failed ? mu_fail(err, MU_NO_MEMORY, "no memory for the request") : MU_OK;
 }

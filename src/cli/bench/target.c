@@ -55,27 +55,50 @@ static mu_status fetch(const struct target *target, const char *path, const char
 
 static bool copy(char *to, size_t size, const char *from) { return (size_t)snprintf(to, size, "%s", from) < size; }
 
-static mu_status split_url(const char *text, struct target *target, mu_error *err) {
+static void model_path(const struct target *target, const char *tail, char *path, size_t size) {
+  const char *versions = target->version[0] != '\0' ? "/versions/" : "";
+  snprintf(path, size, "v2/models/%s%s%s%s", target->model, versions, target->version, tail);
+}
+
+static void set_infer_path(struct target *target) {
+  target->path[0] = '/';
+  model_path(target, "/infer", target->path + 1, sizeof target->path - 1);
+}
+
+static bool read_path(const char *path, struct target *target) {
+  char rest[8] = "";
+  if (target->tcp) return strcmp(path, "/") == 0;
+  int n = sscanf(path, "/v2/models/%255[^/]/versions/%23[0-9]%7s", target->model, target->version, rest);
+  if (n == 2 || (n == 1 && strchr(path + strlen("/v2/models/"), '/') == NULL)) {
+    set_infer_path(target);
+    return true;
+  }
+  target->model[0] = target->version[0] = '\0';
+  return copy(target->path, sizeof target->path, strcmp(path, "/") == 0 || strcmp(path, "/v2") == 0 ? "" : path);
+}
+
+mu_status target_parse(const char *text, struct target *ret_target, mu_error *err) {
   CURLU *url = curl_url();
+  struct target target = {0};
   char *scheme = NULL, *host = NULL, *port = NULL, *path = NULL;
   mu_status status = MU_OK;
-  bool parsed = url != NULL && curl_url_set(url, CURLUPART_URL, text, 0) == CURLUE_OK &&
+  bool parsed = url != NULL && curl_url_set(url, CURLUPART_URL, text, CURLU_NON_SUPPORT_SCHEME) == CURLUE_OK &&
                 curl_url_get(url, CURLUPART_SCHEME, &scheme, 0) == CURLUE_OK &&
                 curl_url_get(url, CURLUPART_HOST, &host, 0) == CURLUE_OK &&
                 curl_url_get(url, CURLUPART_PORT, &port, CURLU_DEFAULT_PORT) == CURLUE_OK &&
                 curl_url_get(url, CURLUPART_PATH, &path, 0) == CURLUE_OK;
-  if (!parsed || strcmp(scheme, "http") != 0) {
-    status = mu_fail(err, MU_INVALID, "'%s' is no URL like http://host:8000/v2/models/NAME", text);
-  } else {
+  if (parsed) {
+    target.tcp = strcmp(scheme, "tcp") == 0;
     const char *bare = host[0] == '[' ? host + 1 : host;
-    bool fits = copy(target->host, sizeof target->host, bare) && copy(target->port, sizeof target->port, port);
-    target->host[strcspn(target->host, "]")] = '\0';
-    char rest[8] = "";
-    int n = sscanf(path, "/v2/models/%255[^/]/versions/%23[0-9]%7s", target->model, target->version, rest);
-    bool plain = strcmp(path, "/") == 0 || strcmp(path, "/v2") == 0;
-    if (!fits || (n < 1 && !plain) || n == 3)
-      status = mu_fail(err, MU_INVALID, "'%s': the path of a URL to load is /v2/models/NAME[/versions/V]", text);
+    parsed = (target.tcp || strcmp(scheme, "http") == 0) && copy(target.host, sizeof target.host, bare) &&
+             copy(target.port, sizeof target.port, port) && read_path(path, &target);
+    target.host[strcspn(target.host, "]")] = '\0';
   }
+  if (parsed)
+    *ret_target = target;
+  else
+    status = mu_fail(err, MU_INVALID,
+                     "'%s' is no URL like http://host:8000/v2/models/NAME[/versions/V] or tcp://host:9000", text);
   curl_free(scheme);
   curl_free(host);
   curl_free(port);
@@ -108,11 +131,6 @@ static mu_status read_input(const json_t *json, struct target_input *input) {
   return input->dtype != MU_DTYPE_INVALID && copy(input->name, sizeof input->name, name) ? MU_OK : MU_INVALID;
 }
 
-static void model_path(const struct target *target, const char *tail, char *path, size_t size) {
-  const char *versions = target->version[0] != '\0' ? "/versions/" : "";
-  snprintf(path, size, "v2/models/%s%s%s%s", target->model, versions, target->version, tail);
-}
-
 static mu_status read_metadata(struct target *target, mu_error *err) {
   char path[600];
   json_t *document;
@@ -128,16 +146,22 @@ static mu_status read_metadata(struct target *target, mu_error *err) {
 }
 
 mu_status target_find(const char *what, const char *url, struct target *ret_target, mu_error *err) {
-  struct target target = {0};
+  struct target target;
   bool is_url = strstr(what, "://") != NULL;
-  mu_status status = split_url(is_url ? what : url, &target, err);
+  mu_status status = target_parse(is_url ? what : url, &target, err);
   if (status != MU_OK) return status;
+  if (target.tcp || (target.path[0] != '\0' && target.model[0] == '\0'))
+    return mu_fail(err, MU_INVALID, "'%s' is no inference server's URL: say what to send there with --raw or --body",
+                   is_url ? what : url);
   if (!is_url && !copy(target.model, sizeof target.model, what))
     return mu_fail(err, MU_INVALID, "the model's name is too long");
+  if (!is_url) target.version[0] = '\0';
   if (target.model[0] == '\0') status = only_model(&target, err);
   if (status == MU_OK) status = read_metadata(&target, err);
-  if (status == MU_OK) *ret_target = target;
-  return status;
+  if (status != MU_OK) return status;
+  set_infer_path(&target);
+  *ret_target = target;
+  return MU_OK;
 }
 
 /* ---- statistics -------------------------------------------------------------------------------------------------- */
