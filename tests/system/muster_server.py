@@ -207,7 +207,7 @@ class Server:
             problems.append(f"processes left behind: {self.family()}")
             os.killpg(self.process.pid, signal.SIGKILL)
         text = self.log
-        for sign in ("ERROR: AddressSanitizer", "ERROR: LeakSanitizer", "runtime error:", "WARNING: ThreadSanitizer"):
+        for sign in ("ERROR: AddressSanitizer", "ERROR: LeakSanitizer", "LeakSanitizer has encountered", "runtime error:", "WARNING: ThreadSanitizer"):
             if sign in text:
                 problems.append(f"sanitizer report in the log:\n{text[text.index(sign) - 200 if text.index(sign) > 200 else 0:][:6000]}")
         if self.socket.exists() and not self.expected_to_crash:
