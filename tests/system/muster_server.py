@@ -79,9 +79,10 @@ class Reply:
 
 
 class Server:
-    """Ports are chosen by the server (0) unless arguments say otherwise. env: further environment variables."""
+    """Ports are chosen by the server (0) unless arguments say otherwise. env: further environment variables; command: what
+    stands before `serve` instead of the binary; process: further arguments of subprocess.Popen (user, umask)."""
 
-    def __init__(self, folder: pathlib.Path, arguments, wait=True, env=None, cwd=None):
+    def __init__(self, folder: pathlib.Path, arguments, wait=True, env=None, cwd=None, command=None, **process):
         folder.mkdir(parents=True, exist_ok=True)
         self.socket = folder / "control.sock"
         self.log_path = folder / "log"
@@ -92,8 +93,8 @@ class Server:
                 flags += [flag, value]
         self.log_file = self.log_path.open("wb")
         self.process = subprocess.Popen(
-            [binary_path(), "serve", *flags], stdin=subprocess.DEVNULL, stdout=self.log_file, stderr=self.log_file,
-            start_new_session=True, cwd=cwd or folder, env=environment(env))
+            [*(command or [binary_path()]), "serve", *flags], stdin=subprocess.DEVNULL, stdout=self.log_file, stderr=self.log_file,
+            start_new_session=True, cwd=cwd or folder, env=environment(env), **process)
         self.expected_to_crash = False
         self._status = None
 

@@ -168,7 +168,7 @@ static int try_tgkill(const struct intruder *self) {
   return result(syscall(SYS_tgkill, self->scene->victim, self->scene->victim, SIGKILL));
 }
 static int try_tkill(const struct intruder *self) { return result(syscall(SYS_tkill, self->scene->victim, SIGKILL)); }
-static int try_kill_everybody(const struct intruder *self) { return result(kill(-1, SIGCONT)); }
+static int try_kill_everybody(const struct intruder *self) { return result(kill(-1, 0)); }
 static int try_sigqueue(const struct intruder *self) {
   return result(sigqueue(self->scene->victim, SIGKILL, (union sigval){0}));
 }
