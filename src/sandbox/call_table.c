@@ -130,10 +130,10 @@ static const struct call_row rows[] = {
     ALLOW(GATEWAY, accept), ALLOW(GATEWAY, accept4), ALLOW(GATEWAY, setsockopt), ALLOW(GATEWAY, getsockname),
     ALLOW(GATEWAY, getpeername), ALLOW(GATEWAY, listen), ALLOW(GATEWAY, epoll_create1), ALLOW(GATEWAY, timerfd_create),
 
-    /* other programs */
+    /* other programs, and processes of its own, which could outlive it (clone: at the end) */
     REFUSE(ALL, execve), REFUSE(ALL, execveat), REFUSE(ALL, fork), REFUSE(ALL, vfork),
-    REFUSE_IF(GPU, clone, BITS(0, CLONE_THREAD, 0)), ABSENT(GPU, clone3),
-    /* other processes (ptrace: below) */
+    ABSENT(GPU, clone3),
+    /* other processes (ptrace: at the end) */
     REFUSE(ALL, process_vm_readv), REFUSE(ALL, process_vm_writev), REFUSE(ALL, pidfd_getfd), REFUSE(ALL, kcmp),
     REFUSE(ALL, process_madvise), REFUSE(LISTED, pidfd_open),
     /* network: the GPU's driver meets its daemon (MPS) at Unix sockets */
@@ -161,7 +161,7 @@ static const struct call_row rows[] = {
     ALLOW(LISTED, clone), ALLOW(LISTED, ptrace), ALLOW(LISTED, wait4), ALLOW(LISTED, prctl), ALLOW(LISTED, pipe),
     ALLOW(LISTED, personality), ALLOW(LISTED, setrlimit), ALLOW(LISTED, getdents),
 #else
-    REFUSE(ALL, ptrace),
+    REFUSE(ALL, ptrace), REFUSE_IF(GPU, clone, BITS(0, CLONE_THREAD, 0)),
 #endif
 };
 /* clang-format on */
