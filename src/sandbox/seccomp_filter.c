@@ -25,9 +25,12 @@ static int add_row(scmp_filter_ctx filter, const struct call_row *row) {
 static int fill(scmp_filter_ctx filter, enum sandbox_profile profile) {
   size_t n;
   const struct call_row *rows = call_rows(&n);
-  /* All threads, should a library have started one; a tree instead of a list, since most calls are not the first. */
+  /* All threads, should a library have started one; a tree instead of a list, since most calls are not the first; and
+   * no slower processor (before Linux 5.16 a filter brought the SSB mitigation, which is for code inside of a process
+   * that must not read all of it). */
   int error = seccomp_attr_set(filter, SCMP_FLTATR_CTL_TSYNC, 1);
   if (error == 0) error = seccomp_attr_set(filter, SCMP_FLTATR_CTL_OPTIMIZE, 2);
+  if (error == 0) error = seccomp_attr_set(filter, SCMP_FLTATR_CTL_SSB, 1);
   for (size_t i = 0; error == 0 && i < n; i++) {
     bool is_default = profile == SANDBOX_WORKER_GPU && rows[i].verdict == CALL_ALLOWED;
     if (rows[i].number < 0 || (rows[i].profiles & 1U << profile) == 0 || is_default) continue;
