@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/bpf.h>
+#include <pthread.h>
 #include <sched.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -24,7 +25,6 @@
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
-#include <threads.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -314,17 +314,16 @@ _Static_assert((int)N_ATTEMPTS <= (int)TRIES_MAX, "raise TRIES_MAX");
 
 /* ---- what it must still be able to do ---------------------------------------------------------------------------- */
 
-static int thread_main(void *argument) {
+static void *thread_main(void *argument) {
   *(int *)argument = 7;
-  return 0;
+  return NULL;
 }
 
 static const char *do_the_ordinary(enum sandbox_profile profile) {
   struct shared_memory own;
   int seven = 0;
-  thrd_t thread;
-  if (thrd_create(&thread, thread_main, &seven) != thrd_success || thrd_join(thread, NULL) != thrd_success ||
-      seven != 7)
+  pthread_t thread;
+  if (pthread_create(&thread, NULL, thread_main, &seven) != 0 || pthread_join(thread, NULL) != 0 || seven != 7)
     return "no thread";
   if (shared_memory_create("test-own", 4096, &own, NULL) != MU_OK) return "no memory of its own";
   shared_memory_close(&own);
