@@ -84,7 +84,7 @@ static const struct call_row rows[] = {
     ALLOW(LISTED, read), ALLOW(LISTED, write), ALLOW(LISTED, readv), ALLOW(LISTED, writev), ALLOW(LISTED, recvmsg),
     ALLOW(LISTED, sendmsg), ALLOW(LISTED, futex), ALLOW(LISTED, poll), ALLOW(LISTED, ppoll), ALLOW(LISTED, epoll_wait),
     ALLOW(LISTED, epoll_pwait), ALLOW(LISTED, epoll_pwait2), ALLOW(LISTED, epoll_ctl), ALLOW(LISTED, timerfd_settime),
-    ALLOW(LISTED, sched_yield), ALLOW(LISTED, clock_gettime), ALLOW(LISTED, clock_nanosleep),
+    ALLOW(LISTED, sched_yield), ALLOW(LISTED, clock_gettime), ALLOW(LISTED, clock_nanosleep), ALLOW(LISTED, pause),
 
     /* memory; executable too, for a worker opens the engine's library when the fence stands already */
     ALLOW(LISTED, brk), ALLOW(LISTED, mmap), ALLOW(LISTED, munmap), ALLOW(LISTED, mremap), ALLOW(LISTED, mprotect),
@@ -96,7 +96,7 @@ static const struct call_row rows[] = {
     ALLOW(LISTED, sched_getaffinity), ALLOW(LISTED, getcpu), ALLOW(LISTED, nanosleep), ALLOW(LISTED, clock_getres),
     ALLOW(LISTED, gettimeofday), ALLOW(LISTED, time), ALLOW(LISTED, restart_syscall), ALLOW(LISTED, exit),
     ALLOW(LISTED, exit_group), ALLOW_IF(LISTED, prctl, IS(0, PR_SET_NAME)), ALLOW_IF(LISTED, prctl, IS(0, PR_GET_NAME)),
-    /* session.intra_op_thread_affinities; no filter can tell its own threads from others, but a thread on another core is
+    /* session.intra_op_thread_affinities; no filter can tell its own threads from others, but one on another core is
      * a nuisance and no more */
     ALLOW(CPU, sched_setaffinity),
 
