@@ -173,6 +173,9 @@ static const struct option_row rows[] = {
              "repository."},
     {"strict-readiness", .group = CONDUCT, BOOL(strict_readiness, "true"),
      .help = "Ready needs every model; false: any."},
+    {"sandbox", .group = CONDUCT, BOOL(sandbox, "true"),
+     .help = "Fence gateway and workers in: only the system calls that they need, no new privileges, hidden from other "
+             "processes. off is for debuggers, core files and kernels that cannot."},
     {"log-verbose", .group = CONDUCT, COUNT(log_verbose, 0, 100, "0"), .help = "Above 0: log details."},
     {"log-info", .group = CONDUCT, BOOL(log_info, "true"), .help = "Log what happens."},
     {"log-warning", .group = CONDUCT, BOOL(log_warning, "true"),

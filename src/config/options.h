@@ -77,6 +77,7 @@ struct options {
   /* conduct */
   int64_t exit_on_error; /* enum tristate */
   bool strict_readiness;
+  bool sandbox;
   int64_t log_verbose; /* > 0: verbose */
   bool log_info, log_warning, log_error;
   int64_t log_format; /* enum log_format */

@@ -3,6 +3,7 @@
 #include "base/log.h"
 #include "gateway/attachment.h"
 #include "gateway/call.h"
+#include "sandbox/sandbox.h"
 
 #include <signal.h>
 #include <stdlib.h>
@@ -274,7 +275,9 @@ static mu_status prepare(struct gateway *gateway, int control, mu_error *err) {
   const struct control_gateway_start *message = &packet->gateway_start;
   status = options_decode(message->options.data, message->options.size, &gateway->options);
   if (status != MU_OK) return mu_fail(err, status, "the options do not add up");
-  status = core_init(&gateway->core, gateway->options, message->n_http > 0 ? message->n_http : 1, err);
+  status = sandbox_enter(gateway->options->sandbox ? SANDBOX_GATEWAY : SANDBOX_OFF, err);
+  if (status == MU_OK)
+    status = core_init(&gateway->core, gateway->options, message->n_http > 0 ? message->n_http : 1, err);
   if (status == MU_OK) status = create_loops(&gateway->core, err);
   if (status != MU_OK) return status;
   gateway->core.control = control_link_create(gateway->core.loops[0].net, control, &link_events, gateway);

@@ -6,6 +6,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include "sandbox/sandbox.h"
 #include "supervisor/state.h"
 
 /* Past the deadline that the gateway was given: to say that it is done, or be killed. */
@@ -211,6 +212,16 @@ static enum log_format child_log_format(const struct options *options) {
   return isatty(STDERR_FILENO) ? LOG_FORMAT_TEXT : LOG_FORMAT_JSON;
 }
 
+/* The children enter their own; here is only hidden what they could write through otherwise. */
+static mu_status prepare_sandbox(const struct options *options, mu_error *err) {
+  if (!options->sandbox) {
+    LOG_WARNING("the sandbox is off: a request or a model that takes over a process has all its rights");
+    return MU_OK;
+  }
+  LOG_VERBOSE("sandbox", LOG_INT("landlock", sandbox_landlock_version()));
+  return sandbox_hide(err);
+}
+
 /* Everything that can fail before a process is started. */
 static mu_status prepare(struct supervisor *s, mu_error *err) {
   s->loop = net_loop_create();
@@ -218,7 +229,9 @@ static mu_status prepare(struct supervisor *s, mu_error *err) {
   uv_timer_init(net_loop_uv(s->loop), &s->stop_timer);
   s->stop_timer.data = s;
   gateway_init(s);
-  mu_status status = options_encode(s->options, &s->encoded_options);
+  mu_status status = prepare_sandbox(s->options, err);
+  if (status != MU_OK) return status;
+  status = options_encode(s->options, &s->encoded_options);
   if (status != MU_OK) return mu_fail(err, status, "cannot encode the settings (%s)", status_name(status));
   status = served_models_create(s, err);
   if (status == MU_OK) status = workers_create(s, err);

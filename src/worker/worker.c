@@ -13,6 +13,9 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "config/options.h"
+#include "sandbox/sandbox.h"
+#include "worker/device_nodes.h"
 #include "worker/peer.h"
 #include "worker/warmup.h"
 
@@ -81,6 +84,21 @@ static mu_status receive_start(struct worker *worker, mu_error *err) {
   return mu_fail(err, MU_INVALID, "the first message is of type %d", (int)worker->start.type);
 }
 
+/* Before the model is read, which is the first that a stranger has made, and before there is a second thread. */
+static mu_status enter_sandbox(const struct control_worker_start *start, mu_error *err) {
+  struct options *options = NULL;
+  if (options_decode(start->options.data, start->options.size, &options) != MU_OK)
+    return mu_fail(err, MU_INVALID, "the options from the supervisor cannot be read");
+  bool gpu = strncmp(start->device, "gpu", 3) == 0;
+  if (gpu) device_nodes_make();
+  mu_status status = sandbox_enter(!options->sandbox ? SANDBOX_OFF
+                                   : gpu             ? SANDBOX_WORKER_GPU
+                                                     : SANDBOX_WORKER_CPU,
+                                   err);
+  options_free(options);
+  return status;
+}
+
 static mu_status create_lanes(struct worker *worker, mu_error *err) {
   const struct worker_model *model = &worker->model;
   worker->lanes = calloc(model->n_instances, sizeof(struct lane *));
@@ -96,7 +114,8 @@ static mu_status become_ready(struct worker *worker, mu_error *err) {
   const struct control_worker_start *start = &worker->start.worker_start;
   uint64_t begin = clock_now_ns();
   name_process(start);
-  mu_status status = worker_model_load(start, &worker->model, err);
+  mu_status status = enter_sandbox(start, err);
+  if (status == MU_OK) status = worker_model_load(start, &worker->model, err);
   if (status == MU_OK && start->max_batch > 0 && worker->model.metadata->batch_note[0] != '\0') {
     LOG_WARNING("requests for this model are not batched", LOG_STR("model", start->name),
                 LOG_STR("because", worker->model.metadata->batch_note),

@@ -13,6 +13,10 @@ DEPS = ROOT / ".deps"
 PATIENCE = float(os.environ.get("MUSTER_TEST_PATIENCE", 60))  # seconds: a bound for what should take far less, also under a sanitizer on a busy machine
 
 
+# For tests that look into a server's processes (/proc/PID/fd, maps, mem): the sandbox hides them from all but root.
+VISIBLE = [] if os.geteuid() == 0 else ["--sandbox=off"]
+
+
 def binary_path() -> pathlib.Path:
     return pathlib.Path(os.environ.get("MUSTER_BINARY", ROOT / "build" / "release" / "muster"))
 
@@ -79,9 +83,10 @@ class Reply:
 
 
 class Server:
-    """Ports are chosen by the server (0) unless arguments say otherwise. env: further environment variables."""
+    """Ports are chosen by the server (0) unless arguments say otherwise. env: further environment variables; command: what
+    stands before `serve` instead of the binary; process: further arguments of subprocess.Popen (user, umask)."""
 
-    def __init__(self, folder: pathlib.Path, arguments, wait=True, env=None, cwd=None):
+    def __init__(self, folder: pathlib.Path, arguments, wait=True, env=None, cwd=None, command=None, **process):
         folder.mkdir(parents=True, exist_ok=True)
         self.socket = folder / "control.sock"
         self.log_path = folder / "log"
@@ -92,8 +97,8 @@ class Server:
                 flags += [flag, value]
         self.log_file = self.log_path.open("wb")
         self.process = subprocess.Popen(
-            [binary_path(), "serve", *flags], stdin=subprocess.DEVNULL, stdout=self.log_file, stderr=self.log_file,
-            start_new_session=True, cwd=cwd or folder, env=environment(env))
+            [*(command or [binary_path()]), "serve", *flags], stdin=subprocess.DEVNULL, stdout=self.log_file, stderr=self.log_file,
+            start_new_session=True, cwd=cwd or folder, env=environment(env), **process)
         self.expected_to_crash = False
         self._status = None
 
@@ -207,7 +212,7 @@ class Server:
             problems.append(f"processes left behind: {self.family()}")
             os.killpg(self.process.pid, signal.SIGKILL)
         text = self.log
-        for sign in ("ERROR: AddressSanitizer", "ERROR: LeakSanitizer", "runtime error:", "WARNING: ThreadSanitizer"):
+        for sign in ("ERROR: AddressSanitizer", "ERROR: LeakSanitizer", "LeakSanitizer has encountered", "runtime error:", "WARNING: ThreadSanitizer"):
             if sign in text:
                 problems.append(f"sanitizer report in the log:\n{text[text.index(sign) - 200 if text.index(sign) > 200 else 0:][:6000]}")
         if self.socket.exists() and not self.expected_to_crash:

@@ -4,14 +4,15 @@ import re
 from muster_server import ROOT
 
 # Bottom to top; the roles stand side by side and never include one another.
-LAYERS = [["base"], ["proto"], ["metrics"], ["config"], ["request"], ["model"], ["channel"], ["engine"], ["sched"],
+LAYERS = [["base"], ["sandbox"], ["proto"], ["metrics"], ["config"], ["request"], ["model"], ["channel"], ["engine"], ["sched"],
           ["net"], ["api"], ["control"], ["worker", "gateway", "supervisor"], ["cli"]]
 HEIGHT = {name: height for height, names in enumerate(LAYERS) for name in names}
 INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.M)
 
 # Third-party headers stay in one place each.
 THIRD_PARTY = {"onnxruntime_c_api.h": "engine/onnxruntime", "llhttp.h": "proto/http1", "cyaml/cyaml.h": "config",
-               "yaml.h": "config", "curl/curl.h": "cli"}
+               "yaml.h": "config", "curl/curl.h": "cli",
+               "seccomp.h": "sandbox"}
 
 
 def sources():

@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 
-from muster_server import MODELS, put_model, wait_for
+from muster_server import MODELS, VISIBLE, put_model, wait_for
 from oip import same
 from traffic import (Answer, Client, crowd, depth, echo, infer, metric, rows, sim_model, standing_still, stats,
                      wait_depth, wait_waiting, waiting, worker_pids)
@@ -339,7 +339,7 @@ def wait_no_more_than(pids, before):
 
 
 def test_deaths_of_workers_leave_nothing_in_the_others(serve, tmp_path):
-    server = serve(sim_model(tmp_path / "models"))
+    server = serve(sim_model(tmp_path / "models"), *VISIBLE)
     survivors = [server.process.pid, server.status()["gateway"]["pid"]]
     assert echo(server, 0).status == 200
     before = [holdings(pid) for pid in survivors]
@@ -355,7 +355,7 @@ def test_deaths_of_workers_leave_nothing_in_the_others(serve, tmp_path):
 
 
 def test_deaths_of_the_gateway_leave_nothing_in_the_others(serve, tmp_path):
-    server = serve(sim_model(tmp_path / "models"))
+    server = serve(sim_model(tmp_path / "models"), *VISIBLE)
     survivors = [server.process.pid, *worker_pids(server)]
     assert echo(server, 0).status == 200
     before = [holdings(pid) for pid in survivors]

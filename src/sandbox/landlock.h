@@ -1,0 +1,10 @@
+/* The part of the fence that Landlock makes (Linux 5.13 and newer); sandbox.h. */
+#ifndef SANDBOX_LANDLOCK_H
+#define SANDBOX_LANDLOCK_H
+
+#include "sandbox/sandbox.h"
+
+/* For this thread and those that it starts. Without Landlock in the kernel: MU_OK, nothing done. MU_IO. */
+MUST_CHECK mu_status landlock_enter(enum sandbox_profile profile, mu_error *err);
+
+#endif
