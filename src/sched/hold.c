@@ -138,7 +138,7 @@ static uint32_t learned_limit(struct sched_key *key, uint64_t now_ns) {
   uint32_t rows = waiting < max_rows ? waiting : max_rows;
   wait_ended(&key->wait, rows, now_ns, &key->curve);
   if (!hold_learns(model)) return max_rows;
-  uint32_t part = fair_rows(key, parallel);
+  uint32_t part = rows > 1 ? fair_rows(key, parallel) : 1;
   if (part < rows && curve_ns(&key->curve, part) < SPLIT_GAIN * curve_ns(&key->curve, rows)) max_rows = part;
   uint32_t enough = enough_choose(&key->enough, &key->curve, waiting, model->max_rows);
   return enough < max_rows ? enough : max_rows;
