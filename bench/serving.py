@@ -99,17 +99,17 @@ class Server:
             return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
         return {name: of(pid) for name, pid in self.pids.items()}
 
-    def bench(self, model, concurrency, seconds):
+    def bench(self, model, concurrency, seconds, warmup=1):
         before = self.cpu_seconds()
         done = subprocess.run([MUSTER, "bench", model, "--url", f"http://127.0.0.1:{self.port}", "--json",
-                               "--concurrency", str(concurrency), "--duration", str(seconds), "--warmup", "1"],
+                               "--concurrency", str(concurrency), "--duration", str(seconds), "--warmup", str(warmup)],
                               capture_output=True, text=True)
         if done.returncode != 0:
             sys.exit(f"muster bench failed: {done.stderr}{done.stdout}")
         level = json.loads(done.stdout)["levels"][0]
         after = self.cpu_seconds()
         # the warm-up's requests cost too: per request of the whole time
-        requests = level["requests"] * (seconds + 1) / seconds
+        requests = level["requests"] * (seconds + warmup) / seconds
         level["cpu_us"] = {name: (after[name] - before[name]) / requests * 1e6 for name in before}
         return level
 

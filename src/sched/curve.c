@@ -1,9 +1,10 @@
 #include "sched/curve.h"
 
 #include <math.h>
+#include <stddef.h>
 
 enum {
-  MEMORY = 8,          /* measurements that a mean goes back */
+  MEMORY = 16,         /* measurements that a mean goes back */
   TRUSTED = 3,         /* from so many on, a wild measurement is cut */
   FORGET_AFTER = 2048, /* batches without one at a size: the clock or the neighbours may have changed since */
 };
@@ -74,6 +75,24 @@ static double extrapolate(const struct curve *curve, uint64_t below, double rows
 
 bool curve_measured(const struct curve *curve, uint32_t rows) {
   return (curve->known & (UINT64_MAX >> (63 - point_of(rows)))) != 0;
+}
+
+const struct curve_point *curve_at(const struct curve *curve, uint32_t rows) {
+  uint32_t i = point_of(rows);
+  return curve->known >> i & 1 ? &curve->points[i] : NULL;
+}
+
+uint32_t curve_point_rows(uint32_t i) {
+  return i < 2 ? i + 1 : (2 + (i & 1)) * (1u << (i / 2 - 1)) + (1u << (i / 2 - 1));
+}
+
+bool curve_trusts(const struct curve_point *point) { return point->n >= TRUSTED; }
+
+uint64_t curve_trusted(const struct curve *curve) {
+  uint64_t trusted = 0;
+  for (uint64_t left = curve->known; left != 0; left &= left - 1)
+    if (curve_trusts(&curve->points[__builtin_ctzll(left)])) trusted |= left & -left;
+  return trusted;
 }
 
 double curve_ns(const struct curve *curve, double rows) {

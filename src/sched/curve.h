@@ -29,6 +29,14 @@ void curve_learn(struct curve *curve, uint32_t rows, uint64_t ns);
 /* Something of at most rows was measured. */
 bool curve_measured(const struct curve *curve, uint32_t rows);
 
+/* What was measured of about that size; NULL: nothing. */
+const struct curve_point *curve_at(const struct curve *curve, uint32_t rows);
+uint32_t curve_point_rows(uint32_t i); /* the most rows that points[i] stands for */
+
+/* Measured often enough to be compared with others; all of those as bits. */
+bool curve_trusts(const struct curve_point *point);
+uint64_t curve_trusted(const struct curve *curve);
+
 /* Expected time of a batch of rows (at least 1); 0 when nothing is known. Outside of what was measured a batch is taken
  * to gain half of what it could: enough to make trying worthwhile, after which there is a measurement. */
 double curve_ns(const struct curve *curve, double rows);

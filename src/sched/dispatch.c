@@ -17,7 +17,8 @@ enum { LOAD_BITS = 31, LOAD_UNIT = 256 }; /* outstanding rows are compared in 1/
 static uint64_t score(const struct sched_instance *instance) {
   uint64_t busy = instance->outstanding > 0 ? BUSY_BIT : 0;
   if (instance->model->params.choice == SCHED_ROUND_ROBIN) return busy | instance->last_used;
-  double load = ((double)instance->rows + 1) * LOAD_UNIT / instance->speed;
+  double load = ((double)instance->rows + 1) * LOAD_UNIT;
+  if (instance->speed != 1) load /= instance->speed;
   double most = (double)((UINT64_C(1) << LOAD_BITS) - 1);
   return busy | (uint64_t)(load < most ? load : most) << 32 | (uint32_t)instance->last_used;
 }

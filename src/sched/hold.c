@@ -8,7 +8,13 @@ bool hold_learns(const struct sched_model *model) {
          params->max_learned_wait_ns > 0;
 }
 
-bool hold_full(const struct sched_key *key) { return key->rows >= key->model->max_rows; }
+/* The most rows that are worth waiting for. */
+static uint32_t most_rows(const struct sched_key *key) {
+  uint32_t max_rows = key->model->max_rows;
+  return hold_learns(key->model) ? enough_limit(&key->enough, max_rows) : max_rows;
+}
+
+bool hold_full(const struct sched_key *key) { return key->rows >= most_rows(key); }
 
 static void hold(struct sched_key *key, uint64_t until_ns, uint32_t rows) {
   heap_remove(&key->model->ready, &key->ready_at);
@@ -98,18 +104,19 @@ static bool waits(struct sched_key *key, uint32_t parallel, uint64_t now_ns) {
   struct sched_model *model = key->model;
   /* With other shapes waiting there is better to do; and an instance set apart is not to hold up the rest. */
   if (!hold_learns(model) || model->n_with_jobs > 1 || !list_empty(&model->alone) || hold_full(key)) return false;
+  uint32_t most = most_rows(key);
   struct wait_question question = {
       .now_ns = now_ns,
       .horizon_ns = model->params.max_learned_wait_ns,
       .latest_ns = latest_end(key),
       .rows = (uint32_t)key->rows,
-      .max_rows = model->max_rows,
+      .max_rows = most,
       .parallel = parallel,
       .curve = &key->curve,
   };
   struct wait_answer answer;
   if (!wait_pays(&key->wait, &question, &answer)) return false;
-  hold(key, answer.until_ns, answer.rows < model->max_rows ? answer.rows : model->max_rows);
+  hold(key, answer.until_ns, answer.rows < most ? answer.rows : most);
   return true;
 }
 
@@ -127,11 +134,14 @@ static uint32_t learned_limit(struct sched_key *key, uint64_t now_ns) {
   uint32_t parallel = model->n_idle > 1 ? dispatch_parallel(model) : 1;
   if (parallel < 1) parallel = 1; /* behind a batch on a busy instance */
   if (waits(key, parallel, now_ns)) return 0;
-  uint32_t rows = hold_full(key) ? model->max_rows : (uint32_t)key->rows;
+  uint32_t max_rows = model->max_rows, waiting = key->rows < UINT32_MAX ? (uint32_t)key->rows : UINT32_MAX;
+  uint32_t rows = waiting < max_rows ? waiting : max_rows;
   wait_ended(&key->wait, rows, now_ns, &key->curve);
-  if (!hold_learns(model)) return model->max_rows;
-  uint32_t part = fair_rows(key, parallel);
-  return curve_ns(&key->curve, part) < SPLIT_GAIN * curve_ns(&key->curve, rows) ? part : model->max_rows;
+  if (!hold_learns(model)) return max_rows;
+  uint32_t part = rows > 1 ? fair_rows(key, parallel) : 1;
+  if (part < rows && curve_ns(&key->curve, part) < SPLIT_GAIN * curve_ns(&key->curve, rows)) max_rows = part;
+  uint32_t enough = enough_choose(&key->enough, &key->curve, waiting, model->max_rows);
+  return enough < max_rows ? enough : max_rows;
 }
 
 uint32_t hold_limit(struct sched_key *key, uint64_t now_ns) {

@@ -9,12 +9,13 @@
  *   batch.c     batches in flight
  *   deadline.c  timers of jobs, batches and held keys
  *   blame.c     what happens to the jobs of a batch that failed
- *   curve.c, wait.c, heap.c   stand alone
+ *   curve.c, enough.c, wait.c, heap.c   stand alone
  */
 #ifndef SCHED_STATE_H
 #define SCHED_STATE_H
 
 #include "sched/curve.h"
+#include "sched/enough.h"
 #include "sched/heap.h"
 #include "sched/sched.h"
 #include "sched/wait.h"
@@ -147,6 +148,7 @@ struct sched_key {
   uint32_t ready_at, hold_at;
   uint32_t hold_rows; /* while held: so many rows end it */
   struct curve curve;
+  struct enough enough;
   struct wait wait;
   uint64_t filled[RANK_WORDS]; /* bit r: ranks[r] is not empty */
   size_t size;

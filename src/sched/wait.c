@@ -11,6 +11,7 @@ static const double MIN_GAIN = .04;     /* share of a batch that a wait has to w
 static const double CLUSTERED = 1.5;    /* times the usual flow that the rows must come in, else it is chance */
 static const float MIN_EXPECTED = .5f;  /* rows */
 static const uint8_t MAX_FAILURES = 10; /* 2^n chances are let go after n failures */
+enum { EXACT_EVERY = 16 };              /* epochs: in between a bound will do */
 
 /* Step i holds what came before its end: 1 us, 2 us, 3 us, 4 us, 6 us, 8 us, 12 us, … */
 static uint32_t step_of(uint64_t elapsed_ns) {
@@ -31,24 +32,31 @@ void wait_arrived(struct wait *wait, uint32_t rows, uint64_t now_ns) {
   wait->back += (float)rows;
 }
 
+/* The largest share by any step. */
+static float largest_share(const struct wait_returns *returns) {
+  float came = 0, asked = 1; /* of that step: compared without dividing */
+  for (uint32_t i = 0; i < WAIT_STEPS; i++) {
+    if (returns->came[i] * asked <= came * returns->asked[i]) continue;
+    came = returns->came[i];
+    asked = returns->asked[i];
+  }
+  return came / asked;
+}
+
 /* Takes what this epoch showed into the sums, as far as it lasted. */
 static void fold(struct wait *wait, uint64_t elapsed_ns, uint64_t horizon_ns) {
   uint32_t seen = step_of(elapsed_ns), all = step_of(2 * horizon_ns);
   struct wait_returns *returns = &wait->returns[wait->behind];
-  float back = 0, came = 0, asked = 1; /* of the step with the largest share */
-  for (uint32_t i = 0; i < all; i++) {
-    if (i < seen) {
-      back += wait->counts[i];
-      returns->came[i] = returns->came[i] * DECAY + back;
-      returns->asked[i] = returns->asked[i] * DECAY + wait->away;
-    }
-    if (returns->came[i] * asked > came * returns->asked[i]) {
-      came = returns->came[i];
-      asked = returns->asked[i];
-    }
+  float back = 0;
+  for (uint32_t i = 0; i < (seen < all ? seen : all); i++) {
+    back += wait->counts[i];
+    returns->came[i] = returns->came[i] * DECAY + back;
+    returns->asked[i] = returns->asked[i] * DECAY + wait->away;
   }
-  returns->most = came / asked;
-  memset(wait->counts, 0, sizeof wait->counts);
+  memset(wait->counts, 0, (seen + 1) * sizeof *wait->counts);
+  /* No step's share has become larger than the largest before or this epoch's. */
+  if (back > returns->most * wait->away) returns->most = back / wait->away;
+  if (++returns->epochs % EXACT_EVERY == 0) returns->most = largest_share(returns);
 }
 
 void wait_completed(struct wait *wait, uint32_t rows, bool behind, uint64_t now_ns, uint64_t run_ns,

@@ -19,7 +19,8 @@ enum { WAIT_STEPS = 36 }; /* of time after a completion: 1 us, 2 us, then two fo
 /* What came after completions: moving sums. */
 struct wait_returns {
   float came[WAIT_STEPS], asked[WAIT_STEPS]; /* rows back by the end of the step, of so many away */
-  float most;                                /* largest share of them */
+  float most;                                /* at least the largest share of them */
+  uint32_t epochs;
 };
 
 struct wait {

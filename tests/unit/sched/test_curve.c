@@ -55,7 +55,7 @@ static void test_a_wild_measurement_is_cut_and_a_lasting_change_is_followed(void
   learn(&curve, 4, 1000, 20);
   curve_learn(&curve, 4, 1000000);
   assert_true(curve_ns(&curve, 4) < 1500);
-  learn(&curve, 4, 5000, 40);
+  learn(&curve, 4, 5000, 80);
   assert_true(curve_ns(&curve, 4) > 4800);
 }
 

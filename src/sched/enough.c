@@ -1,0 +1,111 @@
+#include "sched/enough.h"
+
+#include <math.h>
+#include <stddef.h>
+
+static const float BATCH_COST_NS = 25e3f; /* of a batch outside of its run: gateway, rings, doorbells */
+static const float NEARLY = .99f;         /* of the best throughput will do, … */
+static const float STAY = 1.02f; /* … and the size at hand counts for a little more, so that noise is no reason */
+static const float TRY_SHARE = .005f; /* of the running time that tries may cost */
+static const float HOPELESS = .9f;    /* of the best throughput, that a size cannot reach at its very best */
+static const float NEAR = .95f;       /* of the best throughput: measured again now and then */
+enum {
+  RETRY_AFTER = 64, /* batches, for a size near the best */
+  LOOK_AFTER = 8,   /* batches */
+  FIRST_TRIES = 24, /* a few of each size */
+  FARTHEST = 4,     /* times the size at hand: larger ones would show in the latency of all */
+};
+
+static float row_ns(const struct curve_point *point) { return (point->ns + BATCH_COST_NS) / point->rows; }
+
+/* Whether a batch of so many rows would tell something. */
+static bool worth_a_try(const struct enough *enough, const struct curve *curve, uint32_t rows, float least_ns) {
+  if ((least_ns + BATCH_COST_NS) * HOPELESS > enough->row_ns * (float)rows) return false;
+  const struct curve_point *point = curve_at(curve, rows);
+  if (point == NULL || !curve_trusts(point)) return true;
+  return row_ns(point) * NEAR < enough->row_ns && curve->batches - point->learnt > RETRY_AFTER;
+}
+
+/* The fewest rows that give nearly the best throughput, of the sizes known well. */
+static void look(struct enough *enough, const struct curve *curve) {
+  float best = INFINITY, counted[CURVE_POINTS];
+  uint64_t trusted = curve_trusted(curve);
+  enough->row_ns = INFINITY;
+  for (uint64_t left = trusted; left != 0; left &= left - 1) {
+    uint32_t i = (uint32_t)__builtin_ctzll(left);
+    float ns = row_ns(&curve->points[i]);
+    enough->row_ns = fminf(enough->row_ns, ns);
+    counted[i] = i + 1 == enough->point ? ns / STAY : ns;
+    best = fminf(best, counted[i]);
+  }
+  enough->age = 0;
+  if (trusted == 0) {
+    enough->row_ns = 0;
+    return;
+  }
+  uint64_t left = trusted;
+  while (counted[__builtin_ctzll(left)] * NEARLY > best) left &= left - 1;
+  enough->point = (uint32_t)__builtin_ctzll(left) + 1;
+  /* As long as there was no better size than the largest one known, a larger one may surpass it. */
+  if (enough->rows == 0 && (left & (left - 1)) == 0) return;
+  enough->rows = curve_point_rows(enough->point - 1);
+  bool more = worth_a_try(enough, curve, enough->rows * 2, curve->points[enough->point - 1].ns);
+  enough->reach = more ? enough->rows * 2 : enough->rows;
+}
+
+void enough_learn(struct enough *enough, uint32_t rows, uint64_t ns) {
+  enough->debt_ns = fmaxf(enough->debt_ns - (float)ns * TRY_SHARE, 0);
+  enough->age++;
+  if (rows != enough->tried) return;
+  enough->tried = 0;
+  enough->age = LOOK_AFTER;
+  if ((float)ns + BATCH_COST_NS < (float)rows * enough->row_ns * NEAR) enough->debt_ns = 0;
+}
+
+uint32_t enough_limit(const struct enough *enough, uint32_t max_rows) {
+  uint32_t rows = enough->debt_ns <= 0 ? enough->reach : enough->rows;
+  return rows > 0 && rows < max_rows ? rows : max_rows;
+}
+
+/* 0: none. */
+static uint32_t size_to_try(const struct enough *enough, const struct curve *curve, uint32_t most) {
+  float least_ns = 0; /* a batch of more rows takes no less time than one of fewer */
+  for (uint32_t rows = 1; rows < most; rows *= 2) {
+    if (worth_a_try(enough, curve, rows, least_ns)) return rows;
+    const struct curve_point *point = curve_at(curve, rows);
+    if (point != NULL && curve_trusts(point)) least_ns = fmaxf(least_ns, point->ns);
+  }
+  return worth_a_try(enough, curve, most, least_ns) ? most : 0;
+}
+
+static float price(struct enough *enough, uint32_t rows, uint32_t waiting) {
+  if (enough->tries >= FIRST_TRIES) return (float)(waiting + rows) * enough->row_ns;
+  enough->tries++;
+  return 0;
+}
+
+/* What waits in parts of one size, since a last part of few rows would run badly; or at once where that is better. */
+static uint32_t part(const struct curve *curve, uint32_t waiting, uint32_t limit, uint32_t max_rows) {
+  if (waiting <= limit) return max_rows;
+  if (waiting / 2 >= limit) return limit;
+  uint32_t rows = (waiting + 1) / 2;
+  if (waiting > max_rows) return rows;
+  double parts_ns = 2 * curve_ns(curve, rows) + (double)BATCH_COST_NS;
+  return parts_ns < curve_ns(curve, waiting) ? rows : max_rows;
+}
+
+uint32_t enough_choose(struct enough *enough, const struct curve *curve, uint32_t waiting, uint32_t max_rows) {
+  if (waiting < 2 && enough->rows != 1) return max_rows;
+  if (enough->age >= LOOK_AFTER) look(enough, curve);
+  if (enough->row_ns > 0 && enough->debt_ns <= 0) {
+    uint32_t most = enough->rows > 0 && enough->rows < max_rows / FARTHEST ? enough->rows * FARTHEST : max_rows;
+    uint32_t rows = size_to_try(enough, curve, waiting < most ? waiting : most);
+    if (rows > 0) {
+      enough->debt_ns = price(enough, rows, waiting);
+      enough->tried = rows;
+      return rows;
+    }
+  }
+  if (enough->rows == 0 || enough->rows >= max_rows) return max_rows;
+  return part(curve, waiting, enough->rows, max_rows);
+}
