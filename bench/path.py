@@ -1,0 +1,168 @@
+#!/usr/bin/env python3
+"""What the way through the server costs, each figure beside something known, measured in turns in one run:
+
+  small     identity FP32 [1,16], 32 connections, wrk: requests a second beside nginx that answers the same POSTs with an
+            empty 200. Server (or nginx) on one core, client on another.
+  ping      the same request, one connection: p50 beside a bare TCP ping-pong of the same bytes. Same cores.
+  large     identity FP32 [1,3,320,320] = 1.2 MB at 1, 8 and 32 connections: round trips a second beside a bare TCP echo of
+            the same bytes. All cores for all.
+  added     p50 of one client over HTTP minus p50 of the same model in this process: identity and MLP. All cores for all.
+
+    path.py [--seconds S] [--rounds N] [--only small ping large added] [--json]
+
+Every row is the median of the rounds; the spread is shown behind it. CPU is that of the server's processes for each request.
+"""
+import argparse
+import json
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+
+from peers import Echo, InProcess, Nginx
+from serving import CORES, MUSTER, Server, models
+
+SERVER_CORE, CLIENT_CORE = CORES[0], CORES[-1]
+SMALL, LARGE = ("identity16", (1, 16)), ("identity1m", (1, 3, 320, 320))
+
+
+def request(name, dims):
+    """The body of an inference with a binary tensor that wants one back, and its header."""
+    n = 4
+    for d in dims:
+        n *= d
+    text = json.dumps({"inputs": [{"name": "x", "shape": dims, "datatype": "FP32", "parameters": {"binary_data_size": n}}],
+                       "outputs": [{"name": "y", "parameters": {"binary_data": True}}]}).encode()
+    return text + b"\0" * n, {"Inference-Header-Content-Length": str(len(text))}
+
+
+def wrk(folder, url, name, dims, connections, seconds):
+    """Requests a second; every answer has to be a 2xx."""
+    body, headers = request(name, dims)
+    (folder / "body").write_bytes(body)
+    lines = "\n".join(f'wrk.headers["{k}"]="{v}"' for k, v in headers.items())
+    (folder / "post.lua").write_text(f'wrk.method="POST"\nlocal f=io.open("{folder}/body","rb"); wrk.body=f:read("*a"); f:close()\n'
+                                     f"{lines}\n")
+    done = subprocess.run(["taskset", "-c", str(CLIENT_CORE), "wrk", "-t1", f"-c{connections}", f"-d{seconds}s",
+                           "-s", folder / "post.lua", url], capture_output=True, text=True, check=True)
+    if "Non-2xx" in done.stdout or "Socket errors" in done.stdout:
+        sys.exit(f"wrk: {done.stdout}")
+    return float(done.stdout.split("Requests/sec:")[1].split()[0])
+
+
+def bench(server_url, peer, connections, seconds, rounds, cores, **more):
+    """muster bench, server and peer in turns; its JSON."""
+    command = ["taskset", "-c", ",".join(map(str, cores)), MUSTER, "bench", server_url, peer, "--concurrency",
+               str(connections), "--seconds", str(seconds * rounds), "--rounds", str(2 * rounds), "--json"]
+    for key, value in more.items():
+        command += ["--" + key.replace("_", "-"), str(value)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        sys.exit(f"muster bench failed: {done.stderr}{done.stdout}")
+    return json.loads(done.stdout)
+
+
+# ---- the figures -----------------------------------------------------------------------------------------------------------
+
+def spread(values):
+    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+
+
+def cpu_text(parts):
+    """CPU of the server's processes in one row of muster bench."""
+    return "  ".join(f"{name} {p['total']:.1f} (user {p['user']:.1f}, kernel {p['kernel']:.1f})"
+                     for name, p in parts.items() if name != "bench")
+
+
+def small(folder, paths, seconds, rounds):
+    name, dims = SMALL
+    ratios, ours, theirs, cpu, nginx_cpu = [], [], [], [], []
+    with Nginx([SERVER_CORE]) as nginx, Server(folder, paths[name], cores=[SERVER_CORE]) as server:
+        for _ in range(rounds):
+            before = nginx.cpu_seconds()
+            theirs.append(wrk(folder, f"http://127.0.0.1:{nginx.port}/", name, dims, 32, seconds))
+            nginx_cpu.append((nginx.cpu_seconds() - before) / theirs[-1] / seconds * 1e6)
+            before = server.cpu_seconds()
+            ours.append(wrk(folder, server.infer_url(name), name, dims, 32, seconds))
+            after = server.cpu_seconds()
+            cpu.append({k: [(b - a) / ours[-1] / seconds * 1e6 for a, b in zip(before[k], after[k])] for k in after})
+            ratios.append(ours[-1] / theirs[-1])
+    middle = cpu[ratios.index(sorted(ratios)[len(ratios) // 2])]
+    return {"figure": "small: requests/s beside nginx, 32 connections", "muster": statistics.median(ours),
+            "peer": statistics.median(theirs), "ratio": spread(ratios), "aim": ">= 0.45",
+            "cpu": "  ".join(f"{k} {u + s:.1f} (user {u:.1f}, kernel {s:.1f})" for k, (u, s) in middle.items())
+                   + f"  nginx {statistics.median(nginx_cpu):.1f}"}
+
+
+def row(figure, level, aim, value):
+    return {"figure": figure, "muster": level["requests_per_second"], "peer": level["compare"]["requests_per_second"],
+            "ratio": value, "aim": aim, "cpu": cpu_text(level["cpu_us_per_request"])}
+
+
+def against_echo(folder, paths, model, server_cores, client_cores, connections, seconds, rounds):
+    name, dims = model
+    body, headers = request(name, dims)
+    (folder / "body").write_bytes(body)
+    header = next(f"{k}: {v}" for k, v in headers.items())
+    with Echo(MUSTER, server_cores) as echo, Server(folder, paths[name], cores=server_cores) as server:
+        for n in connections:
+            yield n, bench(server.infer_url(name), f"tcp://127.0.0.1:{echo.port}", n, seconds, rounds, client_cores,
+                           body=folder / "body", header=header, raw=f"POST /v2/models/{name}/infer",
+                           server_pid=",".join(map(str, server.pids.values())))["levels"][0]
+
+
+def ping(folder, paths, seconds, rounds):
+    for _, level in against_echo(folder, paths, SMALL, [SERVER_CORE], [CLIENT_CORE], [1], seconds, rounds):
+        more = level["ratio"]["p50_more_us"]
+        yield row(f"ping: p50 {level['p50_us']:.1f} us, bare TCP ping-pong {level['compare']['p50_us']:.1f} us", level,
+                  "<= 12 us more", f"{more['median']:.1f} us more ({more['min']:.1f} to {more['max']:.1f})")
+
+
+def large(folder, paths, seconds, rounds):
+    for n, level in against_echo(folder, paths, LARGE, CORES, CORES, [1, 8, 32], seconds, rounds):
+        ratio = level["ratio"]["requests_per_second"]
+        yield row(f"large: round trips/s of 1.2 MB beside a TCP echo, {n} connections", level, ">= 0.6, < 500 us CPU",
+                  f"{ratio['median']:.2f} ({ratio['min']:.2f} to {ratio['max']:.2f})")
+
+
+def added(folder, paths, seconds, rounds):
+    for name in ("identity16", "mlp"):
+        local = InProcess(paths[name], CORES)
+        more, ours, alone = [], [], []
+        with Server(folder, paths[name]) as server:
+            for _ in range(rounds):
+                ours.append(server.bench(name, 1, seconds)["p50_us"])
+                alone.append(local.p50_us(seconds))
+                more.append(ours[-1] - alone[-1])
+        yield {"figure": f"added: {name}, p50 {statistics.median(ours):.0f} us over HTTP, {statistics.median(alone):.0f} us in process",
+               "muster": None, "peer": None, "ratio": spread(more) + " us more", "aim": "< 80 us", "cpu": ""}
+
+
+FIGURES = {"small": lambda *a: [small(*a)], "ping": ping, "large": large, "added": added}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=int, default=3, help="measured time of each side in a round")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", nargs="*", choices=FIGURES, default=list(FIGURES))
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="muster-bench-") as folder:
+        folder = pathlib.Path(folder)
+        paths = models(folder / "models")
+        for figure in arguments.only:
+            for found in FIGURES[figure](folder, paths, arguments.seconds, arguments.rounds):
+                rows.append(found)
+                if not arguments.json:
+                    rates = "" if found["muster"] is None else f"{found['muster']:,.0f}/s, peer {found['peer']:,.0f}/s: "
+                    print(f"{found['figure']}: {rates}{found['ratio']}   [{found['aim']}]", flush=True)
+                    print(f"    CPU us/request: {found['cpu']}" if found["cpu"] else "", flush=True)
+    if arguments.json:
+        print(json.dumps(rows, indent=2))
+
+
+if __name__ == "__main__":
+    main()
