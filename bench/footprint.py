@@ -17,7 +17,8 @@ import subprocess
 import sys
 import tempfile
 
-from serving import MUSTER, Server, models
+from models import models
+from server import MUSTER, Server
 
 
 def memory_kb(pid):

@@ -15,13 +15,15 @@ Every row is the median of the rounds; the spread is shown behind it. CPU is tha
 import argparse
 import json
 import pathlib
+import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 
+from models import models
 from peers import Echo, InProcess, Nginx
-from serving import CORES, MUSTER, Server, models
+from server import CORES, MUSTER, Server, bench, cpu_text, on_cores
 
 SERVER_CORE, CLIENT_CORE = CORES[0], CORES[-1]
 SMALL, LARGE = ("identity16", (1, 16)), ("identity1m", (1, 3, 320, 320))
@@ -44,35 +46,17 @@ def wrk(folder, url, name, dims, connections, seconds):
     lines = "\n".join(f'wrk.headers["{k}"]="{v}"' for k, v in headers.items())
     (folder / "post.lua").write_text(f'wrk.method="POST"\nlocal f=io.open("{folder}/body","rb"); wrk.body=f:read("*a"); f:close()\n'
                                      f"{lines}\n")
-    done = subprocess.run(["taskset", "-c", str(CLIENT_CORE), "wrk", "-t1", f"-c{connections}", f"-d{seconds}s",
+    done = subprocess.run([*on_cores([CLIENT_CORE]), "wrk", "-t1", f"-c{connections}", f"-d{seconds}s",
                            "-s", folder / "post.lua", url], capture_output=True, text=True, check=True)
     if "Non-2xx" in done.stdout or "Socket errors" in done.stdout:
         sys.exit(f"wrk: {done.stdout}")
     return float(done.stdout.split("Requests/sec:")[1].split()[0])
 
 
-def bench(server_url, peer, connections, seconds, rounds, cores, **more):
-    """muster bench, server and peer in turns; its JSON."""
-    command = ["taskset", "-c", ",".join(map(str, cores)), MUSTER, "bench", server_url, peer, "--concurrency",
-               str(connections), "--seconds", str(seconds * rounds), "--rounds", str(2 * rounds), "--json"]
-    for key, value in more.items():
-        command += ["--" + key.replace("_", "-"), str(value)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode != 0:
-        sys.exit(f"muster bench failed: {done.stderr}{done.stdout}")
-    return json.loads(done.stdout)
-
-
 # ---- the figures -----------------------------------------------------------------------------------------------------------
 
 def spread(values):
     return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
-
-
-def cpu_text(parts):
-    """CPU of the server's processes in one row of muster bench."""
-    return "  ".join(f"{name} {p['total']:.1f} (user {p['user']:.1f}, kernel {p['kernel']:.1f})"
-                     for name, p in parts.items() if name != "bench")
 
 
 def small(folder, paths, seconds, rounds):
@@ -97,32 +81,48 @@ def small(folder, paths, seconds, rounds):
 
 def row(figure, level, aim, value):
     return {"figure": figure, "muster": level["requests_per_second"], "peer": level["compare"]["requests_per_second"],
-            "ratio": value, "aim": aim, "cpu": cpu_text(level["cpu_us_per_request"])}
+            "ratio": value, "aim": aim, "cpu": cpu_text(level)}
+
+
+def size_on_the_wire(load):
+    """Of one request of muster bench."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        command = [MUSTER, "bench", f"http://127.0.0.1:{listener.getsockname()[1]}", *load, "--requests", "1",
+                   "--concurrency", "1", "--warm-up", "0", "--timeout", "1"]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL):
+            size = 0
+            while size == 0:  # a first connection only looks whether somebody is there
+                connection, _ = listener.accept()
+                with connection:
+                    while part := connection.recv(1 << 20):
+                        size += len(part)
+    return size
 
 
 def against_echo(folder, paths, model, server_cores, client_cores, connections, seconds, rounds):
     name, dims = model
     body, headers = request(name, dims)
     (folder / "body").write_bytes(body)
-    header = next(f"{k}: {v}" for k, v in headers.items())
-    with Echo(MUSTER, server_cores) as echo, Server(folder, paths[name], cores=server_cores) as server:
+    (header,) = (f"{k}: {v}" for k, v in headers.items())
+    load = ["--raw", f"POST /v2/models/{name}/infer", "--body", folder / "body", "--header", header]
+    with Server(folder, paths[name], cores=server_cores) as server, Echo(size_on_the_wire(load), server_cores) as echo:
         for n in connections:
-            yield n, bench(server.infer_url(name), f"tcp://127.0.0.1:{echo.port}", n, seconds, rounds, client_cores,
-                           body=folder / "body", header=header, raw=f"POST /v2/models/{name}/infer",
-                           server_pid=",".join(map(str, server.pids.values())))["levels"][0]
+            yield bench([server.infer_url(name), f"tcp://127.0.0.1:{echo.port}", *load, "--concurrency", str(n),
+                         "--rounds", str(2 * rounds), "--seconds", str(seconds * rounds), "--control-socket",
+                         server.socket], client_cores)["levels"][0]
 
 
 def ping(folder, paths, seconds, rounds):
-    for _, level in against_echo(folder, paths, SMALL, [SERVER_CORE], [CLIENT_CORE], [1], seconds, rounds):
+    for level in against_echo(folder, paths, SMALL, [SERVER_CORE], [CLIENT_CORE], [1], seconds, rounds):
         more = level["ratio"]["p50_more_us"]
         yield row(f"ping: p50 {level['p50_us']:.1f} us, bare TCP ping-pong {level['compare']['p50_us']:.1f} us", level,
                   "<= 12 us more", f"{more['median']:.1f} us more ({more['min']:.1f} to {more['max']:.1f})")
 
 
 def large(folder, paths, seconds, rounds):
-    for n, level in against_echo(folder, paths, LARGE, CORES, CORES, [1, 8, 32], seconds, rounds):
+    for level in against_echo(folder, paths, LARGE, CORES, CORES, [1, 8, 32], seconds, rounds):
         ratio = level["ratio"]["requests_per_second"]
-        yield row(f"large: round trips/s of 1.2 MB beside a TCP echo, {n} connections", level, ">= 0.6, < 500 us CPU",
+        yield row(f"large: round trips/s of 1.2 MB beside a TCP echo, {level['concurrency']} connections", level, ">= 0.6, < 500 us CPU",
                   f"{ratio['median']:.2f} ({ratio['min']:.2f} to {ratio['max']:.2f})")
 
 

@@ -12,6 +12,8 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # before onnxruntime is loaded: its o
 import numpy as np
 import onnxruntime
 
+from server import MUSTER, cpu_seconds, on_cores
+
 
 def free_port():
     with socket.socket() as s:
@@ -38,8 +40,7 @@ class Peer:
 
     def __enter__(self):
         self.port = free_port()
-        prefix = ["taskset", "-c", ",".join(map(str, self.cores))] if self.cores else []
-        self.process = subprocess.Popen(prefix + self.command(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.process = subprocess.Popen([*on_cores(self.cores), *self.command()], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         wait_port(self.port)
         return self
 
@@ -49,12 +50,6 @@ class Peer:
 
     def cpu_seconds(self):
         return sum(cpu_seconds(self.process.pid))
-
-
-def cpu_seconds(pid):
-    """User and kernel time of a process so far."""
-    fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return [int(field) / os.sysconf("SC_CLK_TCK") for field in fields[11:13]]
 
 
 class Nginx(Peer):
@@ -80,14 +75,15 @@ class Nginx(Peer):
 
 
 class Echo(Peer):
-    """Sends back what it gets."""
+    """Sends messages of a fixed size back, each when it is there as a whole: as a server does that needs the whole request
+    for its answer."""
 
-    def __init__(self, muster, cores=None):
+    def __init__(self, size, cores=None):
         super().__init__(cores)
-        self.muster = muster
+        self.size = size
 
     def command(self):
-        return [self.muster, "bench", "--echo", f"127.0.0.1:{self.port}"]
+        return [MUSTER, "bench", "--echo", f"127.0.0.1:{self.port}", "--bytes", str(self.size)]
 
 
 class InProcess:

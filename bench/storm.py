@@ -19,7 +19,8 @@ import tempfile
 import threading
 import time
 
-from serving import Server, models
+from models import models
+from server import Server
 
 
 class Client(threading.Thread):

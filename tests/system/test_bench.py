@@ -2,6 +2,7 @@
 import json
 import os
 import signal
+import socket
 import socketserver
 import subprocess
 import threading
@@ -267,10 +268,19 @@ def test_closed_and_chunked_replies():
 # ---- beside another target
 
 
+@pytest.fixture(params=[[], ["--bytes", "4000000"]], ids=["at once", "whole"])
+def large_peer(request):
+    yield from echo("--echo", "0", *request.param)
+
+
 @pytest.fixture
 def echo_peer():
+    yield from echo("--echo", "0")
+
+
+def echo(*arguments):
     """The port of `muster bench --echo`."""
-    process = start_bench("--echo", "0")
+    process = start_bench(*arguments)
     try:
         yield process.stdout.readline().strip().rpartition(":")[2], process.pid
     finally:
@@ -295,9 +305,22 @@ def test_two_targets_take_turns(server, echo_peer):
     assert set(other["cpu_us_per_request"]) == {f"muster {pid}", "bench"}
 
 
-def test_a_large_message_comes_back_whole(echo_peer):
+def test_a_peer_that_wants_the_whole_message_first():
+    peer = echo("--echo", "0", "--bytes", "6")
+    with socket.create_connection(("127.0.0.1", int(next(peer)[0])), timeout=PATIENCE) as connection:
+        connection.sendall(b"abc")
+        connection.settimeout(.2)
+        with pytest.raises(TimeoutError):
+            connection.recv(1)
+        connection.settimeout(PATIENCE)
+        connection.sendall(b"def")
+        assert connection.recv(6, socket.MSG_WAITALL) == b"abcdef"
+    peer.close()
+
+
+def test_a_large_message_comes_back_whole(large_peer):
     """More than the sockets hold: it is read while it is still being written."""
-    done = run_muster("bench", f"tcp://127.0.0.1:{echo_peer[0]}", "--bytes", 4_000_000, "-n", 3, "-c", 2,
+    done = run_muster("bench", f"tcp://127.0.0.1:{large_peer[0]}", "--bytes", 4_000_000, "-n", 3, "-c", 2,
                       "--check", "--json", "--warm-up", 0)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["levels"][0]["answered"] == 3

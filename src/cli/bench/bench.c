@@ -276,7 +276,7 @@ static int run(int argc, char **argv) {
   int exit_status = COMMAND_OK;
   if (settings_read(argc, argv, &bench->settings, &err) != MU_OK)
     exit_status = command_fail(&command_bench, COMMAND_USAGE, err.message);
-  else if ((bench->settings.echo != NULL ? echo_serve(bench->settings.echo, &err) : sweep(bench, &err)) != MU_OK)
+  else if ((bench->settings.echo != NULL ? echo_serve(bench->settings.echo, (size_t)bench->settings.bytes, &err) : sweep(bench, &err)) != MU_OK)
     exit_status = command_fail(&command_bench, COMMAND_FAILED, err.message);
   else
     exit_status = command_output(&command_bench, &bench->out);
@@ -336,6 +336,6 @@ const struct command command_bench = {
         "  --json                 the whole result as JSON\n"
         "\n"
         "Ctrl-C ends it early and prints what was measured. --echo [HOST:]PORT is the bare TCP peer for comparisons:\n"
-        "it sends back what it gets.\n",
+        "it sends back what it gets, with --bytes N not before N bytes have come.\n",
     .run = run,
 };

@@ -15,20 +15,21 @@ enum { PEER_BYTES = 256 * 1024, EVENTS = 256 };
 
 struct peer {
   int fd;
-  size_t from, to; /* what is still to be sent back */
-  char bytes[PEER_BYTES];
+  bool sending;
+  size_t from, to, room; /* what came, and is still to be sent back; all that there is place for */
+  char bytes[];
 };
 
-static void accept_peers(int listener, int epoll) {
+static void accept_peers(int listener, int epoll, size_t least) {
+  size_t room = least > PEER_BYTES ? least : PEER_BYTES;
   for (int fd; (fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0;) {
-    struct peer *peer = malloc(sizeof *peer);
+    struct peer *peer = malloc(sizeof *peer + room);
     struct epoll_event event = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, .data.ptr = peer};
     if (peer == NULL) {
       close(fd);
       continue;
     }
-    peer->fd = fd;
-    peer->from = peer->to = 0;
+    *peer = (struct peer){.fd = fd, .room = room};
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
     if (epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event) == 0) continue;
     close(fd);
@@ -36,24 +37,25 @@ static void accept_peers(int listener, int epoll) {
   }
 }
 
-/* Until neither reading nor writing goes on. false: the peer has gone. */
-static bool serve_peer(struct peer *peer, bool ends) {
+/* Until neither reading nor writing goes on. least: what has to be there before any of it is sent back. false: the peer
+ * has gone. */
+static bool serve_peer(struct peer *peer, size_t least, bool ends) {
+  bool drained = false; /* nothing more to read: what comes later brings an event of its own */
   for (;;) {
-    while (peer->from < peer->to) {
+    while (peer->sending && peer->from < peer->to) {
       ssize_t n = send(peer->fd, peer->bytes + peer->from, peer->to - peer->from, MSG_NOSIGNAL);
       if (n < 0) return errno == EAGAIN;
       peer->from += (size_t)n;
     }
-    ssize_t n = recv(peer->fd, peer->bytes, PEER_BYTES, 0);
+    if (peer->sending) peer->from = peer->to = 0;
+    peer->sending = false;
+    if (drained && !ends) return true;
+    size_t room = peer->room - peer->to;
+    ssize_t n = recv(peer->fd, peer->bytes + peer->to, room, 0);
     if (n <= 0) return n < 0 && errno == EAGAIN;
-    bool drained = n < PEER_BYTES;
-    peer->from = 0;
-    peer->to = (size_t)n;
-    if (!drained || ends) continue;
-    n = send(peer->fd, peer->bytes, peer->to, MSG_NOSIGNAL);
-    if (n < 0) return errno == EAGAIN;
-    peer->from = (size_t)n;
-    if (peer->from == peer->to) return true; /* one read and one write for a small message */
+    drained = (size_t)n < room;
+    peer->to += (size_t)n;
+    peer->sending = peer->to >= least;
   }
 }
 
@@ -84,7 +86,7 @@ static mu_status listen_at(const char *where, int *ret_fd, mu_error *err) {
   return MU_OK;
 }
 
-mu_status echo_serve(const char *where, mu_error *err) {
+mu_status echo_serve(const char *where, size_t least, mu_error *err) {
   int listener = -1, epoll = epoll_create1(EPOLL_CLOEXEC);
   mu_status status = listen_at(where, &listener, err);
   if (status != MU_OK) return status;
@@ -97,8 +99,8 @@ mu_status echo_serve(const char *where, mu_error *err) {
     for (int i = 0; i < n; i++) {
       struct peer *peer = events[i].data.ptr;
       if (peer == NULL) {
-        accept_peers(listener, epoll);
-      } else if (!serve_peer(peer, (events[i].events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0)) {
+        accept_peers(listener, epoll, least);
+      } else if (!serve_peer(peer, least, (events[i].events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0)) {
         close(peer->fd);
         free(peer);
       }

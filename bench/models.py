@@ -1,0 +1,49 @@
+"""The models that are measured; made on the spot, but for Magika, which script/bootstrap fetches."""
+import pathlib
+
+import numpy as np
+import onnx
+import onnx.helper as h
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+
+def save(nodes, inputs, outputs, weights, path):
+    graph = h.make_graph(nodes, "bench", inputs, outputs, weights)
+    onnx.save(h.make_model(graph, opset_imports=[h.make_opsetid("", 17)], ir_version=9), path)
+
+
+def make_mlp(path):
+    """1024-2048-2048-2048-1000, ReLU between."""
+    random, sizes = np.random.default_rng(1), (1024, 2048, 2048, 2048, 1000)
+    nodes, weights, last = [], [], "x"
+    for i, (rows, columns) in enumerate(zip(sizes, sizes[1:])):
+        w = (random.standard_normal((rows, columns)) / np.sqrt(rows)).astype(np.float32)
+        weights += [onnx.numpy_helper.from_array(w, f"w{i}"),
+                    onnx.numpy_helper.from_array(np.zeros(columns, np.float32), f"b{i}")]
+        nodes.append(h.make_node("Gemm", [last, f"w{i}", f"b{i}"], [f"g{i}"]))
+        last = f"g{i}"
+        if i < len(sizes) - 2:
+            nodes.append(h.make_node("Relu", [last], [f"r{i}"]))
+            last = f"r{i}"
+    nodes[-1].output[0] = "y"
+    save(nodes, [h.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["N", 1024])],
+         [h.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["N", 1000])], weights, path)
+
+
+def make_identity(path, dims):
+    save([h.make_node("Identity", ["x"], ["y"])],
+         [h.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["N", *dims])],
+         [h.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["N", *dims])], [], path)
+
+
+def models(folder):
+    """Name → file; Magika's stands in a repository, since it needs its name."""
+    folder.mkdir(parents=True)
+    make_mlp(folder / "mlp.onnx")
+    make_identity(folder / "identity16.onnx", [16])
+    make_identity(folder / "identity1m.onnx", [3, 320, 320])
+    (folder / "magika" / "1").mkdir(parents=True)
+    (folder / "magika" / "1" / "model.onnx").symlink_to((ROOT / ".deps/models/magika/1/model.onnx").resolve())
+    return {"mlp": folder / "mlp.onnx", "identity16": folder / "identity16.onnx",
+            "identity1m": folder / "identity1m.onnx", "magika": folder / "magika/1/model.onnx"}
