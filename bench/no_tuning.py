@@ -21,7 +21,8 @@ import statistics
 import sys
 import tempfile
 
-from serving import LEVELS, Server, models
+from models import models
+from server import Server
 
 SIZES = (1, 4, 8, 16, 32, 64)
 DELAYS_US = (0, 500, 2000, 5000)
@@ -110,7 +111,7 @@ def main():
     parser.add_argument("--warmup", type=float, default=3, help="time before it")
     parser.add_argument("--rounds", type=int, default=3, help="how often the best settings and the untuned server take turns")
     parser.add_argument("--only", nargs="*", choices=("mlp", "magika"), default=("mlp", "magika"))
-    parser.add_argument("--levels", nargs="*", type=int, default=LEVELS, help="clients")
+    parser.add_argument("--levels", nargs="*", type=int, default=(1, 4, 16, 64), help="clients")
     parser.add_argument("--quick", action="store_true", help="fewer settings")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
