@@ -274,6 +274,18 @@ void core_attach_worker(struct core *core, const struct control_worker_attach *m
   send_event(core, CONTROL_WORKER_BROKEN, &event);
 }
 
+bool core_workers_settled(struct core *core) {
+  bool settled = true;
+  pthread_mutex_lock(&core->lock);
+  list_each (link, &core->attachments) {
+    const struct attachment *attachment = list_item(link, struct attachment, link);
+    bool serves = attachment->attached && attachment->model->model.state == MODEL_READY;
+    settled = settled && (serves || attachment->reported);
+  }
+  pthread_mutex_unlock(&core->lock);
+  return settled;
+}
+
 /* Its batches: the scheduler takes the requests back, the flights go. Locked. */
 static void lose_flights(struct core *core, struct attachment *attachment, bool blamed) {
   uint64_t retried = 0;
