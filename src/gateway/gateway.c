@@ -135,12 +135,15 @@ static struct http_limits http_limits(const struct options *options) {
 /* A server with one listening socket, which is taken over. */
 static mu_status listen_on(struct gateway_loop *loop, size_t server, int fd, mu_error *err) {
   struct http_limits limits = http_limits(loop->core->options);
-  loop->servers[server] = http_server_create(loop->net, &gateway_service, loop, &limits);
-  if (loop->servers[server] == NULL) {
+  struct http_server *made = http_server_create(loop->net, &gateway_service, loop, &limits);
+  if (made == NULL) {
     close(fd);
     return mu_fail(err, MU_NO_MEMORY, "no memory for the listener");
   }
-  return http_server_listen(loop->servers[server], fd, err);
+  pthread_mutex_lock(&loop->core->lock); /* a loop that listens already may be counting the others' connections */
+  loop->servers[server] = made;
+  pthread_mutex_unlock(&loop->core->lock);
+  return http_server_listen(made, fd, err);
 }
 
 static mu_status check_sockets(const struct control_packet *packet, uint32_t n_loops, mu_error *err) {
