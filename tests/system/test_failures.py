@@ -7,9 +7,11 @@ import pathlib
 import resource
 import signal
 
+import numpy as np
 import pytest
 
-from muster_server import put_model, sim_config, wait_for
+from muster_server import MODELS, put_model, sim_config, wait_for
+from oip import same
 from traffic import (Client, crowd, echo, infer, metric, rows, sim_model, standing_still, stats, wait_depth,
                      wait_waiting, worker_pids)
 
@@ -117,6 +119,23 @@ def test_an_engine_that_gets_no_memory(serve, tmp_path):
         assert [answer.result().status for answer in [first, *neighbours]] == [200] * 4
         refused = greedy.result()
     assert refused.status == 503 and "no memory for 4096 MiB" in refused.error
+    assert worker_pids(server) == [pid]
+
+
+def test_onnx_runtime_gets_no_memory(serve):
+    server = serve(MODELS / "string_identity.onnx")
+    (pid,) = worker_pids(server)
+    if "asan" in pathlib.Path(f"/proc/{pid}/maps").read_text():
+        pytest.skip("the sanitizer ends a process that gets no memory")
+    text = np.empty((1, 1), np.object_)
+    text[0, 0] = b"x" * (40 * MIB)
+    size = int(pathlib.Path(f"/proc/{pid}/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.prlimit(pid, resource.RLIMIT_AS, (size + 8 * MIB, resource.RLIM_INFINITY))
+    refused = infer(server, "string_identity", {"text": text})
+    assert refused.status == 500 and "bad_alloc" in refused.error
+    resource.prlimit(pid, resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    answer = infer(server, "string_identity", {"text": text})
+    assert answer.status == 200 and same(answer.outputs["same"], text)
     assert worker_pids(server) == [pid]
 
 

@@ -168,6 +168,19 @@ def test_a_worker_that_hangs_while_it_attaches(serve, tmp_path):
     assert worker_pids(server) != [pid]
 
 
+def test_a_gateway_that_never_gets_to_listen(serve, tmp_path):
+    """A worker that stands still keeps each new one from listening for a moment, in which it dies: five times in a row,
+    and the server ends and says so instead of trying for ever."""
+    server = serve(sim_model(tmp_path / "models"))
+    with standing_still(*worker_pids(server)):
+        for _ in range(6):
+            wait_for(lambda: server.process.poll() is not None or gateway_pid(server), "the next gateway")
+            kill_gateway(server)
+        assert server.wait_exit() == 1
+    assert "the gateway cannot be started" in server.log
+    assert not server.family()
+
+
 # ---- the supervisor --------------------------------------------------------------------------------------------------
 
 def loading(server):
