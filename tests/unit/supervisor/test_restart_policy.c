@@ -87,8 +87,10 @@ static void a_death_by_others_before_it_is_ready_counts(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(at_once_then_doubling_to_30_seconds),    cmocka_unit_test(the_longest_delay_can_be_shorter),
-      cmocka_unit_test(five_early_deaths_are_the_last),         cmocka_unit_test(getting_ready_forgives_early_deaths),
+      cmocka_unit_test(at_once_then_doubling_to_30_seconds),
+      cmocka_unit_test(the_longest_delay_can_be_shorter),
+      cmocka_unit_test(five_early_deaths_are_the_last),
+      cmocka_unit_test(getting_ready_forgives_early_deaths),
       cmocka_unit_test(a_minute_of_service_forgives_the_delay),
       cmocka_unit_test(a_death_by_others_counts_for_nothing),
       cmocka_unit_test(a_death_by_others_before_it_is_ready_counts),
