@@ -47,7 +47,8 @@ enum control_type {
 struct control_gateway_start {
   struct control_bytes options; /* options_encode */
   uint32_t n_http, n_metrics;   /* sockets for each loop: n_http = loops */
-  uint32_t n_models;            /* MODEL_SET messages that follow at once; it listens when it has them */
+  uint32_t n_models;            /* MODEL_SET messages that follow at once, */
+  uint32_t n_workers;           /* and WORKER_ATTACH of those that were there before it; it listens when it has them */
 };
 struct control_model_set {
   uint32_t model; /* the supervisor's number for this model version */
@@ -64,6 +65,8 @@ struct control_model_set {
 struct control_model_loaded {
   uint32_t model;
   struct control_bytes metadata; /* model_metadata_encode */
+  bool was_ready;                /* it has taken requests before: they may wait for a worker */
+  uint32_t batch_tokens;         /* of its device, that one batch takes */
 };
 struct control_worker_attach {
   uint32_t worker; /* the supervisor's number, never reused */

@@ -111,9 +111,10 @@ static mu_status add_instances(struct attachment *attachment) {
   for (uint32_t i = 0; i < attachment->n_lanes; i++) {
     struct lane *lane = &attachment->lanes[i];
     *lane = (struct lane){.attachment = attachment, .index = i};
-    lane->instance =
-        sched_add_instance(core->sched, attachment->model->sched, attachment->device,
-                           instance_depth(core->options, attachment->model), INSTANCE_SPEED, lane, clock_now_ns());
+    lane->instance = i > 0 ? sched_add_sibling(core->sched, attachment->lanes[0].instance, lane, clock_now_ns())
+                           : sched_add_instance(core->sched, attachment->model->sched, attachment->device,
+                                                instance_depth(core->options, attachment->model), INSTANCE_SPEED, lane,
+                                                clock_now_ns());
     if (lane->instance == NULL) return MU_NO_MEMORY;
   }
   return MU_OK;
@@ -273,6 +274,18 @@ void core_attach_worker(struct core *core, const struct control_worker_attach *m
   send_event(core, CONTROL_WORKER_BROKEN, &event);
 }
 
+bool core_workers_settled(struct core *core) {
+  bool settled = true;
+  pthread_mutex_lock(&core->lock);
+  list_each (link, &core->attachments) {
+    const struct attachment *attachment = list_item(link, struct attachment, link);
+    bool serves = attachment->attached && attachment->model->model.state == MODEL_READY;
+    settled = settled && (serves || attachment->reported);
+  }
+  pthread_mutex_unlock(&core->lock);
+  return settled;
+}
+
 /* Its batches: the scheduler takes the requests back, the flights go. Locked. */
 static void lose_flights(struct core *core, struct attachment *attachment, bool blamed) {
   uint64_t retried = 0;
@@ -281,13 +294,13 @@ static void lose_flights(struct core *core, struct attachment *attachment, bool 
     list_each (link, lists[i]) {
       struct flight *flight = list_item(link, struct flight, link);
       if (flight->attachment != attachment) continue;
-      if (!blamed || !flight->batch->jobs[0]->solo) retried += flight->batch->live; /* alone, it is not tried again */
+      if (!blamed || !flight->batch->jobs[0]->suspect)
+        retried += flight->batch->live; /* alone, it is not tried again */
       flight_free(core, flight);
     }
   attachment->model->model.stats->retries += retried;
-  for (uint32_t i = 0; i < attachment->n_lanes; i++)
-    if (attachment->lanes[i].instance != NULL)
-      sched_instance_lost(core->sched, attachment->lanes[i].instance, blamed, clock_now_ns());
+  if (attachment->lanes[0].instance != NULL) /* with it go its siblings */
+    sched_instance_lost(core->sched, attachment->lanes[0].instance, blamed, clock_now_ns());
 }
 
 void core_worker_gone(struct core *core, const struct control_worker_gone *message) {

@@ -313,6 +313,8 @@ void core_model_loaded(struct core *core, const struct control_model_loaded *mes
     if (status == MU_OK) {
       model->model.metadata = metadata;
       status = open_memory(core, model, &err);
+      /* Its workers are being restarted, or attach again after a gateway before this one: requests wait for them. */
+      if (status == MU_OK && message->was_ready) status = core_schedule_model(core, model, message->batch_tokens, &err);
     } else {
       mu_fail(&err, status, "the worker's description of the model does not add up");
     }

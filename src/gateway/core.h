@@ -37,6 +37,9 @@ struct gateway_loop {
   uint32_t n_free_calls;
   pthread_t thread;                      /* of every loop but the first */
   struct net_post drain_post, stop_post; /* the loop may be stopped while its drain is still on its way */
+  struct net_post listen_post;
+  mu_status listen_status; /* of its sockets, when they were opened; and why not */
+  mu_error listen_error;
 };
 
 /* A model version. Made by CONTROL_MODEL_SET and kept until the gateway ends, so pointers to it stay good. */
@@ -202,5 +205,7 @@ void core_tick(struct core *core);
 /* Control messages about workers; loop 0. socket is taken over. Take the lock. */
 void core_attach_worker(struct core *core, const struct control_worker_attach *message, int socket);
 void core_worker_gone(struct core *core, const struct control_worker_gone *message);
+/* Every worker that was announced takes requests, and the supervisor has said so; or it never will. Takes the lock. */
+bool core_workers_settled(struct core *core);
 
 #endif

@@ -18,7 +18,9 @@ enum {
   BODY_GRACE_S = 10,          /* ... from here on */
   SLOW_REPLY_MS = 20,         /* an unwritten reply is copied then, so that nobody's memory waits for a slow reader */
   HOUSEKEEPING_MS = 100,
-  IDLE_TICKS = 20, /* of housekeeping without a request, then a model's slots go back to the budget */
+  OPENING_MS = 1000,   /* how long it may wait for the workers of a gateway before it ... */
+  OPENING_STEP_MS = 2, /* ... and how often it looks whether they are there */
+  IDLE_TICKS = 20,     /* of housekeeping without a request, then a model's slots go back to the budget */
 };
 
 /* The role's own state; everything shared between loops is in core. Loop 0's thread. */
@@ -26,11 +28,13 @@ struct gateway {
   struct core core;
   struct options *options;
   uv_poll_t timer;
-  uv_timer_t housekeeping, drain_timer, drain_deadline;
+  uv_timer_t housekeeping, opening, drain_timer, drain_deadline;
   struct control_packet start; /* with the sockets, until it listens */
   uint32_t models_due;         /* to be told before it listens */
-  bool listens;
-  uint32_t n_undrained; /* loops */
+  uint32_t workers_due;        /* to be announced before it listens ... */
+  uint64_t open_by_ns;         /* ... and to be attached, but not for longer than this */
+  bool opening_up, listens;
+  uint32_t n_unopened, n_undrained; /* loops */
   int exit_status;
 };
 
@@ -131,26 +135,36 @@ static struct http_limits http_limits(const struct options *options) {
 /* A server with one listening socket, which is taken over. */
 static mu_status listen_on(struct gateway_loop *loop, size_t server, int fd, mu_error *err) {
   struct http_limits limits = http_limits(loop->core->options);
-  loop->servers[server] = http_server_create(loop->net, &gateway_service, loop, &limits);
-  if (loop->servers[server] == NULL) {
+  struct http_server *made = http_server_create(loop->net, &gateway_service, loop, &limits);
+  if (made == NULL) {
     close(fd);
     return mu_fail(err, MU_NO_MEMORY, "no memory for the listener");
   }
-  return http_server_listen(loop->servers[server], fd, err);
+  pthread_mutex_lock(&loop->core->lock); /* a loop that listens already may be counting the others' connections */
+  loop->servers[server] = made;
+  pthread_mutex_unlock(&loop->core->lock);
+  return http_server_listen(made, fd, err);
 }
 
-static mu_status listen_all(struct core *core, struct control_packet *packet, mu_error *err) {
+static mu_status check_sockets(const struct control_packet *packet, uint32_t n_loops, mu_error *err) {
   uint32_t n_http = packet->gateway_start.n_http, n_metrics = packet->gateway_start.n_metrics;
-  if (packet->n_fds != (size_t)n_http + n_metrics || n_metrics > 1 || n_http > core->n_loops)
-    return mu_fail(err, MU_INVALID, "%zu sockets for %u + %u listeners", packet->n_fds, n_http, n_metrics);
-  for (uint32_t i = 0; i < n_http + n_metrics; i++) {
+  if (packet->n_fds == (size_t)n_http + n_metrics && n_metrics <= 1 && n_http <= n_loops) return MU_OK;
+  return mu_fail(err, MU_INVALID, "%zu sockets for %u + %u listeners", packet->n_fds, n_http, n_metrics);
+}
+
+/* The loop's share of the sockets that came with the start: one for HTTP, and on loop 0 the one for metrics. Each loop
+ * takes its own out of the packet. */
+static mu_status listen_own(struct gateway_loop *loop, struct control_packet *packet, mu_error *err) {
+  uint32_t n_http = packet->gateway_start.n_http, n = n_http + packet->gateway_start.n_metrics;
+  mu_status status = MU_OK;
+  for (uint32_t i = loop->index; status == MU_OK && i<n; i += n_http> 0 ? n_http : 1) {
+    bool metrics = i >= n_http;
+    if (metrics && loop->index > 0) break;
     int fd = packet->fds[i];
     packet->fds[i] = -1;
-    bool metrics = i >= n_http;
-    mu_status status = listen_on(&core->loops[metrics ? 0 : i], metrics, fd, err);
-    if (status != MU_OK) return status;
+    status = listen_on(loop, metrics, fd, err);
   }
-  return MU_OK;
+  return status;
 }
 
 static mu_status start_threads(struct core *core, mu_error *err) {
@@ -173,18 +187,58 @@ static void keep_house(uv_timer_t *timer) {
   core_keep_house(&gateway->core, IDLE_TICKS);
 }
 
-/* All models are known: from here on nobody hears that one of them does not exist. */
-static mu_status open_up(struct gateway *gateway, mu_error *err) {
-  struct core *core = &gateway->core;
-  mu_status status = listen_all(core, &gateway->start, err);
-  if (status == MU_OK) status = start_threads(core, err);
-  if (status != MU_OK) return status;
+static void cannot_start(struct gateway *gateway, const char *why) {
+  LOG_ERROR("the gateway cannot start", LOG_STR("error", why));
+  leave(gateway, 1);
+}
+
+/* On loop 0: one more listens, or cannot. */
+static void loop_opened(struct net_post *post) {
+  struct gateway_loop *loop = list_item(post, struct gateway_loop, listen_post);
+  struct core *core = loop->core;
+  struct gateway *gateway = list_item(core, struct gateway, core);
+  if (loop->listen_status != MU_OK) {
+    cannot_start(gateway, loop->listen_error.message);
+    return;
+  }
+  if (--gateway->n_unopened > 0) return;
   gateway->listens = true;
   LOG_VERBOSE("gateway listens", LOG_INT("loops", core->n_loops), LOG_INT("models", core->n_models));
   control_packet_free(&gateway->start);
-  status = control_link_send(core->control, CONTROL_GATEWAY_READY, NULL, NULL, 0);
-  return status == MU_OK ? status : mu_fail(err, status, "the supervisor cannot be told that the gateway is ready");
+  if (control_link_send(core->control, CONTROL_GATEWAY_READY, NULL, NULL, 0) != MU_OK)
+    cannot_start(gateway, "the supervisor cannot be told that it is ready");
 }
+
+/* On the loop's own thread, which its server belongs to. */
+static void open_loop(struct net_post *post) {
+  struct gateway_loop *loop = list_item(post, struct gateway_loop, listen_post);
+  struct gateway *gateway = list_item(loop->core, struct gateway, core);
+  loop->listen_status = listen_own(loop, &gateway->start, &loop->listen_error);
+  post->run = loop_opened;
+  net_loop_post(loop->core->loops[0].net, post);
+}
+
+/*
+ * All models are known: from here on nobody hears that one of them does not exist. After a gateway that has died, its
+ * workers are there again, too, so that the first thing that anybody sees is a server that is ready; until then
+ * connections wait in the backlog. A worker that does not come holds up the others only for a moment: what is asked of
+ * it then waits in the queue.
+ */
+static void open_up(struct gateway *gateway) {
+  struct core *core = &gateway->core;
+  if (gateway->opening_up || core->draining || gateway->models_due > 0) return;
+  bool complete = gateway->workers_due == 0 && core_workers_settled(core);
+  if (!complete && clock_now_ns() < gateway->open_by_ns) return;
+  gateway->opening_up = true;
+  uv_timer_stop(&gateway->opening);
+  gateway->n_unopened = core->n_loops;
+  for (uint32_t i = 0; i < core->n_loops; i++) {
+    core->loops[i].listen_post.run = open_loop;
+    net_loop_post(core->loops[i].net, &core->loops[i].listen_post);
+  }
+}
+
+static void on_opening(uv_timer_t *timer) { open_up(timer->data); }
 
 static mu_status start(struct gateway *gateway, mu_error *err) {
   struct core *core = &gateway->core;
@@ -192,24 +246,22 @@ static mu_status start(struct gateway *gateway, mu_error *err) {
   if (uv_poll_init(loop, &gateway->timer, core->timer) != 0) return mu_fail(err, MU_IO, "the timer cannot be polled");
   gateway->timer.data = gateway;
   uv_poll_start(&gateway->timer, UV_READABLE, on_timer);
-  uv_timer_t *timers[] = {&gateway->housekeeping, &gateway->drain_timer, &gateway->drain_deadline};
+  uv_timer_t *timers[] = {&gateway->housekeeping, &gateway->opening, &gateway->drain_timer, &gateway->drain_deadline};
   for (size_t i = 0; i < sizeof timers / sizeof *timers; i++) {
     uv_timer_init(loop, timers[i]);
     timers[i]->data = gateway;
   }
   uv_timer_start(&gateway->housekeeping, keep_house, HOUSEKEEPING_MS, HOUSEKEEPING_MS);
-  return gateway->models_due > 0 ? MU_OK : open_up(gateway, err);
+  gateway->open_by_ns = clock_now_ns() + OPENING_MS * NS_PER_MS;
+  uv_timer_start(&gateway->opening, on_opening, OPENING_STEP_MS, OPENING_STEP_MS);
+  return start_threads(core, err);
 }
 
 /* ---- the supervisor's messages ----------------------------------------------------------------------------------- */
 
 static void on_model_set(struct gateway *gateway, struct control_packet *packet) {
   core_set_model(&gateway->core, &packet->model_set);
-  if (gateway->models_due == 0 || --gateway->models_due > 0) return;
-  mu_error err;
-  if (open_up(gateway, &err) == MU_OK) return;
-  LOG_ERROR("the gateway cannot start", LOG_STR("error", err.message));
-  leave(gateway, 1);
+  if (gateway->models_due > 0 && --gateway->models_due == 0) open_up(gateway);
 }
 
 static void on_model_loaded(struct gateway *gateway, struct control_packet *packet) {
@@ -224,6 +276,7 @@ static void on_worker_attach(struct gateway *gateway, struct control_packet *pac
   int socket = packet->fds[0];
   packet->fds[0] = -1;
   core_attach_worker(&gateway->core, &packet->worker_attach, socket);
+  if (gateway->workers_due > 0) gateway->workers_due--;
 }
 
 static void on_worker_gone(struct gateway *gateway, struct control_packet *packet) {
@@ -273,6 +326,8 @@ static mu_status prepare(struct gateway *gateway, int control, mu_error *err) {
   if (status != MU_OK) return status;
   if (packet->type != CONTROL_GATEWAY_START) return mu_fail(err, MU_INVALID, "the first message is not the start");
   const struct control_gateway_start *message = &packet->gateway_start;
+  status = check_sockets(packet, message->n_http > 0 ? message->n_http : 1, err);
+  if (status != MU_OK) return status;
   status = options_decode(message->options.data, message->options.size, &gateway->options);
   if (status != MU_OK) return mu_fail(err, status, "the options do not add up");
   status = sandbox_enter(gateway->options->sandbox ? SANDBOX_GATEWAY : SANDBOX_OFF, err);
@@ -283,6 +338,7 @@ static mu_status prepare(struct gateway *gateway, int control, mu_error *err) {
   gateway->core.control = control_link_create(gateway->core.loops[0].net, control, &link_events, gateway);
   if (gateway->core.control == NULL) return mu_fail(err, MU_NO_MEMORY, "no memory for the control link");
   gateway->models_due = message->n_models;
+  gateway->workers_due = message->n_workers;
   return start(gateway, err);
 }
 

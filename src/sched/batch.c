@@ -58,6 +58,8 @@ struct batch *batch_start(struct sched_instance *instance, struct sched_key *key
   batch->charged_ns = expected > 0 ? (uint64_t)expected : UNKNOWN_RUN_NS;
   batch->started_ns = TIME_NEVER;
   instance->exclusive = alone != NULL;
+  instance->process->exclusive = alone != NULL && alone->suspect;
+  instance->process->outstanding++;
   instance->rows += shown->rows;
   list_push_back(&instance->flying, &shown->link);
   if (instance->outstanding++ == 0) {
@@ -81,6 +83,11 @@ uint64_t batch_end(struct batch *batch, uint64_t now_ns) {
   list_remove(&batch->shown.link);
   instance->rows -= batch->shown.rows;
   instance->exclusive = false;
+  instance->process->outstanding--;
+  if (instance->process->exclusive) {
+    instance->process->exclusive = false;
+    process_place(instance->process);
+  }
   if (--instance->outstanding == 0) {
     model->n_busy--;
     dispatch_release(instance);

@@ -27,15 +27,33 @@ static uint64_t score(const struct sched_instance *instance) {
 
 enum work { WORK_NONE, WORK_ALONE, WORK_BATCH };
 
+/* The next solo job is one that may have killed a process. */
+static bool suspect_next(const struct sched_model *model) {
+  return !list_empty(&model->alone) && list_item(model->alone.next, struct sched_job, link)->suspect;
+}
+
+/* Full, leaving, or kept free of other work for the sake of a solo job; the one set apart is not meant. */
+static bool closed(const struct sched_instance *instance) {
+  const struct sched_model *model = instance->model;
+  if (instance->retired || instance->exclusive || instance->outstanding >= instance->depth) return true;
+  if (instance->process->exclusive) return true;
+  return model->apart_whole && model->apart != instance && model->apart->process == instance->process;
+}
+
+static enum work alone_for(const struct sched_instance *instance) {
+  bool suspect = suspect_next(instance->model);
+  uint32_t beside = suspect ? instance->process->outstanding : instance->outstanding;
+  return beside == 0 ? WORK_ALONE : WORK_NONE;
+}
+
 static enum work work_for(const struct sched_instance *instance) {
   const struct sched_model *model = instance->model;
-  if (model->removed || instance->retired || instance->exclusive || instance->outstanding >= instance->depth)
-    return WORK_NONE;
+  if (model->removed || closed(instance)) return WORK_NONE;
   if (model->params.preserve_ordering && model->batches_in_flight > 0) return WORK_NONE;
   bool idle = instance->outstanding == 0, alone = !list_empty(&model->alone);
-  if (model->apart == instance) return alone && idle ? WORK_ALONE : WORK_NONE;
+  if (model->apart == instance) return alone ? alone_for(instance) : WORK_NONE;
   if (model->apart != NULL && model->alone_next && model->params.preserve_ordering) return WORK_NONE;
-  if (model->apart == NULL && alone && (model->alone_next || model->ready.n == 0)) return idle ? WORK_ALONE : WORK_NONE;
+  if (model->apart == NULL && alone && (model->alone_next || model->ready.n == 0)) return alone_for(instance);
   if (model->ready.n == 0) return WORK_NONE;
   /* Behind a batch that still runs only one that cannot grow any more: waiting costs the others nothing. */
   if (!idle && !hold_full(heap_item(heap_top(&model->ready), struct sched_key, ready_at))) return WORK_NONE;
@@ -84,7 +102,7 @@ static void take_out(struct sched_instance *instance) {
 }
 
 static void count_idle(struct sched_instance *instance) {
-  bool idle = !instance->retired && instance->outstanding == 0 && instance->model->apart != instance;
+  bool idle = !closed(instance) && instance->outstanding == 0 && instance->model->apart != instance;
   if (idle == instance->idle) return;
   instance->idle = idle;
   uint32_t change = idle ? 1 : UINT32_MAX; /* -1 */
@@ -111,32 +129,46 @@ void instance_place(struct sched_instance *instance) {
   struct sched_model *model = instance->model;
   if (work_for(instance) != WORK_NONE) {
     park(instance);
-  } else if (!instance->retired && !instance->exclusive && instance->outstanding < instance->depth &&
-             model->apart != instance) {
+  } else if (!closed(instance) && model->apart != instance) {
     instance->heap = &model->open;
     heap_put(&model->open, &instance->at, score(instance));
   }
 }
 
-/* ---- the instance set apart for solo jobs ------------------------------------------------------------------------ */
-
-static struct sched_instance *least_busy(const struct sched_model *model) {
-  struct sched_instance *best = NULL;
-  list_each (link, &model->instances) {
-    struct sched_instance *instance = list_item(link, struct sched_instance, link);
-    if (!instance->retired && (best == NULL || score(instance) < score(best))) best = instance;
-  }
-  return best;
+void process_place(struct process *process) {
+  list_each (link, &process->instances) instance_place(list_item(link, struct sched_instance, in_process));
 }
 
+/* ---- the instance, or the process, set apart for solo jobs ------------------------------------------------------- */
+
+/* The instance that a solo job has to wait for least: for a suspect it is the whole process that has to be idle. NULL:
+ * with it set apart there would be none left for the others. */
+static struct sched_instance *choose_apart(const struct sched_model *model, bool suspect) {
+  struct sched_instance *best = NULL, *first = NULL;
+  bool others = false;
+  list_each (link, &model->instances) {
+    struct sched_instance *instance = list_item(link, struct sched_instance, link);
+    if (instance->retired) continue;
+    if (first == NULL) first = instance;
+    others = others || (suspect ? instance->process != first->process : instance != first);
+    uint32_t now = suspect ? instance->process->outstanding : 0,
+             least = suspect && best ? best->process->outstanding : 0;
+    if (best == NULL || now < least || (now == least && score(instance) < score(best))) best = instance;
+  }
+  return others ? best : NULL;
+}
+
+/* Another solo job may be the next one, too: an error needs an instance, a suspect a process. */
 void model_choose_apart(struct sched_model *model) {
   struct sched_instance *before = model->apart;
-  bool wanted = !list_empty(&model->alone) && model->n_working > 1;
-  if (wanted && before != NULL && !before->retired) return;
-  model->apart = wanted ? least_busy(model) : NULL;
+  bool suspect = suspect_next(model), whole = model->apart_whole;
+  model->apart = list_empty(&model->alone) ? NULL : choose_apart(model, suspect);
+  if (before != NULL && model->apart != NULL && !before->retired) model->apart = before;
+  model->apart_whole = model->apart != NULL && suspect;
   if (list_empty(&model->alone)) model->alone_next = false;
-  if (before != NULL && before != model->apart) instance_place(before);
-  if (model->apart != NULL && before != model->apart) instance_place(model->apart);
+  if (before != NULL && before == model->apart && whole == model->apart_whole) return;
+  if (before != NULL) process_place(before->process);
+  if (model->apart != NULL && model->apart != before) process_place(model->apart->process);
   model_offer(model); /* solo jobs may be for any instance now, or for none */
 }
 
@@ -152,7 +184,10 @@ static struct batch *start(struct sched_instance *instance, struct sched_key *ke
   struct batch *batch = batch_start(instance, key, alone, max_rows, now_ns);
   batch->weight = tokens_of(share) * (batch->shown.jobs[0]->level > 0 ? batch->shown.jobs[0]->level : 1);
   dispatch_charge(share, (int64_t)batch->charged_ns * batch->weight);
-  instance_place(instance);
+  if (instance->process->exclusive)
+    process_place(instance->process);
+  else
+    instance_place(instance);
   return batch;
 }
 

@@ -188,13 +188,28 @@ static void free_batches(struct list *batches) {
   }
 }
 
-struct sched_instance *sched_add_instance(struct sched *sched, struct sched_model *model, struct sched_device *device,
-                                          uint32_t depth, double speed, void *owner, uint64_t now_ns) {
+static struct process *process_create(const struct sched_params *params) {
+  struct process *process = sched_allocate(params, sizeof *process);
+  if (process != NULL) list_init(&process->instances);
+  return process;
+}
+
+static void process_release(struct process *process) {
+  if (process->n_instances == 0) free(process);
+}
+
+/* of: the one that it shares a process with; NULL: none. */
+static struct sched_instance *add_instance(struct sched_model *model, struct sched_device *device, uint32_t depth,
+                                           double speed, void *owner, const struct sched_instance *of) {
   assert(depth > 0 && speed > 0 && !model->removed);
+  struct sched *sched = model->sched;
+  struct process *process = of != NULL ? of->process : process_create(&sched->params);
+  if (process == NULL) return NULL;
   struct sched_share *share = share_get(model, device);
-  if (share == NULL) return NULL;
+  if (share == NULL) goto fail_process;
   struct sched_instance *instance = sched_allocate(&sched->params, sizeof *instance);
   if (instance == NULL) goto fail_share;
+  instance->process = process;
   instance->model = model;
   instance->share = share;
   instance->depth = depth;
@@ -208,6 +223,8 @@ struct sched_instance *sched_add_instance(struct sched *sched, struct sched_mode
       !heap_reserve(&share->parked, share->n_instances + 1, &sched->params))
     goto fail_instance;
   list_push_back(&model->instances, &instance->link);
+  list_push_back(&process->instances, &instance->in_process);
+  process->n_instances++;
   sched->n_instances++;
   model->n_instances++;
   model->n_working++;
@@ -221,7 +238,18 @@ fail_instance:
   free(instance);
 fail_share:
   share_release(share);
+fail_process:
+  process_release(process);
   return NULL;
+}
+
+struct sched_instance *sched_add_instance(struct sched *sched, struct sched_model *model, struct sched_device *device,
+                                          uint32_t depth, double speed, void *owner, uint64_t now_ns) {
+  return add_instance(model, device, depth, speed, owner, NULL);
+}
+
+struct sched_instance *sched_add_sibling(struct sched *sched, struct sched_instance *of, void *owner, uint64_t now_ns) {
+  return add_instance(of->model, of->share->device, of->depth, of->speed, owner, of);
 }
 
 void *sched_instance_owner(const struct sched_instance *instance) { return instance->owner; }
@@ -242,6 +270,9 @@ void instance_free(struct sched_instance *instance) {
   instance->share->n_instances--;
   share_release(instance->share);
   list_remove(&instance->link);
+  list_remove(&instance->in_process);
+  instance->process->n_instances--;
+  process_release(instance->process);
   free_batches(&instance->spare);
   free(instance);
 }
@@ -274,7 +305,7 @@ mu_status sched_submit(struct sched *sched, struct sched_job *job, uint64_t now_
   job->timer_at = 0;
   job->batch = NULL;
   job->attempts = 0;
-  job->delayed = job->solo = job->canceled = false;
+  job->delayed = job->solo = job->suspect = job->canceled = false;
   sched->n_jobs++;
   key_use(job->key);
   if (hold_learns(job->key->model)) wait_arrived(&job->key->wait, job->rows, now_ns);

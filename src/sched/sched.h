@@ -81,6 +81,7 @@ struct sched_job {
   uint8_t reason;            /* private: why it is on its way back */
   bool delayed;              /* private: behind all others of its level */
   bool solo;                 /* must run alone: it was in a batch that failed or killed its worker */
+  bool suspect;              /* solo, with nothing beside it in its whole process: it may have killed one */
   bool canceled;             /* owner asked for cancel while in flight; answer nothing, free on sched_batch_done */
 };
 
@@ -147,15 +148,19 @@ void sched_model_stop_batching(struct sched_model *model);
  * weight for the choice, 1.0 is normal. NULL without memory. */
 struct sched_instance *sched_add_instance(struct sched *sched, struct sched_model *model, struct sched_device *device,
                                           uint32_t depth, double speed, void *owner, uint64_t now_ns);
+/* One more instance in the process of `of`, for the same model on the same device, with its depth and speed: they live
+ * and die together. NULL without memory. */
+struct sched_instance *sched_add_sibling(struct sched *sched, struct sched_instance *of, void *owner, uint64_t now_ns);
 void *sched_instance_owner(const struct sched_instance *instance);
 
 /*
- * The instance's worker is confirmed dead (or detached): its batches go back to the front of the queue in their old
- * order; the instance is gone after the call. blamed: the worker caused it itself, so every job that was in flight on
- * it runs solo from now on, on an instance set apart for it while other work goes elsewhere (where there is only one
- * instance, in turn with other work); a job that was already solo and blamed again is dropped with MU_INTERNAL.
- * Not blamed: requeued until the deadline, at most max_attempts times. Jobs cancelled or late meanwhile are dropped
- * (SCHED_DROP with MU_CANCELED / MU_TIMEOUT) so that their memory can go.
+ * The instance's process is confirmed dead (or detached): its batches and those of its siblings go back to the front of
+ * the queue in their old order; all of these instances are gone after the call. blamed: the process caused it itself.
+ * Nobody knows by which of its batches, so every job that was in flight there is a suspect from now on: it runs alone
+ * in a whole process, which is set apart for it while other work goes elsewhere (where there is only one process, in
+ * turn with other work); a suspect whose process dies again is dropped with MU_INTERNAL. Not blamed: requeued until the
+ * deadline, at most max_attempts times. Jobs cancelled or late meanwhile are dropped (SCHED_DROP with MU_CANCELED /
+ * MU_TIMEOUT) so that their memory can go.
  */
 void sched_instance_lost(struct sched *sched, struct sched_instance *instance, bool blamed, uint64_t now_ns);
 
@@ -184,7 +189,8 @@ bool sched_cancel(struct sched *sched, struct sched_job *job, uint64_t now_ns);
 void sched_batch_done(struct sched *sched, struct sched_batch *batch, uint64_t now_ns);
 
 /* The engine answered the batch with an error. One job: it is the owner's (true: answer it with the error).
- * Several: all go back to the front as solo (false), so that the neighbours get their answers. */
+ * Several: all go back to the front as solo (false), so that the neighbours get their answers. An error has hurt nobody
+ * else: other instances of the process go on beside them. */
 bool sched_batch_failed(struct sched *sched, struct sched_batch *batch, uint64_t now_ns);
 
 /* The next decision, if there is one. */

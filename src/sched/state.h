@@ -86,7 +86,8 @@ struct sched_model {
   uint32_t n_instances, n_working; /* all; those that take work */
   uint32_t n_idle;                 /* working ones without a batch */
   struct heap open;                /* instances with room, by score, that found no work */
-  struct sched_instance *apart;    /* reserved for solo jobs */
+  struct sched_instance *apart;    /* reserved for solo jobs … */
+  bool apart_whole;                /* … with its whole process: the next one is a suspect */
 
   struct heap ready;    /* keys whose batch may go, by their oldest job */
   uint32_t n_with_jobs; /* keys with waiting jobs */
@@ -105,10 +106,19 @@ struct sched_model {
   struct list unused; /* keys without jobs, least recently used first */
 };
 
+/* Instances that die together; a struct goes with its last instance. */
+struct process {
+  struct list instances;
+  uint32_t n_instances;
+  uint32_t outstanding; /* batches on all of them */
+  bool exclusive;       /* a suspect runs: nothing beside it */
+};
+
 struct sched_instance {
   struct sched_model *model;
   struct sched_share *share;
-  struct list link;
+  struct process *process;
+  struct list link, in_process;
   struct heap *heap; /* where at points: model->open or share->parked */
   uint32_t at;
   uint32_t depth, outstanding;
@@ -130,7 +140,6 @@ struct batch {
   uint32_t weight;          /* tokens x priority level */
   uint32_t capacity;        /* of shown.jobs */
   uint32_t timer_at;
-  bool solo;
 };
 
 enum { RANK_WORDS = SCHED_PRIORITY_MAX * 2 / 64 };
@@ -191,6 +200,7 @@ void model_offer(struct sched_model *model); /* there may be work for an open in
 /* The model has less to run: an instance of it that waits for a device may only be in the way of others there. */
 void model_withdraw(struct sched_model *model);
 void model_choose_apart(struct sched_model *model);   /* after solo jobs or instances came or went */
+void process_place(struct process *process);          /* instance_place of all in it */
 void instance_place(struct sched_instance *instance); /* something about it changed: into the heap where it belongs */
 void device_unsettle(struct sched_device *device);
 struct batch *dispatch_next(struct sched *sched, uint64_t now_ns);

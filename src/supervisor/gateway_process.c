@@ -5,6 +5,9 @@
 
 /* A gateway that has closed its control socket has this long to be gone. */
 static const uint64_t leaving_ms = 5000;
+/* While the next one waits nobody is answered: a gateway that dies again and again is worth another try every second.
+ */
+static const uint64_t longest_delay_ns = NS_PER_S;
 
 static void on_timer(uv_timer_t *timer);
 
@@ -147,6 +150,7 @@ static mu_status spawn(struct supervisor *s, mu_error *err) {
 void gateway_init(struct supervisor *s) {
   uv_timer_init(net_loop_uv(s->loop), &s->gateway.timer);
   s->gateway.timer.data = s;
+  s->gateway.policy.longest_delay_ns = longest_delay_ns;
 }
 
 void gateway_start(struct supervisor *s) {
@@ -163,6 +167,7 @@ void gateway_start(struct supervisor *s) {
       .n_http = gateway->n_http,
       .n_metrics = gateway->n_metrics,
       .n_models = (uint32_t)s->n_models,
+      .n_workers = workers_ready(s),
   };
   gateway_tell(s, CONTROL_GATEWAY_START, &message, gateway->fds, gateway->n_http + gateway->n_metrics);
   served_models_tell(s);

@@ -3,7 +3,7 @@
 #include "base/clock.h"
 
 static const uint64_t first_delay_ns = 100 * NS_PER_MS;
-static const uint64_t longest_delay_ns = 30 * NS_PER_S;
+static const uint64_t usual_longest_delay_ns = 30 * NS_PER_S;
 static const uint64_t proven_after_ns = 60 * NS_PER_S; /* ready for so long: the next death is a first one again */
 
 void restart_policy_ready(struct restart_policy *policy, uint64_t now_ns) {
@@ -14,6 +14,7 @@ void restart_policy_ready(struct restart_policy *policy, uint64_t now_ns) {
 
 static uint64_t next_delay(const struct restart_policy *policy) {
   if (!policy->restarted) return 0;
+  uint64_t longest_delay_ns = policy->longest_delay_ns > 0 ? policy->longest_delay_ns : usual_longest_delay_ns;
   if (policy->delay_ns == 0) return first_delay_ns;
   return policy->delay_ns >= longest_delay_ns / 2 ? longest_delay_ns : policy->delay_ns * 2;
 }

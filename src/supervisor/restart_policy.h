@@ -11,9 +11,10 @@
 
 enum { RESTART_EARLY_DEATHS_MAX = 5 };
 
-/* Of one process and its successors. Zeroed: a fresh one. */
+/* Of one process and its successors. Zeroed, but for what is said here: a fresh one. */
 struct restart_policy {
-  uint32_t early_deaths; /* in a row, before it was ready */
+  uint64_t longest_delay_ns; /* instead of 30 s; 0: 30 s */
+  uint32_t early_deaths;     /* in a row, before it was ready */
   bool ready;
   uint64_t ready_ns; /* since when */
   uint64_t delay_ns; /* before the last restart */

@@ -170,7 +170,14 @@ static void tell_state(struct supervisor *s, const struct served_model *model) {
 }
 
 static void tell_metadata(struct supervisor *s, const struct served_model *model) {
-  const struct control_model_loaded message = {model->number, {model->metadata.data, model->metadata.size}};
+  const struct device_tokens tokens =
+      worker_plan_tokens(model->plan.groups[0].device, model->plan.threads, s->cores, s->options->cpu_slots);
+  const struct control_model_loaded message = {
+      .model = model->number,
+      .metadata = {model->metadata.data, model->metadata.size},
+      .was_ready = model->was_ready,
+      .batch_tokens = tokens.batch,
+  };
   gateway_tell(s, CONTROL_MODEL_LOADED, &message, NULL, 0);
 }
 

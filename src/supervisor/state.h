@@ -191,6 +191,8 @@ void workers_free(struct supervisor *s);
 void workers_start(struct supervisor *s);
 /* A new gateway is there: offers it every ready worker. */
 void workers_attach(struct supervisor *s);
+/* Those that a new gateway will be offered. */
+uint32_t workers_ready(const struct supervisor *s);
 /* The gateway is gone: no worker is attached. */
 void workers_detach(struct supervisor *s);
 /* Word of the gateway about a worker. */

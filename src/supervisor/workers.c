@@ -93,6 +93,12 @@ void workers_attach(struct supervisor *s) {
   for (size_t i = 0; i < s->n_workers; i++) attach(&s->workers[i]);
 }
 
+uint32_t workers_ready(const struct supervisor *s) {
+  uint32_t n = 0;
+  for (size_t i = 0; i < s->n_workers; i++) n += s->workers[i].state == WORKER_READY;
+  return n;
+}
+
 void workers_detach(struct supervisor *s) {
   for (size_t i = 0; i < s->n_workers; i++) {
     s->workers[i].epoch = 0;

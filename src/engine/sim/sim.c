@@ -1,8 +1,10 @@
 #include "engine/sim/sim.h"
 
 #include <pthread.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -68,13 +70,23 @@ static void model_free(mu_engine_model *model) {
 
 /* The texts of the settings have to outlive the call. */
 static mu_status keep_texts(mu_engine_model *model, mu_error *err) {
-  const char **const texts[] = {&model->settings.fail_on, &model->settings.crash_on, &model->settings.hang_on};
+  struct sim_settings *settings = &model->settings;
+  const char **const texts[] = {&settings->fail_on, &settings->crash_on, &settings->hang_on, &settings->memory_on,
+                                &settings->crash_by};
   for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
     if (*texts[i] == NULL) continue;
     *texts[i] = arena_copy(&model->memory, *texts[i], strlen(*texts[i]));
     if (*texts[i] == NULL) return mu_fail(err, MU_NO_MEMORY, "no memory");
   }
   return MU_OK;
+}
+
+/* Ends the process as a broken engine would; a handler of the process's own (a sanitizer's) has no say in it. */
+static void crash(const struct sim_settings *settings) {
+  enum { EXIT_STATUS = 3 };
+  if (settings->crash_signal == 0) _exit(EXIT_STATUS);
+  signal(settings->crash_signal, SIG_DFL);
+  raise(settings->crash_signal);
 }
 
 static mu_status model_load(const mu_model_spec *spec, mu_engine_model **ret_model, mu_error *err) {
@@ -96,7 +108,7 @@ static mu_status model_load(const mu_model_spec *spec, mu_engine_model **ret_mod
     model_free(model);
     return status;
   }
-  if (model->settings.load_crash != 0) abort();
+  if (model->settings.load_crash != 0) crash(&model->settings);
   model->info.n_inputs = spec->n_inputs;
   model->info.n_outputs = spec->n_outputs;
   model->info.runtime = "sim";
@@ -250,14 +262,27 @@ static mu_status produce(mu_engine_instance *instance, size_t position, const mu
 
 /* ---- a run ------------------------------------------------------------------------------------------------------- */
 
+/* Takes memory, all of its pages, and gives it back. Mapped, as large blocks always are. */
+static mu_status use_memory(double mib, mu_error *err) {
+  size_t size = (size_t)(mib * (1 << 20));
+  void *memory = size > 0 ? mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) : MAP_FAILED;
+  if (memory == MAP_FAILED) return mu_fail(err, MU_NO_MEMORY, "sim: no memory for %.0f MiB (sim.memory_mib)", mib);
+  memset(memory, 1, size);
+  munmap(memory, size);
+  return MU_OK;
+}
+
 static mu_status misbehave(mu_engine_instance *instance, const mu_tensor *first, mu_error *err) {
   const struct sim_settings *settings = &instance->model->settings;
-  if (first != NULL && sim_any_row_begins(first, settings->crash_on)) abort();
+  if (first != NULL && sim_any_row_begins(first, settings->crash_on)) crash(settings);
   if (first != NULL && sim_any_row_begins(first, settings->hang_on)) hang();
   if (first != NULL && sim_any_row_begins(first, settings->fail_on)) {
     return mu_fail(err, MU_INVALID, "sim: told to fail on %s (sim.fail_on)", settings->fail_on);
   }
-  if (settings->crash_rate > 0 && draw(instance) < settings->crash_rate) abort();
+  if (settings->crash_rate > 0 && draw(instance) < settings->crash_rate) crash(settings);
+  if (first != NULL && sim_any_row_begins(first, settings->memory_on)) {
+    return use_memory(settings->memory_mib, err);
+  }
   if (settings->fail_rate > 0 && draw(instance) < settings->fail_rate) {
     return mu_fail(err, MU_INTERNAL, "sim: told to fail now and then (sim.fail_rate)");
   }

@@ -1,6 +1,7 @@
 #include "engine/sim/sim_settings.h"
 
 #include <math.h>
+#include <signal.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
@@ -26,8 +27,27 @@ static const struct {
     {"sim.fail_on", offsetof(struct sim_settings, fail_on), 0, 0},
     {"sim.crash_on", offsetof(struct sim_settings, crash_on), 0, 0},
     {"sim.hang_on", offsetof(struct sim_settings, hang_on), 0, 0},
+    {"sim.crash_by", offsetof(struct sim_settings, crash_by), 0, 0},
+    {"sim.memory_on", offsetof(struct sim_settings, memory_on), 0, 0},
+    {"sim.memory_mib", offsetof(struct sim_settings, memory_mib), 0, 1 << 20},
 };
 enum { N_ROWS = sizeof rows / sizeof rows[0] };
+
+static const struct {
+  const char *name;
+  int signal;
+} crashes[] = {
+    {"abort", SIGABRT}, {"segv", SIGSEGV}, {"bus", SIGBUS}, {"ill", SIGILL}, {"fpe", SIGFPE}, {"exit", 0},
+};
+
+static mu_status find_crash(const char *name, int *ret_signal, mu_error *err) {
+  for (size_t i = 0; i < sizeof crashes / sizeof crashes[0]; i++) {
+    if (name != NULL && strcmp(crashes[i].name, name) != 0) continue;
+    *ret_signal = crashes[i].signal;
+    return MU_OK;
+  }
+  return mu_fail(err, MU_INVALID, "parameter sim.crash_by = \"%s\": must be abort, segv, bus, ill, fpe or exit", name);
+}
 
 static mu_status read_row(size_t row, const mu_parameter *parameter, struct sim_settings *settings, mu_error *err) {
   void *field = (char *)settings + rows[row].offset;
@@ -60,6 +80,7 @@ mu_status sim_settings_read(const mu_model_spec *spec, struct sim_settings *ret_
     mu_status status = read_row(row, &spec->parameters[i], &settings, err);
     if (status != MU_OK) return status;
   }
-  *ret_settings = settings;
-  return MU_OK;
+  mu_status status = find_crash(settings.crash_by, &settings.crash_signal, err);
+  if (status == MU_OK) *ret_settings = settings;
+  return status;
 }

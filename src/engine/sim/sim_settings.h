@@ -9,8 +9,11 @@ struct sim_settings {
   double seed;
   double fail_rate, crash_rate;
   double output_size;
-  double load_fail, load_crash;             /* 0 or 1 */
-  const char *fail_on, *crash_on, *hang_on; /* NULL: never */
+  double load_fail, load_crash;                         /* 0 or 1 */
+  const char *fail_on, *crash_on, *hang_on, *memory_on; /* NULL: never */
+  double memory_mib;
+  const char *crash_by; /* see crash_signal; NULL: abort */
+  int crash_signal;     /* 0: exits by itself */
 };
 
 /* The texts are borrowed from spec. MU_INVALID: an unknown `sim.` parameter, or a value that is out of range. */

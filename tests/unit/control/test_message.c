@@ -15,10 +15,10 @@
 #define BYTES(text) ((struct control_bytes){text, sizeof(text) - 1})
 
 /* One message of every type, no two fields alike. */
-static const struct control_gateway_start gateway_start = {BYTES("a\0b"), 4, 1, 16};
+static const struct control_gateway_start gateway_start = {BYTES("a\0b"), 4, 1, 16, 9};
 static const struct control_model_set model_set = {
     7, "magika", -3, "/models/magika", BYTES("max_batch_size: 4"), 1, "loading", 64, 1000, UINT64_C(1) << 40};
-static const struct control_model_loaded model_loaded = {8, BYTES("\1\2\3\0")};
+static const struct control_model_loaded model_loaded = {8, BYTES("\1\2\3\0"), true, 3};
 static const struct control_worker_attach worker_attach = {9, 10, 11, 12, 13, 14, UINT64_MAX, "cpu", -15};
 static const struct control_worker_gone worker_gone = {16, 17, true, "killed by signal 11 (Segmentation fault)"};
 static const struct control_drain drain = {18, 19};
@@ -122,6 +122,7 @@ static void assert_sample(const struct control_packet *packet) {
       assert_int_equal(packet->gateway_start.n_http, gateway_start.n_http);
       assert_int_equal(packet->gateway_start.n_metrics, gateway_start.n_metrics);
       assert_int_equal(packet->gateway_start.n_models, gateway_start.n_models);
+      assert_int_equal(packet->gateway_start.n_workers, gateway_start.n_workers);
       break;
     case CONTROL_MODEL_SET:
       assert_model_set(&packet->model_set);
@@ -129,6 +130,8 @@ static void assert_sample(const struct control_packet *packet) {
     case CONTROL_MODEL_LOADED:
       assert_int_equal(packet->model_loaded.model, model_loaded.model);
       assert_bytes_equal(packet->model_loaded.metadata, model_loaded.metadata);
+      assert_int_equal(packet->model_loaded.was_ready, model_loaded.was_ready);
+      assert_int_equal(packet->model_loaded.batch_tokens, model_loaded.batch_tokens);
       break;
     case CONTROL_WORKER_ATTACH:
       assert_worker_attach(&packet->worker_attach);

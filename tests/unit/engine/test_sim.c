@@ -161,6 +161,36 @@ static void test_crashes_as_told(void **state) {
   assert_int_equal(child_status(no, 1), 0);
   assert_int_equal(WTERMSIG(child_status(yes, 1)), SIGABRT);
   assert_int_equal(WTERMSIG(child_status(rate, 1)), SIGABRT);
+  static const struct {
+    const char *by;
+    int signal;
+  } ways[] = {{"abort", SIGABRT}, {"segv", SIGSEGV}, {"bus", SIGBUS}, {"ill", SIGILL}, {"fpe", SIGFPE}};
+  mu_parameter by[] = {{"sim.crash_on", "4"}, {"sim.crash_by", "exit"}};
+  assert_int_equal(WEXITSTATUS(child_status(by, 2)), 3);
+  for (size_t i = 0; i < sizeof ways / sizeof ways[0]; i++) {
+    by[1].value = ways[i].by;
+    int status = child_status(by, 2);
+    assert_true(WIFSIGNALED(status));
+    assert_int_equal(WTERMSIG(status), ways[i].signal);
+  }
+}
+
+static void test_uses_memory_as_told(void **state) {
+  mu_parameter parameters[] = {{"sim.memory_on", "4"}, {"sim.memory_mib", "3"}};
+  static const struct {
+    const char *mib;
+    mu_status status;
+  } cases[] = {{"3", MU_OK}, {"0", MU_NO_MEMORY}};
+  for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+    parameters[1].value = cases[i].mib;
+    mu_model_spec spec = sim_spec(parameters, 2);
+    struct loaded_model m = model_open("sim", &spec);
+    mu_input in = two_rows();
+    mu_output out = {.index = 0};
+    mu_error err;
+    assert_int_equal(m.engine->run(m.instance, &in, 1, &out, 1, &err), cases[i].status);
+    model_close(&m);
+  }
 }
 
 static void *run_for_an_hour(void *argument) {
@@ -188,8 +218,9 @@ static void test_stop_ends_the_wait(void **state) {
 
 static void test_wrong_settings(void **state) {
   static const mu_parameter wrong[] = {
-      {"sim.base_ms", "-1"},  {"sim.base_ms", "fast"},  {"sim.base_ms", "1x"},     {"sim.base_ms", ""},
-      {"sim.base_ms", "inf"}, {"sim.fail_rate", "1.5"}, {"sim.crash_rate", "nan"}, {"sim.based_ms", "1"},
+      {"sim.base_ms", "-1"},     {"sim.base_ms", "fast"}, {"sim.base_ms", "1x"},
+      {"sim.base_ms", ""},       {"sim.base_ms", "inf"},  {"sim.fail_rate", "1.5"},
+      {"sim.crash_rate", "nan"}, {"sim.based_ms", "1"},   {"sim.crash_by", "bug"},
   };
   mu_error err;
   for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
@@ -214,6 +245,7 @@ int main(void) {
       cmocka_unit_test(test_fails_as_told),
       cmocka_unit_test(test_failures_come_at_their_rate),
       cmocka_unit_test(test_crashes_as_told),
+      cmocka_unit_test(test_uses_memory_as_told),
       cmocka_unit_test(test_stop_ends_the_wait),
       cmocka_unit_test(test_wrong_settings),
   };

@@ -1,5 +1,6 @@
 /* Workers that die, hang or answer with errors: who is run again, where, alone or not, and how often. */
 #include "driver.h"
+#include "simulation.h"
 
 static struct sched_instance *add_deep_instance(struct driver *d, struct sched_model *model, uint32_t depth) {
   struct sched_instance *instance = sched_add_instance(d->sched, model, d->device, depth, 1, NULL, d->now);
@@ -240,6 +241,262 @@ static void test_all_batches_of_a_blamed_instance_run_alone(void **state) {
   }
   expect_quiet_until(d, TIME_NEVER);
   driver_free(d);
+}
+
+/* ---- several instances in one process ---------------------------------------------------------------------------- */
+
+static struct sched_instance *add_sibling(struct driver *d, struct sched_instance *of) {
+  struct sched_instance *instance = sched_add_sibling(d->sched, of, NULL, d->now);
+  assert_non_null(instance);
+  return instance;
+}
+
+/* A process of two instances. */
+static struct sched_instance *add_pair(struct driver *d, struct sched_model *model) {
+  struct sched_instance *instance = add_instance(d, model);
+  add_sibling(d, instance);
+  return instance;
+}
+
+static void test_a_process_dies_with_all_its_instances(void **state) {
+  struct driver *d = driver_create(8);
+  struct sched_model *model = add_model(d, at_once(1));
+  struct sched_instance *process = add_pair(d, model);
+  struct sched_job *a = ask(d, model, "x", 1), *b = ask(d, model, "x", 1);
+  expect_run(d, a);
+  expect_run(d, b);
+  assert_int_equal(look(model).instances, 2);
+  lose(d, process, false);
+  assert_int_equal(look(model).instances, 0);
+  assert_int_equal(look(model).waiting, 2);
+  assert_false(a->solo || b->solo);
+  add_pair(d, model);
+  struct sched_batch *first = expect_run(d, a), *second = expect_run(d, b); /* beside each other, as before */
+  done(d, first);
+  done(d, second);
+  expect_quiet_until(d, TIME_NEVER);
+  driver_free(d);
+}
+
+/* The guilty one runs on one instance, an innocent one on the other: neither was alone, so both are asked again, one
+ * after the other, and only the guilty one is when it dies again. */
+static void test_all_in_a_process_that_crashes_are_suspects(void **state) {
+  struct driver *d = driver_create(8);
+  struct sched_model *model = add_model(d, at_once(1));
+  struct sched_instance *process = add_pair(d, model);
+  struct sched_job *innocent = ask(d, model, "x", 1), *guilty = ask(d, model, "x", 1);
+  expect_run(d, innocent);
+  expect_run(d, guilty);
+  lose(d, process, true);
+  assert_true(innocent->suspect && guilty->suspect);
+  process = add_pair(d, model);
+  struct sched_batch *batch = expect_run(d, innocent);
+  expect_quiet(d); /* though an instance is idle */
+  done(d, batch);
+  batch = expect_run(d, guilty);
+  struct sched_job *young = ask(d, model, "x", 1), *younger = ask(d, model, "x", 1);
+  expect_quiet(d);
+  lose(d, batch->instance, true);
+  expect_drop(d, guilty, MU_INTERNAL);
+  add_pair(d, model);
+  batch = expect_run(d, young);
+  struct sched_batch *second = expect_run(d, younger); /* nobody is a suspect any more */
+  assert_false(young->suspect || younger->suspect);
+  done(d, batch);
+  done(d, second);
+  expect_quiet_until(d, TIME_NEVER);
+  driver_free(d);
+}
+
+/* With one process the suspects take turns with the others: before each the process becomes idle. */
+static void test_suspects_take_turns_in_the_only_process(void **state) {
+  struct driver *d = driver_create(8);
+  struct sched_model *model = add_model(d, at_once(1));
+  struct sched_instance *process = add_pair(d, model);
+  struct sched_job *a = ask(d, model, "x", 1), *b = ask(d, model, "x", 1);
+  expect_run(d, a);
+  expect_run(d, b);
+  lose(d, process, true);
+  struct sched_job *others[6];
+  for (int i = 0; i < 6; i++) others[i] = ask(d, model, "x", 1);
+  add_pair(d, model);
+  uint32_t suspects = 0, n = 0, longest = 0, in_a_row = 0;
+  while (suspects + n < 8) {
+    struct sched_batch *batch = expect_any_run(d);
+    if (batch->jobs[0]->suspect) {
+      assert_ptr_equal(batch->jobs[0], suspects == 0 ? a : b);
+      suspects++;
+      in_a_row = 0;
+      expect_quiet(d);
+      done(d, batch);
+    } else {
+      assert_ptr_equal(batch->jobs[0], others[n]);
+      n++;
+      longest = ++in_a_row > longest && suspects < 2 ? in_a_row : longest;
+      done(d, batch);
+    }
+  }
+  assert_true(longest <= 2); /* while a suspect waits */
+  expect_quiet_until(d, TIME_NEVER);
+  driver_free(d);
+}
+
+static void test_a_suspect_waits_until_its_process_is_idle(void **state) {
+  struct driver *d = driver_create(8);
+  struct sched_model *model = add_model(d, at_once(1));
+  struct sched_instance *dies = add_instance(d, model), *pair = add_pair(d, model);
+  struct sched_job *a = ask(d, model, "x", 1), *b = ask(d, model, "x", 1), *c = ask(d, model, "x", 1);
+  struct sched_batch *batches[3] = {expect_run(d, a), expect_run(d, b), expect_run(d, c)};
+  assert_ptr_equal(batches[0]->instance, dies);
+  lose(d, dies, true);
+  struct sched_job *young = ask(d, model, "x", 1);
+  expect_quiet(d); /* all are busy */
+  done(d, batches[1]);
+  struct sched_batch *turn = expect_run(d, young); /* the only process: somebody else's turn, then the suspect's */
+  struct sched_job *younger = ask(d, model, "x", 1);
+  done(d, batches[2]);
+  expect_quiet(d); /* an idle instance, but not an idle process */
+  done(d, turn);
+  struct sched_batch *alone = expect_run(d, a);
+  expect_quiet(d);
+  done(d, alone);
+  done(d, expect_run(d, younger));
+  assert_int_equal(look(model).instances, 2);
+  assert_true(pair != dies);
+  expect_quiet_until(d, TIME_NEVER);
+  driver_free(d);
+}
+
+/* With another process there is one set apart as a whole, and the other goes on with both of its instances. */
+static void test_a_process_is_set_apart_for_suspects(void **state) {
+  struct driver *d = driver_create(8);
+  struct sched_model *model = add_model(d, at_once(1));
+  struct sched_instance *dies = add_pair(d, model);
+  struct sched_job *a = ask(d, model, "x", 1), *b = ask(d, model, "x", 1);
+  expect_run(d, a);
+  expect_run(d, b);
+  add_pair(d, model);
+  add_pair(d, model);
+  lose(d, dies, true);
+  struct sched_job *others[4];
+  for (int i = 0; i < 4; i++) others[i] = ask(d, model, "x", 1);
+  struct sched_batch *running[2], *suspect = NULL;
+  for (int i = 0, n = 0; i < 3; i++) {
+    struct sched_batch *batch = expect_any_run(d);
+    if (batch->jobs[0]->suspect)
+      suspect = batch;
+    else
+      running[n++] = batch;
+  }
+  assert_non_null(suspect);
+  assert_ptr_equal(suspect->jobs[0], a);
+  expect_quiet(d); /* four instances, three batches: nothing beside the suspect */
+  done(d, suspect);
+  suspect = expect_run(d, b);
+  expect_quiet(d);
+  lose(d, suspect->instance, true);
+  expect_drop(d, b, MU_INTERNAL);
+  expect_quiet(d); /* the two of the other process are busy */
+  for (int i = 0; i < 2; i++) {
+    assert_true(running[i]->jobs[0] == others[0] || running[i]->jobs[0] == others[1]);
+    done(d, running[i]);
+  }
+  done(d, expect_run(d, others[2]));
+  done(d, expect_run(d, others[3]));
+  expect_quiet_until(d, TIME_NEVER);
+  driver_free(d);
+}
+
+/* An engine's error has hurt nobody: its batch is run again one by one, but beside other instances of the process. Only
+ * a crash then makes a suspect of who runs, and of who runs beside it. */
+static void test_an_error_needs_no_process_of_its_own(void **state) {
+  struct driver *d = driver_create(8);
+  struct sched_model *model = add_model(d, at_once(2));
+  struct sched_instance *process = add_pair(d, model);
+  struct sched_job *a = ask(d, model, "x", 1), *b = ask(d, model, "x", 1);
+  struct sched_batch *batch = expect_run(d, a, b);
+  assert_false(sched_batch_failed(d->sched, batch, d->now));
+  assert_true(a->solo && !a->suspect);
+  struct sched_job *c = ask(d, model, "y", 2);
+  struct sched_batch *one = expect_any_run(d), *two = expect_any_run(d);
+  struct sched_batch *solo = one->jobs[0] == a ? one : two, *beside = one->jobs[0] == a ? two : one;
+  assert_ptr_equal(solo->jobs[0], a);
+  assert_ptr_equal(beside->jobs[0], c);
+  lose(d, process, true);
+  expect_quiet(d); /* nobody is dropped */
+  assert_true(a->suspect && c->suspect && !b->suspect);
+  add_pair(d, model);
+  struct sched_job *in_order[] = {a, b, c};
+  for (int i = 0; i < 3; i++) done(d, expect_run(d, in_order[i]));
+  expect_quiet_until(d, TIME_NEVER);
+  driver_free(d);
+}
+
+/* Their owner is the process's number. */
+static void add_process(struct driver *d, struct sched_model *model, uint32_t n, uintptr_t number) {
+  void *owner = (void *)number;
+  struct sched_instance *first = sched_add_instance(d->sched, model, d->device, 1, 1, owner, d->now);
+  assert_non_null(first);
+  for (uint32_t i = 1; i < n; i++) assert_non_null(sched_add_sibling(d->sched, first, owner, d->now));
+}
+
+/* Many processes of several instances, many requests, a few of which crash whatever process they run in: these get an
+ * error, all others their answer. */
+static void crowd_with_a_few_guilty(uint64_t seed) {
+  enum { REQUESTS = 300, PROCESSES = 3, LANES = 3, RUNNING = PROCESSES * LANES };
+  uintptr_t last_process = 0;
+  struct driver *d = driver_create(RUNNING);
+  uint64_t random = seed;
+  struct sched_model *model = add_model(d, at_once(4));
+  struct sched_batch *running[RUNNING];
+  uint32_t n_running = 0, asked = 0, answered = 0, dropped = 0, guilty = 0, n_processes = 0;
+  while (answered + dropped < REQUESTS) {
+    for (; n_processes < PROCESSES; n_processes++) add_process(d, model, LANES, ++last_process);
+    for (; asked < REQUESTS && random_below(&random, 3) > 0; asked++) {
+      struct sched_job *job = job_of(d, model, "x", 1);
+      job->bytes = random_below(&random, 20) == 0; /* 1: guilty */
+      guilty += job->bytes > 0;
+      submit(d, job);
+    }
+    struct sched_decision decision;
+    while (sched_next(d->sched, d->now, &decision)) {
+      if (decision.action == SCHED_DROP) {
+        assert_int_equal(decision.status, MU_INTERNAL);
+        assert_true(decision.job->bytes > 0); /* never an innocent one */
+        dropped++;
+      } else {
+        assert_int_equal(decision.action, SCHED_RUN);
+        running[n_running++] = decision.batch;
+      }
+    }
+    if (n_running == 0) continue;
+    uint32_t at = random_below(&random, n_running);
+    struct sched_batch *batch = running[at];
+    bool crashes = false;
+    for (uint32_t i = 0; i < batch->n_jobs; i++) crashes |= batch->jobs[i]->bytes > 0;
+    pass(d, NS_PER_MS);
+    if (!crashes) {
+      answered += batch->n_jobs;
+      done(d, batch);
+      running[at] = running[--n_running];
+      continue;
+    }
+    const void *process = sched_instance_owner(batch->instance);
+    struct sched_instance *dies = batch->instance;
+    uint32_t kept = 0; /* what was in flight there waits again */
+    for (uint32_t i = 0; i < n_running; i++)
+      if (sched_instance_owner(running[i]->instance) != process) running[kept++] = running[i];
+    n_running = kept;
+    n_processes--;
+    lose(d, dies, true);
+  }
+  assert_int_equal(dropped, guilty);
+  expect_quiet_until(d, TIME_NEVER);
+  driver_free(d);
+}
+
+static void test_only_the_guilty_get_errors(void **state) {
+  for (uint64_t seed = 1; seed <= 50; seed++) crowd_with_a_few_guilty(seed * UINT64_C(0x9e3779b97f4a7c15));
 }
 
 static void test_the_instance_set_apart_leaves(void **state) {
@@ -557,6 +814,13 @@ int main(void) {
       cmocka_unit_test(test_blamed_alone_is_not_tried_again),
       cmocka_unit_test(test_a_batch_of_one_is_tried_once_more),
       cmocka_unit_test(test_all_batches_of_a_blamed_instance_run_alone),
+      cmocka_unit_test(test_a_process_dies_with_all_its_instances),
+      cmocka_unit_test(test_all_in_a_process_that_crashes_are_suspects),
+      cmocka_unit_test(test_suspects_take_turns_in_the_only_process),
+      cmocka_unit_test(test_a_suspect_waits_until_its_process_is_idle),
+      cmocka_unit_test(test_a_process_is_set_apart_for_suspects),
+      cmocka_unit_test(test_an_error_needs_no_process_of_its_own),
+      cmocka_unit_test(test_only_the_guilty_get_errors),
       cmocka_unit_test(test_the_instance_set_apart_leaves),
       cmocka_unit_test(test_solo_jobs_do_not_starve),
       cmocka_unit_test(test_solo_job_that_leaves_makes_way),

@@ -80,6 +80,7 @@ static void scenario(struct memory *memory) {
     if (models[i % 2] == NULL || devices[i / 2] == NULL) continue;
     TWICE(instance, sched_add_instance(sched, models[i % 2], devices[i / 2], 2, 1, NULL, 1));
     if (instance == NULL) continue;
+    if (i == 3 && sched_add_sibling(sched, instance, NULL, 1) == NULL) assert_true(memory->failed);
     struct sched_decision decision;
     if (i == 1 && sched_next(sched, 1, &decision)) { /* its jobs wait once more, beside those that came later */
       assert_int_equal(decision.action, SCHED_RUN);

@@ -7,7 +7,16 @@
 
 #include "simulation.h"
 
-enum { MODELS = 4, KEYS = 3, DEVICES = 2, INSTANCES = 12, JOBS = 300, BATCHES = 64, STEPS = 25000 };
+enum {
+  MODELS = 4,
+  KEYS = 3,
+  DEVICES = 2,
+  INSTANCES = 12,
+  PROCESS_INSTANCES = 3,
+  JOBS = 300,
+  BATCHES = 64,
+  STEPS = 25000
+};
 
 enum ref_state { FREE, WAITING, FLIGHT, LATE, RETURNING };
 
@@ -15,7 +24,7 @@ struct ref_job {
   struct sched_job job; /* first */
   enum ref_state state;
   uint32_t model, key, level;
-  bool delayed, solo, canceled;
+  bool delayed, solo, suspect, canceled;
   uint64_t order, queue_until;
   uint32_t failures;
   mu_status expected; /* while RETURNING */
@@ -23,8 +32,9 @@ struct ref_job {
 
 struct ref_instance {
   struct sched_instance *instance; /* NULL: slot free */
+  uint64_t process;                /* equal: they die together */
   uint32_t model, device, depth, outstanding;
-  bool retired, solo;
+  bool retired, solo, suspect;
 };
 
 struct ref_batch {
@@ -35,7 +45,7 @@ struct ref_batch {
 
 struct ref {
   struct sched *sched;
-  uint64_t now, random, order, last_id;
+  uint64_t now, random, order, last_id, last_process;
   struct sched_device *devices[DEVICES];
   uint32_t tokens[DEVICES];
   struct sched_model *models[MODELS];
@@ -45,7 +55,7 @@ struct ref {
   struct ref_job jobs[JOBS];
   struct ref_instance instances[INSTANCES];
   struct ref_batch batches[BATCHES];
-  uint64_t submitted, returned, ran, refused, late, hung, dropped;
+  uint64_t submitted, returned, ran, refused, late, hung, dropped, suspects, guilty;
 };
 
 static uint32_t any(struct ref *r, uint32_t n) { return random_below(&r->random, n); }
@@ -117,6 +127,26 @@ static uint32_t working(const struct ref *r, uint32_t model) {
   return n;
 }
 
+/* Working ones of the instance's model that would outlive its process. */
+static uint32_t working_elsewhere(const struct ref *r, const struct ref_instance *in) {
+  uint32_t n = 0;
+  for (uint32_t i = 0; i < INSTANCES; i++) {
+    const struct ref_instance *other = &r->instances[i];
+    n += other->instance != NULL && other->model == in->model && !other->retired && other->process != in->process;
+  }
+  return n;
+}
+
+/* A suspect has its whole process for itself. */
+static void check_beside(const struct ref *r, const struct ref_instance *in, const struct ref_job *first) {
+  for (uint32_t i = 0; i < INSTANCES; i++) {
+    const struct ref_instance *other = &r->instances[i];
+    if (other->instance == NULL || other->process != in->process) continue;
+    assert_false(other->suspect);
+    if (first->suspect) assert_int_equal(other->outstanding, 0);
+  }
+}
+
 static void give_back(struct ref *r, struct ref_job *j) {
   j->state = FREE;
   r->returned++;
@@ -161,7 +191,10 @@ static void on_run(struct ref *r, struct sched_batch *batch) {
     assert_ptr_equal(j->job.key, batch->key);
     assert_true(j->job.deadline_ns > r->now && !timed_out(r, j));
   }
+  check_beside(r, in, first);
   if (first->solo) {
+    in->suspect = first->suspect;
+    r->suspects += first->suspect;
     assert_int_equal(batch->n_jobs, 1);
     assert_int_equal(in->outstanding, 0);
     in->solo = true;
@@ -331,7 +364,7 @@ static void submit(struct ref *r) {
   j->job.deadline_ns = any(r, 3) > 0 ? TIME_NEVER : r->now + any(r, 20) * NS_PER_MS;
   j->job.timeout_ns = any(r, 3) > 0 ? 0 : (1 + any(r, 10)) * NS_PER_MS;
   j->level = params->priority_levels == 0 ? 0 : j->job.priority > 0 ? j->job.priority : params->default_priority_level;
-  j->delayed = j->solo = j->canceled = false;
+  j->delayed = j->solo = j->suspect = j->canceled = false;
   j->failures = 0;
   uint64_t bytes = j->job.bytes;
   uint32_t waiting = waiting_of(r, j->model, -1, &bytes), level_max = params->policies[j->level].max_queue_size;
@@ -367,13 +400,15 @@ static void expect_requeue(struct ref *r, struct sched_batch *batch, bool blamed
   for (uint32_t i = 0; i < batch->n_jobs; i++) {
     struct ref_job *j = (struct ref_job *)batch->jobs[i];
     j->failures++;
-    j->expected = j->canceled         ? MU_CANCELED
-                  : j->state == LATE  ? MU_TIMEOUT
-                  : blamed && j->solo ? MU_INTERNAL
-                  : j->failures > 8   ? MU_INTERNAL
-                                      : MU_OK;
+    j->expected = j->canceled            ? MU_CANCELED
+                  : j->state == LATE     ? MU_TIMEOUT
+                  : blamed && j->suspect ? MU_INTERNAL
+                  : j->failures > 8      ? MU_INTERNAL
+                                         : MU_OK;
     j->state = j->expected == MU_OK ? WAITING : RETURNING;
+    r->guilty += j->state == RETURNING && j->expected == MU_INTERNAL && blamed;
     j->solo = j->solo || solo;
+    j->suspect = j->suspect || blamed;
     j->queue_until = TIME_NEVER;
   }
 }
@@ -389,7 +424,7 @@ static struct ref_batch *any_batch(struct ref *r) {
 static void batch_over(struct ref *r, struct ref_batch *b) {
   struct ref_instance *in = &r->instances[b->instance];
   in->outstanding--;
-  in->solo = false;
+  in->solo = in->suspect = false;
   if (in->retired && in->outstanding == 0) in->instance = NULL;
   b->batch = NULL;
 }
@@ -414,20 +449,46 @@ static void end_batch(struct ref *r, bool well) {
 static void lose(struct ref *r, uint32_t i, bool blamed) {
   struct ref_instance *in = &r->instances[i];
   if (in->instance == NULL) return;
+  uint64_t process = in->process;
   for (uint32_t k = 0; k < BATCHES; k++) {
-    if (r->batches[k].batch == NULL || r->batches[k].instance != i) continue;
+    if (r->batches[k].batch == NULL || r->instances[r->batches[k].instance].process != process) continue;
     expect_requeue(r, r->batches[k].batch, blamed, blamed);
     r->batches[k].batch = NULL;
   }
   sched_instance_lost(r->sched, in->instance, blamed, r->now);
-  in->instance = NULL;
+  for (uint32_t k = 0; k < INSTANCES; k++)
+    if (r->instances[k].process == process) r->instances[k] = (struct ref_instance){0};
+}
+
+/* Where a suspect runs, if one does: otherwise that would hardly ever be hit. */
+static uint32_t victim(struct ref *r) {
+  for (uint32_t i = 0; i < INSTANCES; i++)
+    if (r->instances[i].instance != NULL && r->instances[i].suspect) return i;
+  return any(r, INSTANCES);
+}
+
+/* Another one in a process that is there. */
+static void add_sibling(struct ref *r, struct ref_instance *in) {
+  struct ref_instance *of = &r->instances[any(r, INSTANCES)];
+  uint32_t n = 0;
+  for (uint32_t i = 0; i < INSTANCES; i++)
+    n += r->instances[i].instance != NULL && r->instances[i].process == of->process;
+  if (of->instance == NULL || n == PROCESS_INSTANCES) return;
+  *in = (struct ref_instance){.process = of->process, .model = of->model, .device = of->device, .depth = of->depth};
+  in->instance = sched_add_sibling(r->sched, of->instance, in, r->now);
+  assert_non_null(in->instance);
 }
 
 static void add_instance(struct ref *r) {
   for (uint32_t i = 0; i < INSTANCES; i++) {
     struct ref_instance *in = &r->instances[i];
     if (in->instance != NULL) continue;
-    *in = (struct ref_instance){.model = any(r, MODELS), .device = any(r, DEVICES), .depth = 1 + any(r, 3)};
+    if (any(r, 2) == 0) {
+      add_sibling(r, in);
+      return;
+    }
+    *in = (struct ref_instance){
+        .process = ++r->last_process, .model = any(r, MODELS), .device = any(r, DEVICES), .depth = 1 + any(r, 3)};
     in->instance = sched_add_instance(r->sched, r->models[in->model], r->devices[in->device], in->depth,
                                       .5 + random_unit(&r->random), in, r->now);
     assert_non_null(in->instance);
@@ -518,13 +579,13 @@ static void step(struct ref *r) {
     end_batch(r, true);
   else if (what < 710)
     end_batch(r, false);
-  else if (what < 715)
-    lose(r, any(r, INSTANCES), any(r, 2) == 0);
-  else if (what < 728)
+  else if (what < 716)
+    lose(r, victim(r), any(r, 2) == 0);
+  else if (what < 730)
     add_instance(r);
-  else if (what < 732)
+  else if (what < 734)
     retire(r);
-  else if (what < 733)
+  else if (what < 735)
     replace_model(r, any(r, MODELS));
   else
     pass_time(r);
@@ -535,10 +596,12 @@ static void finish(struct ref *r) {
   for (uint32_t m = 0; m < MODELS; m++) {
     if (working(r, m) > 0) continue;
     uint32_t slot = 0; /* one that no model depends on */
-    while (r->instances[slot].instance != NULL && working(r, r->instances[slot].model) == 1) slot++;
+    while (r->instances[slot].instance != NULL && working(r, r->instances[slot].model) > 0 &&
+           working_elsewhere(r, &r->instances[slot]) == 0)
+      slot++;
     lose(r, slot, false);
     struct ref_instance *in = &r->instances[slot];
-    *in = (struct ref_instance){.model = m, .depth = 1};
+    *in = (struct ref_instance){.process = ++r->last_process, .model = m, .depth = 1};
     in->instance = sched_add_instance(r->sched, r->models[m], r->devices[0], 1, 1, in, r->now);
     assert_non_null(in->instance);
   }
@@ -554,7 +617,7 @@ static void finish(struct ref *r) {
 }
 
 static void test_against_reference(void **state) {
-  uint64_t hung = 0, late = 0, refused = 0, ran = 0, submitted = 0;
+  uint64_t suspects = 0, guilty = 0, hung = 0, late = 0, refused = 0, ran = 0, submitted = 0;
   for (uint64_t seed = 1; seed <= 12; seed++) {
     struct ref *r = calloc(1, sizeof *r);
     assert_non_null(r);
@@ -566,12 +629,14 @@ static void test_against_reference(void **state) {
     for (uint32_t i = 0; i < 6; i++) add_instance(r);
     for (uint32_t i = 0; i < STEPS; i++) step(r);
     finish(r);
-    hung += r->hung, late += r->late, refused += r->refused, ran += r->ran, submitted += r->submitted;
+    suspects += r->suspects, guilty += r->guilty, hung += r->hung, late += r->late, refused += r->refused,
+        ran += r->ran, submitted += r->submitted;
     sched_free(r->sched);
     free(r);
   }
   /* The runs went everywhere. */
-  assert_true(hung > 10 && late > 100 && refused > 100 && ran > 10000 && submitted > 50000);
+  assert_true(suspects > 100 && guilty > 3 && hung > 10 && late > 100 && refused > 100 && ran > 10000 &&
+              submitted > 50000);
 }
 
 int main(void) {

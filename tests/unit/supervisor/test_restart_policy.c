@@ -25,6 +25,15 @@ static void at_once_then_doubling_to_30_seconds(void **state) {
   }
 }
 
+static void the_longest_delay_can_be_shorter(void **state) {
+  struct restart_policy policy = {.longest_delay_ns = NS_PER_S};
+  static const uint64_t delays_ms[] = {0, 100, 200, 400, 800, 1000, 1000};
+  for (size_t i = 0; i < sizeof delays_ms / sizeof delays_ms[0]; i++) {
+    restart_policy_ready(&policy, i * NS_PER_S);
+    assert_int_equal(die(&policy, i * NS_PER_S + ms), delays_ms[i] * ms);
+  }
+}
+
 static void five_early_deaths_are_the_last(void **state) {
   struct restart_policy policy = {0};
   uint64_t delay = 77;
@@ -79,6 +88,7 @@ static void a_death_by_others_before_it_is_ready_counts(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(at_once_then_doubling_to_30_seconds),
+      cmocka_unit_test(the_longest_delay_can_be_shorter),
       cmocka_unit_test(five_early_deaths_are_the_last),
       cmocka_unit_test(getting_ready_forgives_early_deaths),
       cmocka_unit_test(a_minute_of_service_forgives_the_delay),
