@@ -86,9 +86,10 @@ struct core {
   size_t n_models;
   struct gateway_device *devices;
   size_t n_devices;
-  struct list attachments; /* struct attachment */
-  struct list stalled;     /* struct flight: chosen by the scheduler, waiting for output memory */
-  struct list reserving;   /* struct call: waiting for input memory, oldest first */
+  struct connection_room room; /* of all HTTP listeners together */
+  struct list attachments;     /* struct attachment */
+  struct list stalled;         /* struct flight: chosen by the scheduler, waiting for output memory */
+  struct list reserving;       /* struct call: waiting for input memory, oldest first */
   /* --memory-budget, and what of it bodies that are still collected, inputs, and replies on their way may take. They
    * leave room for outputs: were all of it held by requests that wait, none of them could ever go on, and were all of
    * it held by clients that do not read, nobody else could. */
@@ -204,7 +205,7 @@ void core_tick(struct core *core);
 
 /* ---- attachment.c: workers --------------------------------------------------------------------------------------- */
 
-/* Control messages about workers; loop 0. socket is taken over. Take the lock. */
+/* Control messages about workers; loop 0. socket is taken over, -1 where it was lost. Take the lock. */
 void core_attach_worker(struct core *core, const struct control_worker_attach *message, int socket);
 void core_worker_gone(struct core *core, const struct control_worker_gone *message);
 

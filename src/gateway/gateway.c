@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 enum {
@@ -16,6 +17,8 @@ enum {
   HEAD_BYTES_MAX = 64 * 1024, /* request line and headers */
   BODY_MIN_RATE = 1024,       /* bytes a second that a body must bring ... */
   BODY_GRACE_S = 10,          /* ... from here on */
+  FILES_KEPT = 64,            /* descriptors that are not for connections; a quarter of them where that is more */
+  METRICS_CONNECTIONS = 16,   /* on the metrics port, beside --max-connections */
   SLOW_REPLY_MS = 20,         /* an unwritten reply is copied then, so that nobody's memory waits for a slow reader */
   HOUSEKEEPING_MS = 100,
   IDLE_TICKS = 20, /* of housekeeping without a request, then a model's slots go back to the budget */
@@ -128,9 +131,28 @@ static struct http_limits http_limits(const struct options *options) {
                               .connections = (uint32_t)options->max_connections};
 }
 
+/* Connections never take the last descriptors: some stay for the gateway itself, for workers, whose attachments need a
+ * few each, and for whoever asks for the metrics. */
+static void size_room(struct core *core) {
+  struct rlimit limit;
+  core->room.most = (uint32_t)core->options->max_connections;
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  uint64_t files = limit.rlim_cur, kept = files / 4 > FILES_KEPT ? files / 4 : FILES_KEPT;
+  uint64_t most = files > 2 * kept ? files - kept : files / 2;
+  if (core->room.most <= most) return;
+  core->room.most = (uint32_t)most;
+  LOG_WARNING("fewer connections than --max-connections: this process may open too few files (ulimit -n)",
+              LOG_INT("connections", most), LOG_INT("files", files));
+}
+
 /* A server with one listening socket, which is taken over. */
 static mu_status listen_on(struct gateway_loop *loop, size_t server, int fd, mu_error *err) {
   struct http_limits limits = http_limits(loop->core->options);
+  bool metrics = server > 0;
+  if (metrics)
+    limits.connections = METRICS_CONNECTIONS;
+  else
+    limits.room = &loop->core->room;
   loop->servers[server] = http_server_create(loop->net, &gateway_service, loop, &limits);
   if (loop->servers[server] == NULL) {
     close(fd);
@@ -140,6 +162,7 @@ static mu_status listen_on(struct gateway_loop *loop, size_t server, int fd, mu_
 }
 
 static mu_status listen_all(struct core *core, struct control_packet *packet, mu_error *err) {
+  size_room(core);
   uint32_t n_http = packet->gateway_start.n_http, n_metrics = packet->gateway_start.n_metrics;
   if (packet->n_fds != (size_t)n_http + n_metrics || n_metrics > 1 || n_http > core->n_loops)
     return mu_fail(err, MU_INVALID, "%zu sockets for %u + %u listeners", packet->n_fds, n_http, n_metrics);
@@ -217,12 +240,8 @@ static void on_model_loaded(struct gateway *gateway, struct control_packet *pack
 }
 
 static void on_worker_attach(struct gateway *gateway, struct control_packet *packet) {
-  if (packet->n_fds != 1) {
-    LOG_ERROR("a worker without its socket", LOG_INT("worker", packet->worker_attach.worker));
-    return;
-  }
-  int socket = packet->fds[0];
-  packet->fds[0] = -1;
+  int socket = packet->n_fds > 0 ? packet->fds[0] : -1; /* lost on the way where descriptors are short */
+  packet->n_fds = 0;
   core_attach_worker(&gateway->core, &packet->worker_attach, socket);
 }
 
