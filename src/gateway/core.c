@@ -26,10 +26,10 @@ mu_status core_init(struct core *core, const struct options *options, uint32_t n
   core->started_ns = clock_now_ns();
   uint64_t limit = options->memory_budget > 0 ? (uint64_t)options->memory_budget : machine_memory() / 2;
   core->budget.limit = limit;
-  core->input_budget = (struct memory_budget){.limit = limit / 2, .within = &core->budget};
+  core->input_budget = (struct memory_budget){.limit = limit - limit / 8 * 3, .within = &core->budget};
   core->output_budget = (struct memory_budget){.limit = limit, .within = &core->budget};
-  core->staging_budget = (struct memory_budget){.limit = limit / 4, .within = &core->input_budget};
-  core->reply_budget = (struct memory_budget){.limit = limit / 4, .within = &core->budget};
+  core->staging_budget = (struct memory_budget){.limit = limit / 2, .within = &core->input_budget};
+  core->reply_budget = (struct memory_budget){.limit = limit / 8, .within = &core->budget};
   core->timer = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
   if (core->timer < 0) return mu_fail(err, MU_IO, "timerfd_create: %s", strerror(errno));
   core->sched = sched_create(NULL);

@@ -13,7 +13,7 @@ import time
 import numpy as np
 import pytest
 
-from muster_server import PATIENCE, put_model, sim_config, wait_for
+from muster_server import PATIENCE, put_model, sanitized, sim_config, wait_for
 from oip import binary_body, outputs_of, same
 from test_idle import assert_sleeps
 from test_memory import KIB, MIB, numbers, stalled_reader, used, wait_all_given_back
@@ -150,14 +150,14 @@ def test_who_never_reads_holds_up_nobody(serve, tmp_path, flags, n):
         wait_for(lambda: used(server) > 4 * n * MIB // 2, "their replies to be counted")
         assert all(reader.reply().status == 200 for reader in readers)
     else:
-        wait_for(lambda: used(server) <= 24 * MIB // 4, "those that found no room to be cut")
+        wait_for(lambda: used(server) <= 24 * MIB // 8, "those that found no room to be cut")
     for reader in readers:
         reader.close()
     wait_all_given_back(server)
 
 
 def test_large_json_replies_count(serve, tmp_path):
-    server = serve(sim_model(tmp_path / "models", dims="-1"), "--memory-budget=16MiB")
+    server = serve(sim_model(tmp_path / "models", dims="-1"), "--memory-budget=40MiB")
     x = numbers(1, 1, 150_000)  # some 3 MB as text
     answer = infer(server, "echo", {"x": x}, parameters={"binary_data_output": False})
     assert answer.status == 200
@@ -188,9 +188,8 @@ def test_ten_thousand_shapes(serve, tmp_path):
     before = {name: anonymous_kib(pid) for name, pid in pids.items()}
     shapes(2001, 8000)
     after = {name: anonymous_kib(pid) for name, pid in pids.items()}
-    allowed = 4096 if "asan" not in str(os.environ.get("MUSTER_BINARY")) else 512 * 1024
     for name in pids:
-        assert after[name] - before[name] < allowed, (name, before, after)
+        assert sanitized() or after[name] - before[name] < 4096, (name, before, after)
     wait_all_given_back(server)
 
 
