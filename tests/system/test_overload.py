@@ -63,7 +63,7 @@ def test_accepted_requests_are_answered_and_the_rest_refused(serve, tmp_path):
 
 def test_the_expired_and_the_canceled_cost_no_place(serve, tmp_path):
     """Of what waits behind a batch, only what somebody still waits for is run."""
-    server = serve(sim_model(tmp_path / "models", max_batch_size=8))
+    server = serve(sim_model(tmp_path / "models", max_batch_size=16))  # more than wait: a full batch would be taken
     with crowd() as threads:
         with standing_still(*worker_pids(server)):
             first = threads.submit(echo, server, 0)
