@@ -13,7 +13,7 @@ import time
 import numpy as np
 import pytest
 
-from muster_server import PATIENCE, put_model, sanitized, sim_config, wait_for
+from muster_server import PATIENCE, binary_path, put_model, sanitized, sim_config, wait_for
 from oip import binary_body, outputs_of, same
 from test_idle import assert_sleeps
 from test_memory import KIB, MIB, numbers, stalled_reader, used, wait_all_given_back
@@ -255,7 +255,7 @@ def test_who_reads_too_slowly_is_cut(serve, tmp_path):
 
 def test_more_connections_than_descriptors(serve, tmp_path):
     """Connections stop short of the last descriptors: the others wait, /metrics, status and a new worker are served."""
-    server = serve(sim_model(tmp_path / "models"), "--gateway-threads=2", files=160)
+    server = serve(sim_model(tmp_path / "models"), "--gateway-threads=2", command=["prlimit", "--nofile=160", binary_path()])
     clients = [Client(server) for _ in range(150)]
     wait_for(lambda: metric(server, "muster_connections_open") >= 96, "all places to be taken")
     assert metric(server, "muster_connections_open") <= 97, "96 and the one that asks"
