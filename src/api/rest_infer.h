@@ -41,11 +41,12 @@ uint64_t rest_infer_binary_start(struct request_input *input);
 
 /* After the inputs' memory has been reserved (data is set): converts the JSON data of all INPUT_JSON inputs into it.
  * json as given to rest_infer_parse. MU_INVALID: a value that the input's type cannot hold. */
-MUST_CHECK mu_status rest_infer_read_json(const char *json, size_t json_size, struct request *request, mu_error *err);
+MUST_CHECK mu_status rest_infer_read_json(const struct model *model, const char *json, size_t json_size,
+                                          struct request *request, mu_error *err);
 
 /* After binary data has arrived: what only the bytes can tell. BYTES inputs: the element lengths add up to the size and
  * to the shape's count; BOOL bytes are 0 or 1. */
-MUST_CHECK mu_status rest_infer_check_binary(const struct request *request, mu_error *err);
+MUST_CHECK mu_status rest_infer_check_binary(const struct model *model, const struct request *request, mu_error *err);
 
 /* One produced output, this request's rows only. */
 struct infer_result {

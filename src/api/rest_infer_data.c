@@ -82,7 +82,16 @@ uint64_t rest_infer_binary_start(struct request_input *input) {
 
 /* ---- JSON data --------------------------------------------------------------------------------------------------- */
 
-mu_status rest_infer_read_json(const char *json, size_t json_size, struct request *request, mu_error *err) {
+/* err, which says what is wrong with an input's data, begins with the input's name. */
+static mu_status name_input(const struct model *model, const struct request_input *input, mu_status status,
+                            mu_error *err) {
+  if (err == NULL) return status;
+  const mu_error what = *err;
+  return mu_fail(err, status, "input '%.100s': %s", model->metadata->inputs[input->index].info.name, what.message);
+}
+
+mu_status rest_infer_read_json(const struct model *model, const char *json, size_t json_size, struct request *request,
+                               mu_error *err) {
   for (uint32_t i = 0; i < request->n_inputs; i++) {
     const struct request_input *input = &request->inputs[i];
     if (input->source != INPUT_JSON) continue;
@@ -90,7 +99,7 @@ mu_status rest_infer_read_json(const char *json, size_t json_size, struct reques
     json_reader_init_at(&reader, json, input->source_at, input->source_size);
     uint64_t size; /* what the measured text makes of it is input->size: as many elements, and the same strings */
     const mu_status status = json_read_tensor(&reader, input->dtype, NULL, 0, input->data, input->size, &size, err);
-    if (status != MU_OK) return status;
+    if (status != MU_OK) return name_input(model, input, status, err);
   }
   return MU_OK;
 }
@@ -104,25 +113,24 @@ static mu_status check_bytes(const struct request_input *input, mu_error *err) {
     uint32_t length = 0;
     if (left >= BYTES_PREFIX) memcpy(&length, input->data + at, BYTES_PREFIX);
     if (left < BYTES_PREFIX || left - BYTES_PREFIX < length)
-      return mu_fail(err, MU_INVALID,
-                     "the model's input %u (BYTES): element %llu has a length of %u, but only %llu bytes are left",
-                     input->index, (unsigned long long)n, length,
+      return mu_fail(err, MU_INVALID, "element %llu of BYTES has a length of %u, but only %llu bytes are left",
+                     (unsigned long long)n, length,
                      (unsigned long long)(left < BYTES_PREFIX ? 0 : left - BYTES_PREFIX));
     at += BYTES_PREFIX + (uint64_t)length;
   }
   if (n == input->elements) return MU_OK;
-  return mu_fail(err, MU_INVALID, "the model's input %u (BYTES): its shape has %llu elements, its data %llu",
-                 input->index, (unsigned long long)input->elements, (unsigned long long)n);
+  return mu_fail(err, MU_INVALID, "its shape has %llu elements, its data %llu", (unsigned long long)input->elements,
+                 (unsigned long long)n);
 }
 
 static mu_status check_booleans(const struct request_input *input, mu_error *err) {
   uint8_t all = 0;
   for (uint64_t i = 0; i < input->size; i++) all |= input->data[i];
   if (all <= 1) return MU_OK;
-  return mu_fail(err, MU_INVALID, "the model's input %u (BOOL): a byte is neither 0 nor 1", input->index);
+  return mu_fail(err, MU_INVALID, "a byte of BOOL is neither 0 nor 1");
 }
 
-mu_status rest_infer_check_binary(const struct request *request, mu_error *err) {
+mu_status rest_infer_check_binary(const struct model *model, const struct request *request, mu_error *err) {
   static mu_status (*const checks[MU_DTYPE_COUNT])(const struct request_input *input, mu_error *err) = {
       [MU_BYTES] = check_bytes,
       [MU_BOOL] = check_booleans,
@@ -131,7 +139,7 @@ mu_status rest_infer_check_binary(const struct request *request, mu_error *err) 
     const struct request_input *input = &request->inputs[i];
     if (input->source != INPUT_BINARY || checks[input->dtype] == NULL) continue;
     const mu_status status = checks[input->dtype](input, err);
-    if (status != MU_OK) return status;
+    if (status != MU_OK) return name_input(model, input, status, err);
   }
   return MU_OK;
 }

@@ -4,12 +4,23 @@
 #include <stdio.h>
 #include <string.h>
 
+/* A message that does not fit ends between two characters, not inside of one: clients get it as JSON. */
+static void end_whole(char *message, size_t size) {
+  size_t at = size; /* behind the text; then at the lead byte of its last character */
+  while (at > 0 && size - at < 3 && ((unsigned char)message[at - 1] & 0xc0) == 0x80) at--;
+  if (at == 0) return;
+  unsigned char lead = (unsigned char)message[--at];
+  size_t whole = lead >= 0xf0 ? 4 : lead >= 0xe0 ? 3 : lead >= 0xc0 ? 2 : 1;
+  if (size - at < whole) message[at] = '\0';
+}
+
 mu_status mu_fail(mu_error *err, mu_status status, const char *format, ...) {
   if (err != NULL) {
     va_list args;
     va_start(args, format);
-    vsnprintf(err->message, sizeof err->message, format, args);
+    int size = vsnprintf(err->message, sizeof err->message, format, args);
     va_end(args);
+    if (size >= (int)sizeof err->message) end_whole(err->message, sizeof err->message - 1);
   }
   return status;
 }

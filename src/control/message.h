@@ -167,7 +167,8 @@ MUST_CHECK mu_status control_send_encoded(int socket, const struct buffer *encod
                                           mu_error *err);
 
 /* MU_UNAVAILABLE: nothing there (non-blocking socket); MU_CANCELED: the peer is gone; MU_INVALID: not a valid message,
- * or not with the fds that belong to it (fds that came along are closed); MU_NO_MEMORY; MU_IO. */
+ * or not with the fds that belong to it (fds that came along are closed); MU_NO_MEMORY; MU_IO. A process that has no
+ * room for all of the fds (EMFILE) gets the message without any: n_fds is 0 then, whatever the type wants. */
 MUST_CHECK mu_status control_receive(int socket, struct control_packet *ret_packet, mu_error *err);
 
 #endif

@@ -124,8 +124,9 @@ static mu_status next_size(int socket, size_t *ret_size, mu_error *err) {
   return MU_OK;
 }
 
-/* One packet into bytes; the fds into carried even when this fails. */
-static mu_status receive_packet(int socket, void *bytes, size_t size, struct control_packet *carried, mu_error *err) {
+/* One packet into bytes; the fds into carried even when this fails. *ret_fds_lost: they have been lost on the way. */
+static mu_status receive_packet(int socket, void *bytes, size_t size, struct control_packet *carried,
+                                bool *ret_fds_lost, mu_error *err) {
   struct iovec content = {bytes, size};
   union fd_space space;
   struct msghdr header = {
@@ -135,8 +136,12 @@ static mu_status receive_packet(int socket, void *bytes, size_t size, struct con
   while (again(n));
   if (n < 0) return receive_failed(errno, err);
   take_fds(&header, carried);
-  if ((size_t)n != size || (header.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) != 0)
+  bool fds_cut = (header.msg_flags & MSG_CTRUNC) != 0;
+  if ((size_t)n != size || (header.msg_flags & MSG_TRUNC) != 0 || (fds_cut && carried->n_fds == CONTROL_FDS_MAX))
     return mu_fail(err, MU_INVALID, "a control message was cut off");
+  if (!fds_cut) return MU_OK;
+  control_packet_free(carried); /* those that there was room for */
+  *ret_fds_lost = true;
   return MU_OK;
 }
 
@@ -150,13 +155,14 @@ mu_status control_receive(int socket, struct control_packet *ret_packet, mu_erro
   if (bytes == NULL) return mu_fail(err, MU_NO_MEMORY, "no memory for a control message of %zu bytes", size);
 
   struct control_packet carried = {.n_fds = 0}, packet;
-  status = receive_packet(socket, bytes, size, &carried, err);
+  bool fds_lost = false;
+  status = receive_packet(socket, bytes, size, &carried, &fds_lost, err);
   if (status == MU_OK) {
     status = control_decode(bytes, size, &packet);
     if (status != MU_OK)
       mu_fail(err, status, "a control message of %zu bytes is not valid (%s)", size, status_name(status));
   }
-  if (status == MU_OK && !control_type_takes(packet.type, carried.n_fds)) {
+  if (status == MU_OK && !fds_lost && !control_type_takes(packet.type, carried.n_fds)) {
     status = mu_fail(err, MU_INVALID, "a control message %s with %zu file descriptors", control_type_name(packet.type),
                      carried.n_fds);
     control_packet_free(&packet);

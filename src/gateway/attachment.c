@@ -265,8 +265,10 @@ fail:
 
 void core_attach_worker(struct core *core, const struct control_worker_attach *message, int socket) {
   mu_error err;
+  mu_status status = MU_OK;
+  if (socket < 0) status = mu_fail(&err, MU_IO, "its socket found no free file descriptor (ulimit -n)");
   pthread_mutex_lock(&core->lock);
-  mu_status status = attach(core, message, socket, &err);
+  if (status == MU_OK) status = attach(core, message, socket, &err);
   pthread_mutex_unlock(&core->lock);
   if (status == MU_OK) return;
   LOG_ERROR("worker cannot be attached", LOG_INT("worker", message->worker), LOG_STR("error", err.message));

@@ -53,6 +53,7 @@ static void trim(struct buffer *buffer) {
 void call_free(struct call *call) {
   struct gateway_loop *loop = call->loop;
   core_unstage(loop->core, call->text_staged);
+  core_let_go(loop->core, call->reply_held);
   if (loop->n_free_calls == FREE_CALLS_MAX) {
     call_destroy(call);
     return;
@@ -150,6 +151,16 @@ static void gone(void *context, struct exchange *exchange) {
     call_free(call);
 }
 
+static bool hold(void *context, uint64_t bytes) {
+  const struct gateway_loop *loop = context;
+  return core_hold(loop->core, bytes);
+}
+
+static void let_go(void *context, uint64_t bytes) {
+  const struct gateway_loop *loop = context;
+  core_let_go(loop->core, bytes);
+}
+
 static bool window(void *context, struct exchange *exchange, uint8_t **ret_data, size_t *ret_size) {
   struct call *call = exchange->user;
   return call->route.endpoint == ENDPOINT_MODEL_INFER && inference_window(call, ret_data, ret_size);
@@ -161,6 +172,8 @@ const struct service gateway_service = {
     .end = end,
     .gone = gone,
     .window = window,
+    .hold = hold,
+    .let_go = let_go,
 };
 
 void call_handle_events(struct call *call) { inference_handle_events(call, atomic_exchange(&call->events, 0)); }

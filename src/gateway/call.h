@@ -35,6 +35,7 @@ struct call {
 
   uint64_t text_size;   /* of the JSON part; UINT64_MAX: the whole body, length not known yet */
   uint64_t text_staged; /* bytes taken from the budget for `text` */
+  uint64_t reply_held;  /* ... and for `reply` */
   bool raw;             /* Inference-Header-Content-Length: 0 */
   bool body_ended;
   bool rest_staged; /* what follows the JSON part is in `text` too */

@@ -174,7 +174,10 @@ static void flight_overflow(struct core *core, struct flight *flight, const stru
   flight->block = NULL;
   flight->fetching = true;
   list_remove(&flight->link);
-  flight_start(core, flight, outbox);
+  if (flight->batch->live > 0)
+    flight_start(core, flight, outbox);
+  else
+    flight_fail(core, flight, MU_CANCELED, "nobody waits for it any more", outbox);
 }
 
 static void (*const handlers[])(struct core *, struct flight *, const struct channel_completion *, struct list *) = {

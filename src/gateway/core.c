@@ -26,9 +26,10 @@ mu_status core_init(struct core *core, const struct options *options, uint32_t n
   core->started_ns = clock_now_ns();
   uint64_t limit = options->memory_budget > 0 ? (uint64_t)options->memory_budget : machine_memory() / 2;
   core->budget.limit = limit;
-  core->input_budget = (struct memory_budget){.limit = limit - limit / 4, .within = &core->budget};
+  core->input_budget = (struct memory_budget){.limit = limit - limit / 8 * 3, .within = &core->budget};
   core->output_budget = (struct memory_budget){.limit = limit, .within = &core->budget};
   core->staging_budget = (struct memory_budget){.limit = limit / 2, .within = &core->input_budget};
+  core->reply_budget = (struct memory_budget){.limit = limit / 8, .within = &core->budget};
   core->timer = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
   if (core->timer < 0) return mu_fail(err, MU_IO, "timerfd_create: %s", strerror(errno));
   core->sched = sched_create(NULL);
@@ -343,24 +344,29 @@ bool core_make_room(struct core *core, const struct memory_budget *budget, uint6
   return core->budget.used < before;
 }
 
-bool core_stage(struct core *core, uint64_t bytes) {
+static bool take(struct core *core, struct memory_budget *budget, uint64_t bytes) {
   pthread_mutex_lock(&core->lock);
-  bool taken = memory_budget_take(&core->staging_budget, bytes) ||
-               (core_make_room(core, &core->staging_budget, bytes) && memory_budget_take(&core->staging_budget, bytes));
+  bool taken =
+      memory_budget_take(budget, bytes) || (core_make_room(core, budget, bytes) && memory_budget_take(budget, bytes));
   pthread_mutex_unlock(&core->lock);
   return taken;
 }
 
-void core_unstage(struct core *core, uint64_t bytes) {
+static void give(struct core *core, struct memory_budget *budget, uint64_t bytes) {
   if (bytes == 0) return;
   struct list outbox;
   list_init(&outbox);
   pthread_mutex_lock(&core->lock);
-  memory_budget_give(&core->staging_budget, bytes);
+  memory_budget_give(budget, bytes);
   core_run(core, &outbox);
   pthread_mutex_unlock(&core->lock);
   core_deliver(&outbox, NULL);
 }
+
+bool core_stage(struct core *core, uint64_t bytes) { return take(core, &core->staging_budget, bytes); }
+void core_unstage(struct core *core, uint64_t bytes) { give(core, &core->staging_budget, bytes); }
+bool core_hold(struct core *core, uint64_t bytes) { return take(core, &core->reply_budget, bytes); }
+void core_let_go(struct core *core, uint64_t bytes) { give(core, &core->reply_budget, bytes); }
 
 /* One try, locked. */
 static mu_status try_reserve(struct core *core, struct call *call, mu_error *err) {

@@ -89,12 +89,14 @@ struct core {
   size_t n_models;
   struct gateway_device *devices;
   size_t n_devices;
-  struct list attachments; /* struct attachment */
-  struct list stalled;     /* struct flight: chosen by the scheduler, waiting for output memory */
-  struct list reserving;   /* struct call: waiting for input memory, oldest first */
-  /* --memory-budget, and what of it bodies that are still collected and inputs may take. Each leaves room for what
-   * comes after it: were all of it held by requests that wait, none of them could ever go on. */
-  struct memory_budget budget, input_budget, staging_budget, output_budget;
+  struct connection_room room; /* of all HTTP listeners together */
+  struct list attachments;     /* struct attachment */
+  struct list stalled;         /* struct flight: chosen by the scheduler, waiting for output memory */
+  struct list reserving;       /* struct call: waiting for input memory, oldest first */
+  /* --memory-budget, and what of it bodies that are still collected, inputs, and replies on their way may take. They
+   * leave room for outputs: were all of it held by requests that wait, none of them could ever go on, and were all of
+   * it held by clients that do not read, nobody else could. */
+  struct memory_budget budget, input_budget, staging_budget, output_budget, reply_budget;
   struct output_block *free_blocks;
   struct list free_flights;
   /* Scratch of dispatching, for the largest batch of any model. */
@@ -146,6 +148,10 @@ uint64_t core_deadline_ns(const struct core *core, const struct request *request
 /* Memory of a connection's staging (JSON text) against the budget. Take the lock. */
 bool core_stage(struct core *core, uint64_t bytes);
 void core_unstage(struct core *core, uint64_t bytes);
+
+/* The same for memory in which replies wait for their clients: text, and what slow ones have not read yet. */
+bool core_hold(struct core *core, uint64_t bytes);
+void core_let_go(struct core *core, uint64_t bytes);
 
 /* Input memory for a parsed request: MU_OK (request.inputs[].data are set), MU_UNAVAILABLE: the call waits in line and
  * gets CALL_RESERVED; MU_TOO_LARGE, MU_NO_MEMORY. Takes the lock. */
@@ -202,7 +208,7 @@ void core_tick(struct core *core);
 
 /* ---- attachment.c: workers --------------------------------------------------------------------------------------- */
 
-/* Control messages about workers; loop 0. socket is taken over. Take the lock. */
+/* Control messages about workers; loop 0. socket is taken over, -1 where it was lost. Take the lock. */
 void core_attach_worker(struct core *core, const struct control_worker_attach *message, int socket);
 void core_worker_gone(struct core *core, const struct control_worker_gone *message);
 /* Every worker that was announced takes requests, and the supervisor has said so; or it never will. Takes the lock. */

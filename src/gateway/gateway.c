@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 enum {
@@ -16,6 +17,8 @@ enum {
   HEAD_BYTES_MAX = 64 * 1024, /* request line and headers */
   BODY_MIN_RATE = 1024,       /* bytes a second that a body must bring ... */
   BODY_GRACE_S = 10,          /* ... from here on */
+  FILES_KEPT = 64,            /* descriptors that are not for connections; a quarter of them where that is more */
+  METRICS_CONNECTIONS = 16,   /* on the metrics port, beside --max-connections */
   SLOW_REPLY_MS = 20,         /* an unwritten reply is copied then, so that nobody's memory waits for a slow reader */
   HOUSEKEEPING_MS = 100,
   OPENING_MS = 1000,   /* how long it may wait for the workers of a gateway before it ... */
@@ -132,9 +135,28 @@ static struct http_limits http_limits(const struct options *options) {
                               .connections = (uint32_t)options->max_connections};
 }
 
+/* Connections never take the last descriptors: some stay for the gateway itself, for workers, whose attachments need a
+ * few each, and for whoever asks for the metrics. */
+static void size_room(struct core *core) {
+  struct rlimit limit;
+  core->room.most = (uint32_t)core->options->max_connections;
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  uint64_t files = limit.rlim_cur, kept = files / 4 > FILES_KEPT ? files / 4 : FILES_KEPT;
+  uint64_t most = files > 2 * kept ? files - kept : files / 2;
+  if (core->room.most <= most) return;
+  core->room.most = (uint32_t)most;
+  LOG_WARNING("fewer connections than --max-connections: this process may open too few files (ulimit -n)",
+              LOG_INT("connections", most), LOG_INT("files", files));
+}
+
 /* A server with one listening socket, which is taken over. */
 static mu_status listen_on(struct gateway_loop *loop, size_t server, int fd, mu_error *err) {
   struct http_limits limits = http_limits(loop->core->options);
+  bool metrics = server > 0;
+  if (metrics)
+    limits.connections = METRICS_CONNECTIONS;
+  else
+    limits.room = &loop->core->room;
   struct http_server *made = http_server_create(loop->net, &gateway_service, loop, &limits);
   if (made == NULL) {
     close(fd);
@@ -269,12 +291,8 @@ static void on_model_loaded(struct gateway *gateway, struct control_packet *pack
 }
 
 static void on_worker_attach(struct gateway *gateway, struct control_packet *packet) {
-  if (packet->n_fds != 1) {
-    LOG_ERROR("a worker without its socket", LOG_INT("worker", packet->worker_attach.worker));
-    return;
-  }
-  int socket = packet->fds[0];
-  packet->fds[0] = -1;
+  int socket = packet->n_fds > 0 ? packet->fds[0] : -1; /* lost on the way where descriptors are short */
+  packet->n_fds = 0;
   core_attach_worker(&gateway->core, &packet->worker_attach, socket);
   if (gateway->workers_due > 0) gateway->workers_due--;
 }
@@ -335,6 +353,7 @@ static mu_status prepare(struct gateway *gateway, int control, mu_error *err) {
     status = core_init(&gateway->core, gateway->options, message->n_http > 0 ? message->n_http : 1, err);
   if (status == MU_OK) status = create_loops(&gateway->core, err);
   if (status != MU_OK) return status;
+  size_room(&gateway->core);
   gateway->core.control = control_link_create(gateway->core.loops[0].net, control, &link_events, gateway);
   if (gateway->core.control == NULL) return mu_fail(err, MU_NO_MEMORY, "no memory for the control link");
   gateway->models_due = message->n_models;

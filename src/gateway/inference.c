@@ -12,6 +12,7 @@
 enum {
   DIRECT_READ_BYTES = 16 * 1024, /* what is left of a tensor from here on is read by the kernel into its place */
   STAGED_FREE_BYTES = 64 * 1024, /* text up to here does not count against the memory budget */
+  REPLY_FREE_BYTES = 16 * 1024,  /* nor does text of a reply up to here */
 };
 
 /* ---- the end of a call ------------------------------------------------------------------------------------------- */
@@ -173,7 +174,7 @@ static mu_status fill_from_text(struct call *call, const char *text, mu_error *e
   order_binary_inputs(call);
   /* only a raw body, which is one input, does not begin at the input's beginning */
   if (call->n_order > 0) call->filling_at = rest_infer_binary_start(&call->request.inputs[call->order[0]]);
-  return rest_infer_read_json(text, (size_t)call->text_size, &call->request, err);
+  return rest_infer_read_json(&call->model->model, text, (size_t)call->text_size, &call->request, err);
 }
 
 /* No memory now: what has been read is kept, and reading pauses. The call is in core.reserving. */
@@ -211,7 +212,7 @@ static mu_status submit(struct call *call, mu_error *err) {
   if (call->binary_at != call->request.binary_bytes)
     return mu_fail(err, MU_INVALID, "the body ends after %llu of the %llu bytes that its inputs claim",
                    (unsigned long long)call->binary_at, (unsigned long long)call->request.binary_bytes);
-  mu_status status = rest_infer_check_binary(&call->request, err);
+  mu_status status = rest_infer_check_binary(&call->model->model, &call->request, err);
   if (status != MU_OK) return status;
   call->stage = CALL_QUEUED;
   return core_submit(call->loop->core, call, err);
@@ -329,11 +330,27 @@ static bool reserve_iov(struct call *call, uint32_t n) {
   return true;
 }
 
+/* The text of a reply may wait long for its client: it counts against the memory budget. */
+static mu_status hold_reply(struct call *call, mu_error *err) {
+  struct core *core = call->loop->core;
+  if (call->reply.size <= REPLY_FREE_BYTES) return MU_OK;
+  uint64_t size = call->reply.capacity, limit = core->reply_budget.limit;
+  if (limit > 0 && size - REPLY_FREE_BYTES > limit)
+    return mu_fail(err, MU_TOO_LARGE, "a reply of %llu bytes of text does not fit --memory-budget; ask for binary data",
+                   (unsigned long long)call->reply.size);
+  if (!core_hold(core, size - REPLY_FREE_BYTES))
+    return mu_fail(err, MU_UNAVAILABLE, "no memory for a reply of %llu bytes now (--memory-budget)",
+                   (unsigned long long)call->reply.size);
+  call->reply_held = size - REPLY_FREE_BYTES;
+  return MU_OK;
+}
+
 static mu_status render(struct call *call, uint32_t *ret_n_binary, mu_error *err) {
   if (!reserve_iov(call, call->n_results + 1)) return mu_fail(err, MU_NO_MEMORY, "no memory for the reply");
   buffer_clear(&call->reply);
-  return rest_infer_render(&call->model->model, &call->request, call->results, call->n_results, &call->reply,
-                           call->iov + 1, ret_n_binary, err);
+  mu_status status = rest_infer_render(&call->model->model, &call->request, call->results, call->n_results,
+                                       &call->reply, call->iov + 1, ret_n_binary, err);
+  return status == MU_OK ? hold_reply(call, err) : status;
 }
 
 static void reply_results(struct call *call) {
@@ -359,6 +376,7 @@ static void reply_results(struct call *call) {
                         .body = call->iov,
                         .n_body = n_binary + 1,
                         .compressible = true,
+                        .unshared = n_binary == 0,
                         .done = reply_sent,
                         .owner = call};
   struct exchange *exchange = call->exchange;

@@ -32,11 +32,15 @@ void exchange_pause(struct exchange *exchange) { exchange->transport->pause(exch
 void exchange_resume(struct exchange *exchange) { exchange->transport->resume(exchange); }
 
 void exchange_reply_json(struct exchange *exchange, int status, const char *json, size_t size) {
+  static const struct header later = {"Retry-After", "1"};
   struct iovec body = {.iov_base = (void *)(uintptr_t)json, .iov_len = size};
-  exchange_reply(
-      exchange,
-      &(struct reply){
-          .status = status, .content_type = "application/json", .body = &body, .n_body = 1, .compressible = true});
+  exchange_reply(exchange, &(struct reply){.status = status,
+                                           .content_type = "application/json",
+                                           .headers = &later,
+                                           .n_headers = status == 503,
+                                           .body = &body,
+                                           .n_body = 1,
+                                           .compressible = true});
 }
 
 /* Bytes of the UTF-8 sequence at text; 0 where there is none (overlong forms and surrogates are none). */

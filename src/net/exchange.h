@@ -47,6 +47,7 @@ struct reply {
   const struct iovec *body;
   size_t n_body;
   bool compressible; /* may be sent as gzip or deflate when the client accepts it (bodies of 512 bytes to 1 MiB) */
+  bool unshared;     /* the body's memory is this reply's alone: a slow client may keep it, nothing is copied for it */
   /* Called exactly once, when the body's memory is no longer needed: it was written, was copied because the client is
    * slow (20 ms), waits for its turn in a pipeline or was compressed, or the connection ended. May be called before
    * exchange_reply returns. With NULL the body is copied before exchange_reply returns, where it is not written at
@@ -67,6 +68,11 @@ struct service {
    * chunked or compressed body. What has come along with the head, the end of a body, and what lies behind a place of
    * less than 16 KiB reach `body` in other memory. exchange_reply and exchange_pause may be called from it. */
   bool (*window)(void *context, struct exchange *exchange, uint8_t **ret_data, size_t *ret_size);
+  /* Optional, both or none: who counts the memory in which copied replies wait for their clients. hold takes so many
+   * bytes more, or says false: then a slow client's reply stays borrowed for CROWDED_MOST_NS at most, and the
+   * connection is cut if there is still no room. Small replies of a connection (16 KiB in all) are not counted. */
+  bool (*hold)(void *context, uint64_t bytes);
+  void (*let_go)(void *context, uint64_t bytes);
 };
 
 /* The parts below are filled by the transport before begin; strings live as long as the exchange. */

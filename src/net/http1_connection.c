@@ -44,6 +44,7 @@ void http1_connection_close(struct http1_connection *c) {
     http1_exchange_end(x);
     http1_exchange_release(x);
   }
+  http1_reply_forget(c, c->copied);
   http_server_connection_closed(c->server);
 }
 
@@ -95,13 +96,20 @@ static void expire_body(struct http1_connection *c) {
     http1_request_refuse(c, 408, "the request's body comes too slowly");
 }
 
+/* The same for answers. Enough was taken: what is left gets another stretch, as soon as it is found to be left. */
+static void expire_answer(struct http1_connection *c) {
+  double seconds = (double)c->server->waits[WAIT_STALL].duration_ns / (double)NS_PER_S;
+  uint64_t taken = c->sent - c->sent_at_wait;
+  if (taken == 0 || (double)taken < seconds * (double)c->server->limits.body_min_rate) http1_connection_close(c);
+}
+
 static void (*const on_expired[WAIT_COUNT])(struct http1_connection *c) = {
     [WAIT_IDLE] = http1_connection_close,
     [WAIT_FIRST] = http1_connection_close,
     [WAIT_HEAD] = expire_head,
     [WAIT_BODY] = expire_body,
     [WAIT_LINGER] = http1_connection_close,
-    [WAIT_STALL] = http1_connection_close,
+    [WAIT_STALL] = expire_answer,
     [WAIT_SLOW] = http1_reply_copy,
 };
 
@@ -169,7 +177,7 @@ static void see_end(struct http1_connection *c) {
     struct http1_exchange *last = list_item(c->exchanges.prev, struct http1_exchange, link);
     list_remove(&last->link);
     c->n_exchanges--;
-    c->copied -= last->charged;
+    http1_reply_forget(c, last->charged);
     http1_exchange_end(last);
     http1_exchange_release(last);
   }

@@ -37,6 +37,7 @@ struct http1_exchange {
   size_t out_at;                                  /* written so far */
   struct iovec *body, inline_body[INLINE_IOVECS]; /* borrowed memory; what is written is taken off the front */
   size_t n_body, body_at, body_capacity;
+  bool unshared;
   void (*done)(void *owner);
   void *owner;
   size_t charged; /* bytes of out that count against the connection's bound */
@@ -81,6 +82,7 @@ struct http1_connection {
   struct list exchanges; /* in the order of their requests; the first ones answered are being written */
   uint32_t n_exchanges;
   size_t copied;  /* bytes of bodies in memory of the connection */
+  size_t counted; /* of them by the service (service.hold) */
   bool sending;   /* in the middle of its queue: `done` of one answer may bring the next one */
   bool blocked;   /* the socket takes no more */
   bool finishing; /* nothing comes after what is in the queue */
@@ -90,6 +92,8 @@ struct http1_connection {
   struct deadline wait, write_wait;
   uint64_t wait_requests;              /* `requests` when wait began */
   uint64_t received, received_at_wait; /* bytes, for the rate of a body */
+  uint64_t sent, sent_at_wait;         /* the same for answers */
+  uint64_t crowded_ns;                 /* since when a slow answer finds no room for its copy; 0: it does not */
   uint64_t linger_until_ns;
 };
 
@@ -129,8 +133,11 @@ extern const struct transport http1_transport;
 void http1_reply_continue(struct http1_connection *connection);
 /* Writes as much as the socket takes. */
 void http1_reply_flush(struct http1_connection *connection);
-/* Copies all borrowed bodies into memory of the connection, or closes it. */
+/* Copies all borrowed bodies into memory of the connection, as far as there is room for them. Closes it when one cannot
+ * be copied, or has found no room for too long. */
 void http1_reply_copy(struct http1_connection *connection);
+/* Bytes of copied bodies are no longer in memory. */
+void http1_reply_forget(struct http1_connection *connection, size_t size);
 /* The service is told that its exchange is gone, or that an answer's memory is no longer needed. */
 void http1_exchange_end(struct http1_exchange *exchange);
 

@@ -3,15 +3,19 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/socket.h>
 
 enum {
+  UNCOUNTED = 16 * 1024,       /* bytes of copied bodies of a connection that are not worth counting */
   COPY_AT_ONCE = 8 * 1024,     /* a body up to this is copied behind its head: cheaper than keeping account of it */
   COMPRESS_LEAST = 512,        /* below, a compressed body is hardly smaller */
   COMPRESS_MOST = 1024 * 1024, /* above, it would hold up the loop's other connections: some 10 ms */
   WRITE_IOVECS = 64
 };
+
+#define CROWDED_MOST_NS NS_PER_S /* then a slow client whose answer cannot be copied has to go */
 
 #define CONTINUE "HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -59,6 +63,22 @@ struct head_facts {
   enum content_coding coding;
 };
 
+/* RFC 9110 section 6.6.1. Written once in a second, in the one form that all readers know (section 5.6.7). */
+static char *put_date(char *at, struct http_server *server) {
+  struct timespec now;
+  clock_gettime(CLOCK_REALTIME_COARSE, &now);
+  if (now.tv_sec != server->date_second) {
+    static const char days[] = "SunMonTueWedThuFriSat", months[] = "JanFebMarAprMayJunJulAugSepOctNovDec";
+    struct tm utc;
+    gmtime_r(&now.tv_sec, &utc);
+    snprintf(server->date, sizeof server->date, "Date: %.3s, %02d %.3s %04d %02d:%02d:%02d GMT\r\n",
+             days + 3 * utc.tm_wday, utc.tm_mday, months + 3 * utc.tm_mon, (utc.tm_year + 1900) % 10000, utc.tm_hour,
+             utc.tm_min, utc.tm_sec);
+    server->date_second = now.tv_sec;
+  }
+  return put(at, server->date, strlen(server->date));
+}
+
 /* Writes the head into x->out in one go; false without memory. */
 static bool write_head(struct http1_exchange *x, const struct reply *r, struct head_facts facts) {
   const char *reason = http_status_text(r->status);
@@ -71,6 +91,7 @@ static bool write_head(struct http1_exchange *x, const struct reply *r, struct h
   *at++ = ' ';
   at = put(at, reason, strlen(reason));
   at = PUT(at, "\r\n");
+  at = put_date(at, x->connection->server);
   if (r->content_type != NULL) at = put_header(at, "Content-Type", r->content_type);
   if (!has_no_content(r->status)) {
     at = PUT(at, "Content-Length: ");
@@ -104,18 +125,39 @@ static void body_done(struct http1_exchange *x) {
   if (done != NULL) done(x->owner);
 }
 
-/* What is left of the body moves into memory of the connection. false: past the bound, or no memory. */
-static bool copy_body(struct http1_exchange *x) {
+static size_t beyond(size_t size, size_t bound) { return size > bound ? size - bound : 0; }
+
+/* Room for size bytes more of copied bodies. MU_TOO_LARGE: past the connection's bound; MU_UNAVAILABLE: not now. */
+static mu_status charge(struct http1_exchange *x, size_t size) {
   struct http1_connection *c = x->connection;
-  size_t size = body_size(x->body + x->body_at, x->n_body - x->body_at);
-  if (size > c->server->limits.copied_reply_bytes || c->copied > c->server->limits.copied_reply_bytes - size)
-    return false;
-  for (size_t i = x->body_at; i < x->n_body; i++)
-    if (buffer_append(&x->out, x->body[i].iov_base, x->body[i].iov_len) != MU_OK) return false;
+  const struct http_server *server = c->server;
+  if (size > server->limits.copied_reply_bytes || c->copied > server->limits.copied_reply_bytes - size)
+    return MU_TOO_LARGE;
+  size_t count = beyond(c->copied + size, UNCOUNTED);
+  if (server->service.hold != NULL && count > c->counted) {
+    if (!server->service.hold(server->context, count - c->counted)) return MU_UNAVAILABLE;
+    c->counted = count;
+  }
   c->copied += size;
   x->charged += size;
-  body_done(x);
-  return true;
+  return MU_OK;
+}
+
+void http1_reply_forget(struct http1_connection *c, size_t size) {
+  const struct http_server *server = c->server;
+  c->copied -= size;
+  size_t count = beyond(c->copied, UNCOUNTED), less = beyond(c->counted, count);
+  c->counted -= less;
+  if (less > 0) server->service.let_go(server->context, less);
+}
+
+/* What is left of the body moves into memory of the connection. As charge, and MU_NO_MEMORY. */
+static mu_status copy_body(struct http1_exchange *x) {
+  mu_status status = charge(x, body_size(x->body + x->body_at, x->n_body - x->body_at));
+  for (size_t i = x->body_at; status == MU_OK && i < x->n_body; i++)
+    status = buffer_append(&x->out, x->body[i].iov_base, x->body[i].iov_len);
+  if (status == MU_OK) body_done(x);
+  return status;
 }
 
 static bool borrow_body(struct http1_exchange *x, const struct reply *r) {
@@ -131,7 +173,7 @@ static bool borrow_body(struct http1_exchange *x, const struct reply *r) {
 }
 
 /* Compresses into the server's scratch buffer where that is wanted, allowed and shorter. The scratch holds the body
- * then. Without memory for it the body goes out as it is, which is always right. */
+ * then, and it is charged. Without memory for it the body goes out as it is, which is always right. */
 static enum content_coding compress(struct http1_exchange *x, const struct reply *r, size_t size) {
   struct http_server *server = x->connection->server;
   if (!r->compressible || size < COMPRESS_LEAST || size > COMPRESS_MOST) return CODING_IDENTITY;
@@ -143,7 +185,7 @@ static enum content_coding compress(struct http1_exchange *x, const struct reply
       content_encoder_run(server->encoders[coding], r->body, r->n_body, &server->encoded) != MU_OK ||
       server->encoded.size >= size)
     return CODING_IDENTITY;
-  return coding;
+  return charge(x, server->encoded.size) == MU_OK ? coding : CODING_IDENTITY;
 }
 
 static bool is_first_unsent(const struct http1_exchange *x) {
@@ -161,7 +203,7 @@ static bool send_or_copy(struct http1_exchange *x) {
   http1_reply_flush(c);
   if (c->closed) return true;
   for (const struct list *at = head->next; at != head; at = at->next)
-    if (at == link) return copy_body(x); /* it is still there: not all was written */
+    if (at == link) return copy_body(x) == MU_OK; /* it is still there: not all was written */
   return true;
 }
 
@@ -170,6 +212,7 @@ static bool fill_answer(struct http1_exchange *x, const struct reply *r) {
   size_t size = body_size(r->body, r->n_body);
   x->done = r->done;
   x->owner = r->owner;
+  x->unshared = r->unshared;
   struct head_facts facts = {.length = size, .coding = compress(x, r, size)};
   if (facts.coding != CODING_IDENTITY) facts.length = x->connection->server->encoded.size;
   if (!write_head(x, r, facts)) return false;
@@ -179,25 +222,24 @@ static bool fill_answer(struct http1_exchange *x, const struct reply *r) {
   }
   if (facts.coding != CODING_IDENTITY) {
     body_done(x);
-    x->charged += facts.length;
-    x->connection->copied += facts.length;
     return buffer_append(&x->out, x->connection->server->encoded.data, facts.length) == MU_OK;
   }
   if (!borrow_body(x, r)) return false;
-  if (size <= COPY_AT_ONCE || !is_first_unsent(x)) return copy_body(x);
+  if (size <= COPY_AT_ONCE || !is_first_unsent(x)) return copy_body(x) == MU_OK;
   return r->done != NULL || send_or_copy(x);
 }
 
 /* ---- exchange_reply ---------------------------------------------------------------------------------------------- */
 
-/* The answer comes before its request is all there. A short rest is read and dropped. A long one, and one whose client
- * waits to be asked for it (it may send it or not), end the connection. */
+/* The answer comes before its request is all there. A short rest is read and dropped. A long one, one that may turn out
+ * long (chunked), and one whose client waits to be asked for it (it may send it or not), end the connection. */
 static void abandon_body(struct http1_exchange *x) {
   struct http1_connection *c = x->connection;
   c->current = NULL;
   c->paused = false;
   c->body_bytes = 0;
-  if (x->wants_continue || http1_codec_body_left(c->codec) > HTTP1_DRAIN_BYTES) x->keep_alive = false;
+  if (x->wants_continue || x->base.content_length == UINT64_MAX || http1_codec_body_left(c->codec) > HTTP1_DRAIN_BYTES)
+    x->keep_alive = false;
   x->wants_continue = false;
 }
 
@@ -272,7 +314,7 @@ static void retire(struct http1_exchange *x) {
   struct http1_connection *c = x->connection;
   list_remove(&x->link);
   c->n_exchanges--;
-  c->copied -= x->charged;
+  http1_reply_forget(c, x->charged);
   if (!x->keep_alive) c->finishing = true;
   body_done(x);
   http1_exchange_release(x);
@@ -299,22 +341,22 @@ static void advance(struct http1_connection *c, size_t sent) {
 }
 
 /* How long the client may take now: the borrowed memory is wanted back soon, all else is only memory of its own. */
-static void arm_write_wait(struct http1_connection *c, bool progress) {
+static void arm_write_wait(struct http1_connection *c) {
   bool borrowed = false;
   list_each (link, &c->exchanges) {
     struct http1_exchange *x = list_item(link, struct http1_exchange, link);
-    borrowed |= x->body_at < x->n_body;
+    borrowed |= x->body_at < x->n_body && !x->unshared;
   }
   enum wait kind = borrowed ? WAIT_SLOW : WAIT_STALL;
-  if (kind == c->write_waiting && !(kind == WAIT_STALL && progress)) return;
+  if (kind == c->write_waiting) return;
   c->write_waiting = kind;
+  c->sent_at_wait = c->sent;
   deadline_start(&c->server->waits[kind], &c->write_wait, c->server->now_ns);
   if (kind == WAIT_SLOW) http_server_arm_fine(c->server);
 }
 
 void http1_reply_flush(struct http1_connection *c) {
   if (c->sending) return;
-  bool progress = false;
   c->sending = true;
   c->blocked = false;
   while (!c->closed && !c->blocked) {
@@ -327,25 +369,37 @@ void http1_reply_flush(struct http1_connection *c) {
     if (c->closed) break;
     c->blocked = sent < (ssize_t)body_size(pieces, message.msg_iovlen);
     if (sent <= 0) break;
-    progress = true;
+    c->sent += (size_t)sent;
     advance(c, (size_t)sent);
   }
   c->sending = false;
   if (c->closed) return;
   if (c->blocked) {
-    arm_write_wait(c, progress);
+    arm_write_wait(c);
   } else if (c->write_waiting != WAIT_NONE) {
     c->write_waiting = WAIT_NONE;
+    c->crowded_ns = 0;
     deadline_clear(&c->write_wait);
   }
 }
 
+/* May an answer that found no room wait on for it? */
+static bool may_stay_borrowed(struct http1_connection *c) {
+  if (c->crowded_ns == 0) c->crowded_ns = c->server->now_ns;
+  return c->server->now_ns - c->crowded_ns < CROWDED_MOST_NS;
+}
+
 void http1_reply_copy(struct http1_connection *c) {
+  bool crowded = false;
   c->sending = true;
   list_each (link, &c->exchanges) {
     struct http1_exchange *x = list_item(link, struct http1_exchange, link);
-    if (x->body_at < x->n_body && !copy_body(x)) http1_connection_close(c);
+    if (x->body_at == x->n_body || x->unshared) continue;
+    mu_status status = copy_body(x);
+    crowded |= status == MU_UNAVAILABLE;
+    if (status != MU_OK && !(status == MU_UNAVAILABLE && may_stay_borrowed(c))) http1_connection_close(c);
     if (c->closed) break;
   }
+  if (!crowded) c->crowded_ns = 0;
   c->sending = false;
 }

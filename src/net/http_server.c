@@ -38,7 +38,24 @@ static void listener_close(struct listener *listener) {
 }
 
 static bool has_room(const struct http_server *server) {
-  return atomic_load_explicit(&server->connections_open, memory_order_relaxed) < server->limits.connections;
+  const struct connection_room *room = server->limits.room;
+  return atomic_load_explicit(&server->connections_open, memory_order_relaxed) < server->limits.connections &&
+         (room == NULL || atomic_load_explicit(&room->open, memory_order_relaxed) < room->most);
+}
+
+static void give_room(struct http_server *server) {
+  counter_add(&server->connections_open, UINT64_MAX);
+  if (server->limits.room != NULL) atomic_fetch_sub_explicit(&server->limits.room->open, 1, memory_order_relaxed);
+}
+
+/* For one connection more; those of other loops may take it at the same time. */
+static bool take_room(struct http_server *server) {
+  struct connection_room *room = server->limits.room;
+  if (!has_room(server)) return false;
+  counter_add(&server->connections_open, 1);
+  if (room == NULL || atomic_fetch_add_explicit(&room->open, 1, memory_order_relaxed) < room->most) return true;
+  give_room(server);
+  return false;
 }
 
 static void on_coarse(uv_timer_t *timer);
@@ -69,19 +86,19 @@ static bool is_of_one_connection(int error) {
 static void accept_some(struct listener *listener, int n) {
   struct http_server *server = listener->server;
   while (n-- > 0) {
-    if (!has_room(server)) {
+    if (!take_room(server)) {
       hold_accept(server);
       return;
     }
-    int fd = accept4(listener->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
-    if (fd < 0 && is_of_one_connection(errno)) continue;
-    if (fd < 0 && errno != EAGAIN) hold_accept(server); /* no descriptors or no memory: tried again later */
+    int fd = accept4(listener->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC), error = errno;
+    if (fd < 0) give_room(server);
+    if (fd < 0 && is_of_one_connection(error)) continue;
+    if (fd < 0 && error != EAGAIN) hold_accept(server); /* no descriptors or no memory: tried again later */
     if (fd < 0) return;
-    counter_add(&server->connections_open, 1);
     counter_add(&server->connections_total, 1);
     arm_coarse(server);
     if (http1_connection_open(server, fd) == MU_OK) continue;
-    counter_add(&server->connections_open, UINT64_MAX);
+    give_room(server);
     hold_accept(server);
     return;
   }
@@ -188,7 +205,7 @@ void http_server_detach(struct http_server *server) {
 }
 
 void http_server_connection_closed(struct http_server *server) {
-  counter_add(&server->connections_open, UINT64_MAX);
+  give_room(server);
   resume_accept(server);
 }
 

@@ -11,17 +11,25 @@
 
 struct http_server;
 
+/* Connections of several servers together; any thread. */
+struct connection_room {
+  _Atomic uint32_t open;
+  uint32_t most;
+};
+
 struct http_limits {
-  uint64_t body_bytes;         /* largest body, inflated: 413 */
-  uint64_t head_bytes;         /* request line and headers: 431 */
-  uint32_t pipeline;           /* requests of a connection that are not answered yet; reading stops at it (16) */
-  uint64_t idle_timeout_ns;    /* keep-alive without a request */
-  uint64_t head_timeout_ns;    /* from the first byte to the end of the head: 408 */
-  uint64_t body_min_rate;      /* bytes a second that a body must bring in every stretch of body_grace_ns: 408 */
-  uint64_t body_grace_ns;      /* at least 0.1 s; time in which the service has paused the body does not count */
-  uint64_t slow_reply_ns;      /* 20 ms: an unwritten reply is copied then */
-  uint64_t copied_reply_bytes; /* of a connection; past it the connection is cut. Not less than the largest reply */
-  uint32_t connections;        /* open at once; further ones are not accepted until one closes */
+  uint64_t body_bytes;          /* largest body, inflated: 413 */
+  uint64_t head_bytes;          /* request line and headers: 431 */
+  uint32_t pipeline;            /* requests of a connection that are not answered yet; reading stops at it (16) */
+  uint64_t idle_timeout_ns;     /* keep-alive without a request; a stretch in which a client takes its answer */
+  uint64_t head_timeout_ns;     /* from the first byte to the end of the head: 408 */
+  uint64_t body_min_rate;       /* bytes a second that a body must bring in every stretch of body_grace_ns: 408; and
+                                 * that a client must take of its answer in every stretch of idle_timeout_ns, or is cut */
+  uint64_t body_grace_ns;       /* at least 0.1 s; time in which the service has paused the body does not count */
+  uint64_t slow_reply_ns;       /* 20 ms: an unwritten reply is copied then */
+  uint64_t copied_reply_bytes;  /* of a connection; past it the connection is cut. Not less than the largest reply */
+  uint32_t connections;         /* open at once; further ones are not accepted until one closes */
+  struct connection_room *room; /* borrowed: the bound that this server shares with others; NULL: none */
 };
 
 /* service, limits are copied; context is borrowed. NULL without memory. */

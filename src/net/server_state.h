@@ -10,6 +10,7 @@
 #include "net/http_server.h"
 
 #include <stdatomic.h>
+#include <time.h>
 
 struct http1_connection;
 
@@ -22,7 +23,7 @@ enum wait {
   WAIT_HEAD,   /* for the rest of a head */
   WAIT_BODY,   /* for enough of a body */
   WAIT_LINGER, /* for a client to see the last answer and close */
-  WAIT_STALL,  /* for a client to take any byte of an answer */
+  WAIT_STALL,  /* for a client to take enough of an answer */
   WAIT_SLOW,   /* for a client to take an answer whose memory is borrowed */
   WAIT_COUNT,
   WAIT_NONE = WAIT_COUNT
@@ -56,6 +57,8 @@ struct http_server {
   struct buffer encoded;                          /* the reply being compressed */
   uint8_t *read_buffer, *decoded;
   uint64_t next_serial;
+  time_t date_second; /* that `date` says */
+  char date[40];      /* the header's line */
   _Atomic uint64_t connections_open, connections_total, requests_total;
 };
 

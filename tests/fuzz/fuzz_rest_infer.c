@@ -51,8 +51,8 @@ static mu_status receive(const struct model *model, const uint8_t *data, size_t 
     require(start + input->source_size == input->size);
     if (input->source_size > 0) memcpy(input->data + start, binary + input->source_at, input->source_size);
   }
-  status = rest_infer_read_json(json, json_size, request, &err);
-  return status == MU_OK ? rest_infer_check_binary(request, &err) : status;
+  status = rest_infer_read_json(model, json, json_size, request, &err);
+  return status == MU_OK ? rest_infer_check_binary(model, request, &err) : status;
 }
 
 static void echo(const struct model *model, const struct request *request) {

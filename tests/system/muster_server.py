@@ -21,6 +21,11 @@ def binary_path() -> pathlib.Path:
     return pathlib.Path(os.environ.get("MUSTER_BINARY", ROOT / "build" / "release" / "muster"))
 
 
+def sanitized() -> bool:
+    """Is the binary built with a sanitizer, whose own memory says nothing about muster's?"""
+    return binary_path().parent.name in ("asan", "tsan")
+
+
 def environment(more=None) -> dict[str, str]:
     """That of the tests without what muster would take for settings of its own, then what a test adds."""
     settings = {"ENABLE_BATCHING", "MAX_BATCH_SIZE", "MAX_BATCH_WAIT_TIME", "GPU_LOAD_BALANCE_STRATEGY"}

@@ -38,7 +38,7 @@ static inline void attempt_run(struct attempt *a, const struct model *model, con
   a->status = rest_infer_parse(model, copy, size, binary_size, &a->request, &a->err);
   if (a->status == MU_OK) {
     attempt_memory(a);
-    a->status = rest_infer_read_json(copy, size, &a->request, &a->err);
+    a->status = rest_infer_read_json(model, copy, size, &a->request, &a->err);
   }
   if (a->status == MU_OK) {
     for (uint32_t i = 0; i < a->request.n_inputs; i++) {
@@ -48,7 +48,7 @@ static inline void attempt_run(struct attempt *a, const struct model *model, con
       assert_int_equal(rest_infer_binary_start(input), 0);
       memcpy(input->data, (const char *)binary + input->source_at, input->source_size);
     }
-    a->status = rest_infer_check_binary(&a->request, &a->err);
+    a->status = rest_infer_check_binary(model, &a->request, &a->err);
   }
   free(copy);
 }

@@ -196,7 +196,7 @@ static const struct {
      "element 3: 2147483648 is out of the range of INT32"},
     {INPUT("\"shape\":[1,4],\"data\":[1,2,3.5,4]"), 0, MU_INVALID,
      "element 2: 3.5 is no integer, as is needed for INT32"},
-    {INPUT("\"shape\":[1,4],\"data\":[1,2,\"3\",4]"), 0, MU_INVALID, "element 2 of INT32 must be a number"},
+    {INPUT("\"shape\":[1,4],\"data\":[1,2,\"3\",4]"), 0, MU_INVALID, ": element 2 of INT32 must be a number"},
     {INPUT("\"shape\":[1,4],\"data\":[1,2,NaN,4]"), 0, MU_INVALID, "expected a value"},
     /* binary data */
     {INPUT("\"shape\":[1,4],\"parameters\":{\"binary_data_size\":15}"), 15, MU_INVALID,

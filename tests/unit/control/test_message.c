@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -492,6 +493,28 @@ static void nothing_there_and_nobody_there_differ(void **state) {
   close(sockets[0]);
 }
 
+/* The message is what it was, only its descriptors are lost; with room again the next one has its own. */
+static void fds_that_find_no_room_are_lost_alone(void **state) {
+  int sockets[2], null = open("/dev/null", O_RDONLY | O_CLOEXEC);
+  make_pair(sockets);
+  struct rlimit usual, none;
+  assert_int_equal(getrlimit(RLIMIT_NOFILE, &usual), 0);
+  none = usual;
+  none.rlim_cur = 3; /* all descriptors that are free are above */
+  struct control_packet packet;
+  for (int room = 0; room < 2; room++) {
+    assert_int_equal(control_send(sockets[0], CONTROL_WORKER_ATTACH, &worker_attach, &null, 1, NULL), MU_OK);
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, room == 0 ? &none : &usual), 0);
+    assert_int_equal(control_receive(sockets[1], &packet, NULL), MU_OK);
+    assert_sample(&packet);
+    assert_int_equal(packet.n_fds, room);
+    control_packet_free(&packet);
+  }
+  close(null);
+  close(sockets[0]);
+  close(sockets[1]);
+}
+
 /* A peer that leaves with our messages unread makes the kernel say ECONNRESET before its own last message. */
 static void last_words_are_heard_though_ours_were_not(void **state) {
   int sockets[2];
@@ -526,6 +549,7 @@ int main(void) {
       cmocka_unit_test(fds_must_belong_to_the_type),
       cmocka_unit_test(fds_of_a_bad_packet_are_closed),
       cmocka_unit_test(more_fds_than_fit_are_closed_and_refused),
+      cmocka_unit_test(fds_that_find_no_room_are_lost_alone),
       cmocka_unit_test(nothing_there_and_nobody_there_differ),
       cmocka_unit_test(last_words_are_heard_though_ours_were_not),
   };

@@ -55,6 +55,8 @@ struct fixture {
   void (*on_begin)(struct seen *seen);
   void (*on_body)(struct seen *seen);
   void (*on_end)(struct seen *seen);
+  /* memory for copied replies: what there is, what is taken */
+  uint64_t hold_most, held;
   /* memory offered as window */
   uint8_t *window;
   size_t window_size, window_at, n_windows;
@@ -138,7 +140,21 @@ static bool service_window(void *context, struct exchange *exchange, uint8_t **r
   return true;
 }
 
-static const struct service recording = {service_begin, service_body, service_end, service_gone, service_window};
+static bool service_hold(void *context, uint64_t bytes) {
+  struct fixture *f = context;
+  if (bytes > f->hold_most - f->held) return false;
+  f->held += bytes;
+  return true;
+}
+
+static void service_let_go(void *context, uint64_t bytes) {
+  struct fixture *f = context;
+  assert_true(bytes <= f->held);
+  f->held -= bytes;
+}
+
+static const struct service recording = {service_begin,  service_body, service_end,   service_gone,
+                                         service_window, service_hold, service_let_go};
 
 /* ---- turning the loop -------------------------------------------------------------------------------------------- */
 
@@ -172,7 +188,7 @@ static const struct http_limits usual_limits = {
 };
 
 UNUSED static void fixture_start(struct fixture *f, const struct http_limits *limits) {
-  *f = (struct fixture){.limits = *limits};
+  *f = (struct fixture){.limits = *limits, .hold_most = UINT64_MAX};
   mu_error err;
   int fd;
   f->loop = net_loop_create();
@@ -188,6 +204,7 @@ UNUSED static void fixture_start(struct fixture *f, const struct http_limits *li
 UNUSED static void fixture_stop(struct fixture *f) {
   http_server_free(f->server);
   net_loop_free(f->loop);
+  assert_int_equal(f->held, 0);
   for (size_t i = 0; i < f->n_seen; i++) {
     assert_null(f->seen[i].exchange); /* each was answered or is gone */
     buffer_free(&f->seen[i].body);
@@ -285,6 +302,21 @@ UNUSED static bool client_has_answer(struct client *c) {
   return c->in.size >= strlen(head) + answer_length(head);
 }
 
+/* Every answer says when it was given; the line is taken out of the text, so that the rest can be compared. */
+static void take_date(char *text) {
+  char day[4], month[4], rest[8];
+  int number, year, hour, minute, second;
+  char *line = strcasestr(text, "\r\nDate: ");
+  assert_non_null(line);
+  char *end = strstr(line + 2, "\r\n");
+  assert_int_equal(sscanf(line + 2, "Date: %3[A-Z a-z], %2d %3s %4d %2d:%2d:%2d %3s", day, &number, month, &year, &hour,
+                          &minute, &second, rest),
+                   8);
+  assert_string_equal(rest, "GMT");
+  assert_int_equal(end - line, 2 + (int)strlen("Date: Sun, 06 Nov 1994 08:49:37 GMT"));
+  memmove(line, end, strlen(end) + 1);
+}
+
 UNUSED static struct answer client_answer(struct client *c) {
   struct answer a = {0};
   TURN_UNTIL(c->fixture, client_has_answer(c) || c->closed);
@@ -292,6 +324,7 @@ UNUSED static struct answer client_answer(struct client *c) {
   size_t head = (size_t)((char *)memmem(c->in.data, c->in.size, "\r\n\r\n", 4) - c->in.data) + 4;
   memcpy(a.head, c->in.data, head);
   assert_int_equal(sscanf(a.head, "HTTP/1.1 %d ", &a.status), 1);
+  if (a.status >= 200) take_date(a.head);
   a.size = answer_length(a.head);
   a.body = calloc(1, a.size + 1);
   assert_non_null(a.body);

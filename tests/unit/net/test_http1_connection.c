@@ -160,7 +160,11 @@ static void head_has_no_body(void **state) {
   client_connect(&c, &f);
   client_say(&c, "HEAD /v2 HTTP/1.1\r\nHost: h\r\n\r\n" GET("/next"));
   client_wait_text(&c, "\r\n\r\nok");
-  assert_string_equal(client_text(&c),
+  char text[512];
+  snprintf(text, sizeof text, "%s", client_text(&c));
+  take_date(text);
+  take_date(text);
+  assert_string_equal(text,
                       "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\n"
                       "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\nok");
   assert_string_equal(f.seen[0].method, "HEAD");
@@ -563,15 +567,31 @@ static void early_answer_keeps_a_short_body_off(void **state) {
   fixture_start(&f, &usual_limits);
   f.on_begin = answer_not_found;
   client_connect(&c, &f);
-  client_say(&c,
-             "POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello"
-             "POST /b HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n");
-  client_expect(&c, 404, "none");
+  client_say(&c, "POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello");
   client_expect(&c, 404, "none");
   f.on_begin = NULL;
   client_say(&c, GET("/c"));
   client_expect(&c, 200, "ok");
-  assert_int_equal(f.seen[0].n_body_calls + f.seen[1].n_body_calls, 0);
+  assert_int_equal(f.seen[0].n_body_calls, 0);
+  client_free(&c);
+  fixture_stop(&f);
+}
+
+/* Nobody knows how much of a chunked body is to come: the client is told that the connection ends, before it may. */
+static void early_answer_to_a_chunked_body_is_the_last(void **state) {
+  struct fixture f;
+  struct client c;
+  fixture_start(&f, &usual_limits);
+  f.on_begin = answer_not_found;
+  client_connect(&c, &f);
+  client_say(&c, "POST /a HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n");
+  struct answer a = client_answer(&c);
+  assert_int_equal(a.status, 404);
+  assert_true(answer_has(&a, "Connection: close"));
+  client_wait_closed(&c);
+  assert_false(c.reset);
+  assert_int_equal(f.seen[0].n_body_calls, 0);
+  free(a.body);
   client_free(&c);
   fixture_stop(&f);
 }
@@ -1098,6 +1118,7 @@ int main(void) {
       cmocka_unit_test(asks_when_there_is_room),
       cmocka_unit_test(does_not_ask_when_refused),
       cmocka_unit_test(early_answer_keeps_a_short_body_off),
+      cmocka_unit_test(early_answer_to_a_chunked_body_is_the_last),
       cmocka_unit_test(large_unread_bodies),
       cmocka_unit_test(body_limit_with_expectation),
       cmocka_unit_test(body_limit_exactly),

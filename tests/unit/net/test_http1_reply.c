@@ -114,6 +114,159 @@ static void stalled_reader_is_cut(void **state) {
   fixture_stop(&f);
 }
 
+/* Enough of an answer must be taken in each stretch of the idle time; a byte now and then is not. */
+static void reader_that_only_sips_is_cut(void **state) {
+  struct http_limits limits = usual_limits;
+  limits.idle_timeout_ns = 300 * (uint64_t)NS_PER_MS;
+  limits.body_min_rate = 1 << 30; /* nobody reads as fast for long */
+  struct fixture f;
+  struct client c;
+  fixture_start(&f, &limits);
+  f.on_end = answer_never;
+  client_connect(&c, &f);
+  client_say(&c, GET("/"));
+  TURN_UNTIL(&f, f.n_seen == 1);
+  uint8_t *data = pattern_create(LARGE, 4), sip[4096];
+  answer(&f.seen[0], 200, data, LARGE);
+  struct http_server_counts counts = {.connections_open = 1};
+  for (uint64_t limit = clock_now_ns() + TEST_LIMIT_NS; counts.connections_open > 0;) {
+    (void)!recv(c.fd, sip, sizeof sip, 0);
+    turn(&f);
+    http_server_count(f.server, &counts);
+    if (clock_now_ns() > limit) fail_msg("it is never cut");
+  }
+  free(data);
+  client_free(&c);
+  fixture_stop(&f);
+}
+
+/* Enough was taken when a stretch is over: the rest gets another one. */
+static void slow_but_steady_reader_is_served(void **state) {
+  struct http_limits limits = usual_limits;
+  limits.idle_timeout_ns = NS_PER_S;
+  limits.body_min_rate = 1024;
+  struct fixture f;
+  struct client c;
+  fixture_start(&f, &limits);
+  f.on_end = answer_never;
+  client_connect(&c, &f);
+  client_say(&c, GET("/"));
+  TURN_UNTIL(&f, f.n_seen == 1);
+  uint8_t *data = pattern_create(LARGE, 4), *part = malloc(LARGE);
+  assert_non_null(part);
+  answer(&f.seen[0], 200, data, LARGE);
+  size_t size = 0;
+  for (uint64_t limit = clock_now_ns() + TEST_LIMIT_NS; size < LARGE; turn(&f)) {
+    ssize_t n = recv(c.fd, part, 16 << 10, 0); /* some 2 ms each: several seconds in all */
+    if (n == 0 || (n < 0 && errno != EAGAIN)) fail_msg("cut after %zu bytes", size);
+    if (n > 0) size += (size_t)n;
+    if (clock_now_ns() > limit) fail_msg("it takes too long");
+  }
+  TURN_UNTIL(&f, f.seen[0].n_done == 1);
+  free(data);
+  free(part);
+  client_free(&c);
+  fixture_stop(&f);
+}
+
+/* The service counts what waits for slow readers, and gets it back when they have it or leave. */
+static void copies_are_counted(void **state) {
+  struct fixture f;
+  struct client c[2];
+  fixture_start(&f, &usual_limits);
+  f.on_end = answer_never;
+  uint8_t *data = pattern_create(LARGE, 5);
+  for (size_t i = 0; i < 2; i++) {
+    client_connect(&c[i], &f);
+    client_say(&c[i], GET("/"));
+    TURN_UNTIL(&f, f.n_seen == i + 1);
+    answer(&f.seen[i], 200, data, LARGE);
+    TURN_UNTIL(&f, f.seen[i].n_done == 1);
+  }
+  assert_true(f.held > LARGE && f.held < 2 * LARGE);
+  struct answer a = client_answer(&c[0]);
+  assert_memory_equal(a.body, data, LARGE);
+  TURN_UNTIL(&f, f.held < LARGE);
+  assert_true(f.held > 0);
+  client_free(&c[1]);
+  TURN_UNTIL(&f, f.held == 0);
+  free(a.body);
+  free(data);
+  client_free(&c[0]);
+  fixture_stop(&f);
+}
+
+/* No room for the copy: the answer stays where it is for a while, and arrives whole when its client reads then. */
+static void reply_without_room_waits(void **state) {
+  struct fixture f;
+  struct client c;
+  fixture_start(&f, &usual_limits);
+  f.hold_most = 1000;
+  f.on_end = answer_never;
+  client_connect(&c, &f);
+  client_say(&c, GET("/"));
+  TURN_UNTIL(&f, f.n_seen == 1);
+  uint8_t *data = pattern_create(LARGE, 6);
+  answer(&f.seen[0], 200, data, LARGE);
+  for (uint64_t until = clock_now_ns() + 100 * NS_PER_MS; clock_now_ns() < until;) turn(&f);
+  assert_int_equal(f.seen[0].n_done, 0);
+  struct answer a = client_answer(&c);
+  assert_memory_equal(a.body, data, LARGE);
+  TURN_UNTIL(&f, f.seen[0].n_done == 1);
+  free(a.body);
+  free(data);
+  client_free(&c);
+  fixture_stop(&f);
+}
+
+static void reply_that_finds_no_room_is_cut(void **state) {
+  struct fixture f;
+  struct client c;
+  fixture_start(&f, &usual_limits);
+  f.hold_most = 1000;
+  f.on_end = answer_never;
+  client_connect(&c, &f);
+  client_say(&c, GET("/"));
+  TURN_UNTIL(&f, f.n_seen == 1);
+  uint8_t *data = pattern_create(LARGE, 7);
+  answer(&f.seen[0], 200, data, LARGE);
+  TURN_UNTIL(&f, f.seen[0].n_done == 1); /* within seconds, not after the idle time */
+  struct http_server_counts counts;
+  http_server_count(f.server, &counts);
+  assert_int_equal(counts.connections_open, 0);
+  free(data);
+  client_free(&c);
+  fixture_stop(&f);
+}
+
+/* Memory that nobody else waits for is not copied. */
+static void unshared_memory_stays(void **state) {
+  struct fixture f;
+  struct client c;
+  fixture_start(&f, &usual_limits);
+  f.hold_most = 0;
+  f.on_end = answer_never;
+  client_connect(&c, &f);
+  client_say(&c, GET("/"));
+  TURN_UNTIL(&f, f.n_seen == 1);
+  uint8_t *data = pattern_create(LARGE, 8);
+  struct iovec body = {.iov_base = data, .iov_len = LARGE};
+  struct exchange *exchange = f.seen[0].exchange;
+  f.seen[0].exchange = NULL;
+  exchange_reply(
+      exchange,
+      &(struct reply){
+          .status = 200, .body = &body, .n_body = 1, .unshared = true, .done = seen_done, .owner = &f.seen[0]});
+  for (uint64_t until = clock_now_ns() + 1500 * (uint64_t)NS_PER_MS; clock_now_ns() < until;) turn(&f);
+  assert_int_equal(f.seen[0].n_done, 0);
+  struct answer a = client_answer(&c);
+  assert_memory_equal(a.body, data, LARGE);
+  free(a.body);
+  free(data);
+  client_free(&c);
+  fixture_stop(&f);
+}
+
 static void waiting_answers_past_the_bound_cut(void **state) {
   struct http_limits limits = usual_limits;
   limits.copied_reply_bytes = 100000;
@@ -460,6 +613,12 @@ int main(void) {
       cmocka_unit_test(slow_reader_is_copied),
       cmocka_unit_test(slow_reader_past_the_bound_is_cut),
       cmocka_unit_test(stalled_reader_is_cut),
+      cmocka_unit_test(reader_that_only_sips_is_cut),
+      cmocka_unit_test(slow_but_steady_reader_is_served),
+      cmocka_unit_test(copies_are_counted),
+      cmocka_unit_test(reply_without_room_waits),
+      cmocka_unit_test(reply_that_finds_no_room_is_cut),
+      cmocka_unit_test(unshared_memory_stays),
       cmocka_unit_test(waiting_answers_past_the_bound_cut),
       cmocka_unit_test(leaves_in_the_middle),
       cmocka_unit_test(half_closed_reader_gets_its_answer),
