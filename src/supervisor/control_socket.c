@@ -34,8 +34,8 @@ static json_t *pid_json(const struct process *process) {
 
 static json_t *models_json(const struct supervisor *s) {
   json_t *models = json_array();
-  for (size_t i = 0; i < s->n_models; i++) {
-    const struct served_model *model = &s->models[i];
+  list_each (link, &s->models) {
+    const struct served_model *model = list_item(link, struct served_model, link);
     json_array_append_new(
         models, json_pack("{s:s, s:I, s:s, s:s}", "name", model->name, "version", (json_int_t)model->version, "state",
                           model_state_name(model->state), "reason", model->reason));
@@ -45,8 +45,8 @@ static json_t *models_json(const struct supervisor *s) {
 
 static json_t *workers_json(const struct supervisor *s) {
   json_t *workers = json_array();
-  for (size_t i = 0; i < s->n_workers; i++) {
-    const struct worker *worker = &s->workers[i];
+  list_each (link, &s->workers) {
+    const struct worker *worker = list_item(link, struct worker, all);
     json_array_append_new(workers, json_pack("{s:I, s:o, s:s, s:I, s:s, s:s, s:I, s:s}", "worker",
                                              (json_int_t)worker->number, "pid", pid_json(worker->process), "model",
                                              worker->model->name, "version", (json_int_t)worker->model->version,

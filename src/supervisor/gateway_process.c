@@ -162,7 +162,7 @@ void gateway_start(struct supervisor *s) {
       .options = {s->encoded_options.data, s->encoded_options.size},
       .n_http = gateway->n_http,
       .n_metrics = gateway->n_metrics,
-      .n_models = (uint32_t)s->n_models,
+      .n_models = (uint32_t)served_models_count(s),
   };
   gateway_tell(s, CONTROL_GATEWAY_START, &message, gateway->fds, gateway->n_http + gateway->n_metrics);
   served_models_tell(s);

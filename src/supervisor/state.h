@@ -4,7 +4,8 @@
  *
  *   supervisor.c        start, readiness, stop
  *   listeners.c         the sockets that a gateway gets
- *   served_models.c     the models of the repository and their states
+ *   wanted_models.c     the models that settings and repository want
+ *   served_models.c     the models that are served, and their states
  *   workers.c           worker processes: start, attach, death, restart
  *   gateway_process.c   the gateway process: start, drain, death, restart
  *   control_socket.c    `muster status`, `muster stop`
@@ -13,7 +14,9 @@
 #ifndef SUPERVISOR_STATE_H
 #define SUPERVISOR_STATE_H
 
+#include "base/arena.h"
 #include "base/clock.h"
+#include "base/list.h"
 #include "config/options.h"
 #include "control/link.h"
 #include "model/model.h"
@@ -35,9 +38,12 @@ enum phase {
 
 /* ---- models ------------------------------------------------------------------------------------------------------ */
 
-/* A model version that is served, or that should be and cannot. Strings are the repository's. */
+/* A model version that is served, or that should be and cannot. It keeps its address for life and owns its strings (in
+ * memory) and its workers. */
 struct served_model {
-  uint32_t number;
+  struct list link; /* supervisor.models */
+  uint32_t number;  /* never reused */
+  struct arena memory;
   const char *name;
   int64_t version; /* 0: not known, the model's folder is wrong */
   const char *folder;
@@ -48,6 +54,8 @@ struct served_model {
   struct model_options options;
   struct worker_plan plan;
   bool planned;           /* false: it has no workers, and never gets any */
+  struct worker *workers; /* as many as the plan wants */
+  size_t n_workers;
   struct buffer metadata; /* what a worker found it to be, encoded; empty: not known yet */
   enum model_state state;
   char reason[512];
@@ -68,6 +76,7 @@ enum worker_state {
 
 /* A place for a worker process; processes come and go in it. */
 struct worker {
+  struct list all; /* supervisor.workers */
   struct supervisor *supervisor;
   struct served_model *model;
   const struct worker_group *group;
@@ -126,15 +135,12 @@ struct supervisor {
   bool was_ready; /* readiness was reached once, and said */
   bool settled;   /* it was said that it is not reached */
 
-  struct repository repository;
-  struct served_model *models;
-  size_t n_models;
-  struct worker *workers;
-  size_t n_workers;
-  const char *devices[PLAN_DEVICES_MAX]; /* by number; "cpu" is 0 */
+  struct list models;                               /* struct served_model, by name, then version */
+  struct list workers;                              /* struct worker, those of all models */
+  char devices[PLAN_DEVICES_MAX][PLAN_DEVICE_NAME]; /* by number; "cpu" is 0 */
   uint32_t n_devices;
   struct gateway gateway;
-  uint32_t last_worker; /* number given last */
+  uint32_t last_model, last_worker; /* numbers given last */
   uint64_t last_epoch;
   struct oom_watch oom;
 
@@ -168,11 +174,24 @@ void listeners_close(struct supervisor *s);
 /* "http://127.0.0.1:8000" into text; all addresses are called localhost. */
 void listener_url(const char *address, uint16_t port, char *text, size_t size);
 
+/* ---- wanted_models.c --------------------------------------------------------------------------------------------- */
+
+/* What the options and the repository want served, planned for so many cores, appended to models (struct served_model
+ * without number and workers). What is wrong with one model is its reason, it is not planned then. MU_INVALID, MU_IO,
+ * MU_NOT_FOUND …: what concerns all; models is untouched. */
+MUST_CHECK mu_status wanted_models_find(const struct options *options, uint32_t cores, struct list *models,
+                                        mu_error *err);
+
 /* ---- served_models.c --------------------------------------------------------------------------------------------- */
 
 /* Scans the repository and plans. MU_INVALID and others: nothing can be served, or --exit-on-error forbids to go on. */
 MUST_CHECK mu_status served_models_create(struct supervisor *s, mu_error *err);
-void served_models_free(struct supervisor *s);
+/* The model gets its number and its workers, which are not started. As workers_create. */
+MUST_CHECK mu_status served_model_enroll(struct supervisor *s, struct served_model *model, mu_error *err);
+/* No process of its workers is left, and no timer of theirs open. */
+void served_model_free(struct served_model *model);
+void served_models_free(struct list *models);
+size_t served_models_count(const struct supervisor *s);
 /* Recomputes the model's state from its workers; tells gateway and log when it has changed. */
 void served_model_update(struct supervisor *s, struct served_model *model);
 /* Tells a new gateway everything about all models. */
@@ -185,9 +204,10 @@ bool served_model_must_start(const struct supervisor *s, bool named);
 
 /* ---- workers.c --------------------------------------------------------------------------------------------------- */
 
-/* The table, by the models' plans. MU_NO_MEMORY. */
-MUST_CHECK mu_status workers_create(struct supervisor *s, mu_error *err);
-void workers_free(struct supervisor *s);
+/* Those of a model, by its plan; not started. MU_NO_MEMORY; MU_INVALID: too many devices. */
+MUST_CHECK mu_status workers_create(struct supervisor *s, struct served_model *model, mu_error *err);
+/* Forgets those of a model; their timers are closed. */
+void workers_free(struct served_model *model);
 void workers_start(struct supervisor *s);
 /* A new gateway is there: offers it every ready worker. */
 void workers_attach(struct supervisor *s);

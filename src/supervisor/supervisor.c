@@ -24,13 +24,12 @@ static void on_stop_timer(uv_timer_t *timer);
 
 static size_t count_models(const struct supervisor *s, enum model_state state) {
   size_t n = 0;
-  for (size_t i = 0; i < s->n_models; i++)
-    if (s->models[i].state == state) n++;
+  list_each (link, &s->models) n += list_item(link, struct served_model, link)->state == state;
   return n;
 }
 
 static bool all_ready(const struct supervisor *s) {
-  return s->gateway.state == GATEWAY_READY && count_models(s, MODEL_READY) == s->n_models;
+  return s->gateway.state == GATEWAY_READY && count_models(s, MODEL_READY) == served_models_count(s);
 }
 
 /* As --strict-readiness wants it. */
@@ -52,7 +51,7 @@ static void log_reached(const struct supervisor *s, const char *message, enum lo
   if (gateway->n_metrics > 0) listener_url(gateway->metrics_address, gateway->metrics_port, metrics, sizeof metrics);
   if (gateway->n_metrics > 0) strncat(metrics, "/metrics", sizeof metrics - strlen(metrics) - 1);
   LOG_AT(level, message, LOG_STR("http", http), LOG_STR("metrics", metrics), LOG_STR("control", s->control_path),
-         LOG_INT("models", count_models(s, MODEL_READY)), LOG_INT("of", s->n_models),
+         LOG_INT("models", count_models(s, MODEL_READY)), LOG_INT("of", served_models_count(s)),
          LOG_INT("ms", (clock_now_ns() - s->started_ns) / NS_PER_MS));
 }
 
@@ -144,10 +143,12 @@ void supervisor_give_up(struct supervisor *s) {
 static void report_stuck(struct supervisor *s) {
   if (s->gateway.process != NULL)
     LOG_ERROR("gateway is stuck in the kernel and stays behind", LOG_INT("pid", process_pid(s->gateway.process)));
-  for (size_t i = 0; i < s->n_workers; i++)
-    if (s->workers[i].process != NULL)
-      LOG_ERROR("worker is stuck in the kernel and stays behind", LOG_STR("model", s->workers[i].model->name),
-                LOG_INT("pid", process_pid(s->workers[i].process)));
+  list_each (link, &s->workers) {
+    const struct worker *worker = list_item(link, struct worker, all);
+    if (worker->process != NULL)
+      LOG_ERROR("worker is stuck in the kernel and stays behind", LOG_STR("model", worker->model->name),
+                LOG_INT("pid", process_pid(worker->process)));
+  }
 }
 
 /* A step of stopping has taken too long. */
@@ -234,7 +235,6 @@ static mu_status prepare(struct supervisor *s, mu_error *err) {
   status = options_encode(s->options, &s->encoded_options);
   if (status != MU_OK) return mu_fail(err, status, "cannot encode the settings (%s)", status_name(status));
   status = served_models_create(s, err);
-  if (status == MU_OK) status = workers_create(s, err);
   if (status == MU_OK) status = listeners_open(s, err);
   if (status == MU_OK) status = control_socket_open(s, err);
   if (status == MU_OK) status = watch_signals(s, err);
@@ -249,7 +249,11 @@ static void init(struct supervisor *s, const struct options *options) {
       .log_level = options_log_level(options),
       .log_format = child_log_format(options),
       .oom = {.fd = -1},
+      .devices = {"cpu"},
+      .n_devices = 1,
   };
+  list_init(&s->models);
+  list_init(&s->workers);
   buffer_init(&s->encoded_options, CONTROL_PACKET_MAX);
   oom_watch_open(&s->oom);
 }
@@ -258,8 +262,7 @@ static void release(struct supervisor *s) {
   control_socket_close(s);
   listeners_close(s);
   net_loop_free(s->loop); /* the handles in s are closed before their memory goes */
-  workers_free(s);
-  served_models_free(s);
+  served_models_free(&s->models);
   buffer_free(&s->encoded_options);
   oom_watch_close(&s->oom);
 }

@@ -90,22 +90,23 @@ static void attach(struct worker *worker) {
 }
 
 void workers_attach(struct supervisor *s) {
-  for (size_t i = 0; i < s->n_workers; i++) attach(&s->workers[i]);
+  list_each (link, &s->workers) attach(list_item(link, struct worker, all));
 }
 
 void workers_detach(struct supervisor *s) {
-  for (size_t i = 0; i < s->n_workers; i++) {
-    s->workers[i].epoch = 0;
-    s->workers[i].attached = false;
-    if (s->workers[i].state == WORKER_READY) uv_timer_stop(&s->workers[i].timer);
+  list_each (link, &s->workers) {
+    struct worker *worker = list_item(link, struct worker, all);
+    worker->epoch = 0;
+    worker->attached = false;
+    if (worker->state == WORKER_READY) uv_timer_stop(&worker->timer);
   }
-  for (size_t i = 0; i < s->n_models; i++) served_model_update(s, &s->models[i]);
+  list_each (link, &s->models) served_model_update(s, list_item(link, struct served_model, link));
 }
 
 /* The worker of an event, unless what it says is about an earlier attachment. */
 static struct worker *find(struct supervisor *s, const struct control_worker_event *event) {
-  for (size_t i = 0; i < s->n_workers; i++) {
-    struct worker *worker = &s->workers[i];
+  list_each (link, &s->workers) {
+    struct worker *worker = list_item(link, struct worker, all);
     if (worker->process != NULL && worker->number == event->worker && worker->epoch == event->epoch) return worker;
   }
   return NULL;
@@ -337,7 +338,10 @@ static void start(struct worker *worker) {
 }
 
 void workers_start(struct supervisor *s) {
-  for (size_t i = 0; i < s->n_workers && s->phase < PHASE_STOPPING; i++) start(&s->workers[i]);
+  list_each (link, &s->workers) {
+    if (s->phase >= PHASE_STOPPING) return;
+    start(list_item(link, struct worker, all));
+  }
 }
 
 /* ---- stop -------------------------------------------------------------------------------------------------------- */
@@ -353,16 +357,16 @@ static void stop(struct worker *worker) {
 }
 
 void workers_stop(struct supervisor *s) {
-  for (size_t i = 0; i < s->n_workers; i++) stop(&s->workers[i]);
+  list_each (link, &s->workers) stop(list_item(link, struct worker, all));
 }
 
 void workers_kill(struct supervisor *s) {
-  for (size_t i = 0; i < s->n_workers; i++) condemn(&s->workers[i], DEATH_STOPPED, "");
+  list_each (link, &s->workers) condemn(list_item(link, struct worker, all), DEATH_STOPPED, "");
 }
 
 bool workers_gone(const struct supervisor *s) {
-  for (size_t i = 0; i < s->n_workers; i++)
-    if (s->workers[i].process != NULL) return false;
+  list_each (link, &s->workers)
+    if (list_item(link, struct worker, all)->process != NULL) return false;
   return true;
 }
 
@@ -375,7 +379,7 @@ static mu_status device_number(struct supervisor *s, const char *device, uint32_
     return MU_OK;
   }
   if (s->n_devices == PLAN_DEVICES_MAX) return mu_fail(err, MU_INVALID, "more than %d devices", PLAN_DEVICES_MAX);
-  s->devices[s->n_devices] = device;
+  snprintf(s->devices[s->n_devices], PLAN_DEVICE_NAME, "%s", device);
   *ret_number = s->n_devices++;
   return MU_OK;
 }
@@ -385,33 +389,29 @@ static mu_status add_group(struct supervisor *s, struct served_model *model, con
   uint32_t device = 0;
   mu_status status = device_number(s, group->device, &device, err);
   for (uint32_t i = 0; status == MU_OK && i < model->plan.processes; i++) {
-    struct worker *worker = &s->workers[s->n_workers++];
+    struct worker *worker = &model->workers[model->n_workers++];
     *worker = (struct worker){.supervisor = s, .model = model, .group = group, .device = device};
     uv_timer_init(net_loop_uv(s->loop), &worker->timer);
     worker->timer.data = worker;
+    list_push_back(&s->workers, &worker->all);
   }
   return status;
 }
 
-mu_status workers_create(struct supervisor *s, mu_error *err) {
-  size_t n = 0;
-  for (size_t i = 0; i < s->n_models; i++)
-    if (s->models[i].planned) n += (size_t)s->models[i].plan.processes * s->models[i].plan.n_groups;
-  s->workers = calloc(n + 1, sizeof *s->workers);
-  if (s->workers == NULL) return mu_fail(err, MU_NO_MEMORY, "no memory for %zu workers", n);
-  s->devices[s->n_devices++] = "cpu";
-  for (size_t i = 0; i < s->n_models; i++) {
-    struct served_model *model = &s->models[i];
-    for (uint32_t k = 0; model->planned && k < model->plan.n_groups; k++) {
-      mu_status status = add_group(s, model, &model->plan.groups[k], err);
-      if (status != MU_OK) return status;
-    }
-  }
-  return MU_OK;
+mu_status workers_create(struct supervisor *s, struct served_model *model, mu_error *err) {
+  if (!model->planned) return MU_OK;
+  size_t n = (size_t)model->plan.processes * model->plan.n_groups;
+  model->workers = calloc(n, sizeof *model->workers);
+  if (model->workers == NULL) return mu_fail(err, MU_NO_MEMORY, "no memory for %zu workers", n);
+  mu_status status = MU_OK;
+  for (uint32_t k = 0; status == MU_OK && k < model->plan.n_groups; k++)
+    status = add_group(s, model, &model->plan.groups[k], err);
+  return status;
 }
 
-void workers_free(struct supervisor *s) {
-  free(s->workers);
-  s->workers = NULL;
-  s->n_workers = 0;
+void workers_free(struct served_model *model) {
+  for (size_t i = 0; i < model->n_workers; i++) list_remove(&model->workers[i].all);
+  free(model->workers);
+  model->workers = NULL;
+  model->n_workers = 0;
 }
