@@ -110,7 +110,7 @@ static mu_status print_answer(const struct options *options, bool json, struct b
   mu_status status = control_find(options, socket, err);
   if (status != MU_OK) return status;
   if (json) {
-    status = control_ask(socket, "GET", "/status", out, err);
+    status = control_ask(socket, "GET", "/status", CONTROL_PROMPT_MS, out, err);
     if (status == MU_OK && out->size > 0 && out->data[out->size - 1] != '\n') buffer_putc(out, '\n');
     return status;
   }

@@ -126,6 +126,10 @@ MUST_CHECK mu_status options_decode(const void *bytes, size_t size, struct optio
  * Strings are borrowed from options and the argument. */
 struct model_options options_for_model(const struct options *options, const char *model);
 
+/* May a server that runs with `now` go on with `then`? MU_UNSUPPORTED: settings differ that only a start can change;
+ * the message names them with both values. MU_NO_MEMORY. */
+MUST_CHECK mu_status options_check_reload(const struct options *now, const struct options *then, mu_error *err);
+
 /* Text of --help: groups, names, types, defaults, environment. */
 MUST_CHECK mu_status options_print_help(struct buffer *out);
 /* `muster config`: every effective value and its source, as a muster.yaml with comments; and as JSON (sizes in bytes,

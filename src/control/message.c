@@ -32,7 +32,7 @@ struct field {
 #define FIELD(type, member) \
   { KIND_OF(((struct type *)NULL)->member), offsetof(struct type, member) }
 
-enum { FIELDS_MAX = 16 };
+enum { FIELDS_MAX = 20 };
 
 struct message_type {
   const char *name;
@@ -53,23 +53,32 @@ static const struct message_type message_types[CONTROL_TYPE_COUNT] = {
     ROW_FDS(GATEWAY_START, 0, CONTROL_FDS_MAX, FIELD(control_gateway_start, options),
             FIELD(control_gateway_start, n_http), FIELD(control_gateway_start, n_metrics),
             FIELD(control_gateway_start, n_models)),
-    ROW(MODEL_SET, FIELD(control_model_set, model), FIELD(control_model_set, name), FIELD(control_model_set, version),
-        FIELD(control_model_set, folder), FIELD(control_model_set, config), FIELD(control_model_set, state),
-        FIELD(control_model_set, reason), FIELD(control_model_set, max_batch),
-        FIELD(control_model_set, max_queue_requests), FIELD(control_model_set, max_queue_bytes)),
+    ROW(MODEL_SET, FIELD(control_model_set, model), FIELD(control_model_set, listed), FIELD(control_model_set, name),
+        FIELD(control_model_set, version), FIELD(control_model_set, folder), FIELD(control_model_set, config),
+        FIELD(control_model_set, state), FIELD(control_model_set, reason), FIELD(control_model_set, batching),
+        FIELD(control_model_set, round_robin), FIELD(control_model_set, max_queue_requests),
+        FIELD(control_model_set, max_queue_bytes), FIELD(control_model_set, max_queue_delay_us),
+        FIELD(control_model_set, max_batch_wait_ns), FIELD(control_model_set, max_execution_ns),
+        FIELD(control_model_set, first_execution_ns)),
     ROW(MODEL_LOADED, FIELD(control_model_loaded, model), FIELD(control_model_loaded, metadata)),
+    ROW(MODEL_REMOVE, FIELD(control_model_number, model)),
     ROW_FDS(WORKER_ATTACH, 1, 1, FIELD(control_worker_attach, worker), FIELD(control_worker_attach, model),
             FIELD(control_worker_attach, device), FIELD(control_worker_attach, device_tokens),
             FIELD(control_worker_attach, batch_tokens), FIELD(control_worker_attach, lanes),
             FIELD(control_worker_attach, epoch), FIELD(control_worker_attach, device_name),
             FIELD(control_worker_attach, pid)),
+    ROW(WORKER_RETIRE, FIELD(control_worker_retire, worker), FIELD(control_worker_retire, epoch)),
     ROW(WORKER_GONE, FIELD(control_worker_gone, worker), FIELD(control_worker_gone, epoch),
         FIELD(control_worker_gone, blamed), FIELD(control_worker_gone, why)),
+    ROW(MARK, FIELD(control_mark, serial)),
     ROW(DRAIN, FIELD(control_drain, drain_delay_ns), FIELD(control_drain, deadline_ns)),
     EMPTY(GATEWAY_READY),
     ROW(WORKER_ATTACHED, EVENT_FIELDS),
     ROW(WORKER_HUNG, EVENT_FIELDS),
     ROW(WORKER_BROKEN, EVENT_FIELDS),
+    ROW(WORKER_RETIRED, EVENT_FIELDS),
+    ROW(MODEL_REMOVED, FIELD(control_model_number, model)),
+    ROW(MARKED, FIELD(control_mark, serial)),
     EMPTY(DRAINED),
     ROW(WORKER_START, FIELD(control_worker_start, worker), FIELD(control_worker_start, model),
         FIELD(control_worker_start, name), FIELD(control_worker_start, version), FIELD(control_worker_start, path),
@@ -78,6 +87,7 @@ static const struct message_type message_types[CONTROL_TYPE_COUNT] = {
         FIELD(control_worker_start, instances), FIELD(control_worker_start, max_batch)),
     ROW_FDS(WORKER_PEER, 1, 1, FIELD(control_worker_peer, epoch)),
     EMPTY(STOP),
+    ROW(OPTIONS, FIELD(control_options, options)),
     ROW(LOADED, FIELD(control_loaded, metadata)),
     EMPTY(READY),
     ROW(FAILED, FIELD(control_failed, status), FIELD(control_failed, message)),

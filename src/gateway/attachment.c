@@ -13,6 +13,7 @@
 /* ---- lifetime ---------------------------------------------------------------------------------------------------- */
 
 static void attachment_free(struct attachment *attachment) {
+  attachment->model->attachments--;
   arena_space_free(attachment->output_space);
   channel_gate_free(attachment->gate);
   free(attachment);
@@ -127,7 +128,7 @@ static void finish_handshake(struct attachment *attachment) {
   if (status == MU_UNAVAILABLE) return;
   if (status == MU_OK) {
     attachment->output_space = arena_space_create(channel_gate_output(attachment->gate)->size, &core->output_budget);
-    status = attachment->output_space != NULL ? add_instances(attachment) : MU_NO_MEMORY;
+    status = attachment->output_space == NULL ? MU_NO_MEMORY : attachment->retiring ? MU_OK : add_instances(attachment);
   } else {
     LOG_ERROR("handshake with worker failed", LOG_INT("worker", attachment->worker), LOG_STR("error", err.message));
   }
@@ -137,7 +138,7 @@ static void finish_handshake(struct attachment *attachment) {
   }
   channel_gate_sleep(attachment->gate); /* from here on the loop's poll is where the gateway waits: ring for it */
   attachment->attached = attachment->attached_untold = true;
-  attachment->model->attached++;
+  attachment->model->attached += !attachment->retiring;
   tell_later(attachment);
 }
 
@@ -252,6 +253,7 @@ static mu_status attach(struct core *core, const struct control_worker_attach *m
   status = attachment->device == NULL ? mu_fail(err, MU_NO_MEMORY, "no memory")
                                       : channel_gate_offer(&params, socket, &model->input, &attachment->gate, err);
   if (status != MU_OK) goto fail;
+  model->attachments++;
   list_push_back(&core->attachments, &attachment->link);
   net_loop_post(attachment->home->net, &attachment->start_post);
   return MU_OK;
@@ -273,21 +275,62 @@ void core_attach_worker(struct core *core, const struct control_worker_attach *m
   send_event(core, CONTROL_WORKER_BROKEN, &event);
 }
 
+/* ---- retirement -------------------------------------------------------------------------------------------------- */
+
+void core_retire_worker(struct core *core, const struct control_worker_retire *message) {
+  pthread_mutex_lock(&core->lock);
+  list_each (link, &core->attachments) {
+    struct attachment *attachment = list_item(link, struct attachment, link);
+    if (attachment->worker != message->worker || attachment->epoch != message->epoch || attachment->retiring) continue;
+    if (attachment->attached) attachment->model->attached--;
+    attachment->retiring = true;
+    for (uint32_t i = 0; i < attachment->n_lanes; i++) {
+      struct lane *lane = &attachment->lanes[i];
+      /* one that is busy goes with its batch: whether it is still there is seen by that */
+      if (lane->instance != NULL && sched_instance_retire(core->sched, lane->instance, clock_now_ns()))
+        lane->instance = NULL;
+    }
+  }
+  pthread_mutex_unlock(&core->lock);
+}
+
+static bool holds_batches(const struct core *core, const struct attachment *attachment) {
+  if (!list_empty(&attachment->flights)) return true;
+  list_each (link, &core->stalled)
+    if (list_item(link, struct flight, link)->attachment == attachment) return true;
+  return false;
+}
+
+void core_settle_workers(struct core *core) {
+  list_each (link, &core->attachments) {
+    struct attachment *attachment = list_item(link, struct attachment, link);
+    if (!attachment->retiring || attachment->retired || holds_batches(core, attachment)) continue;
+    const struct control_worker_event event = {attachment->worker, attachment->epoch, ""};
+    attachment->retired = true;
+    send_event(core, CONTROL_WORKER_RETIRED, &event);
+  }
+}
+
+/* ---- death ------------------------------------------------------------------------------------------------------- */
+
 /* Its batches: the scheduler takes the requests back, the flights go. Locked. */
 static void lose_flights(struct core *core, struct attachment *attachment, bool blamed) {
   uint64_t retried = 0;
+  bool flying[CHANNEL_LANES_MAX] = {false};
   struct list *const lists[] = {&attachment->flights, &core->stalled};
   for (size_t i = 0; i < sizeof lists / sizeof *lists; i++)
     list_each (link, lists[i]) {
       struct flight *flight = list_item(link, struct flight, link);
       if (flight->attachment != attachment) continue;
+      flying[flight->lane] = true;
       if (!blamed || !flight->batch->jobs[0]->solo) retried += flight->batch->live; /* alone, it is not tried again */
       flight_free(core, flight);
     }
   attachment->model->model.stats->retries += retried;
-  for (uint32_t i = 0; i < attachment->n_lanes; i++)
-    if (attachment->lanes[i].instance != NULL)
-      sched_instance_lost(core->sched, attachment->lanes[i].instance, blamed, clock_now_ns());
+  for (uint32_t i = 0; i < attachment->n_lanes; i++) {
+    bool there = attachment->lanes[i].instance != NULL && (!attachment->retiring || flying[i]);
+    if (there) sched_instance_lost(core->sched, attachment->lanes[i].instance, blamed, clock_now_ns());
+  }
 }
 
 void core_worker_gone(struct core *core, const struct control_worker_gone *message) {
@@ -299,13 +342,13 @@ void core_worker_gone(struct core *core, const struct control_worker_gone *messa
     if (attachment->worker != message->worker || attachment->epoch != message->epoch) continue;
     if (attachment->attached) {
       attachment_drain_completions(attachment, &outbox); /* what it finished before it died counts */
-      attachment->model->attached--;
+      attachment->model->attached -= !attachment->retiring;
     }
     attachment->gone = true;
     attachment->unrung = false;
     lose_flights(core, attachment, message->blamed);
     list_remove(link);
-    core->worker_deaths++;
+    core->worker_deaths += !attachment->retired; /* that one was to leave */
     net_loop_post(attachment->home->net, &attachment->close_post);
     attachment_release(attachment);
     core_run(core, &outbox);

@@ -53,6 +53,7 @@ static void trim(struct buffer *buffer) {
 void call_free(struct call *call) {
   struct gateway_loop *loop = call->loop;
   core_unstage(loop->core, call->text_staged);
+  if (call->model != NULL) core_release_model(call->model);
   if (loop->n_free_calls == FREE_CALLS_MAX) {
     call_destroy(call);
     return;

@@ -31,13 +31,17 @@ mu_status served_models_create(struct supervisor *s, mu_error *err) {
   list_each (link, &s->models) {
     struct served_model *model = list_item(link, struct served_model, link);
     if (status == MU_OK) status = check_problem(s, model, err);
-    if (status == MU_OK) status = served_model_enroll(s, model, err);
+    if (status == MU_OK) status = served_model_enroll(s, model, s->options, err);
   }
   return status;
 }
 
-mu_status served_model_enroll(struct supervisor *s, struct served_model *model, mu_error *err) {
+mu_status served_model_enroll(struct supervisor *s, struct served_model *model, const struct options *options,
+                              mu_error *err) {
+  model->supervisor = s;
   model->number = ++s->last_model;
+  mu_status status = options_encode(options, &model->settings);
+  if (status != MU_OK) return mu_fail(err, status, "no memory for the model's settings");
   return workers_create(s, model, err);
 }
 
@@ -45,6 +49,8 @@ void served_model_free(struct served_model *model) {
   list_remove(&model->link);
   workers_free(model);
   buffer_free(&model->metadata);
+  buffer_free(&model->settings);
+  buffer_free(&model->fingerprint);
   arena_free(&model->memory);
   free(model);
 }
@@ -53,26 +59,26 @@ void served_models_free(struct list *models) {
   list_each (link, models) served_model_free(list_item(link, struct served_model, link));
 }
 
-size_t served_models_count(const struct supervisor *s) {
-  size_t n = 0;
-  list_each (link, &s->models) n++;
-  return n;
-}
-
 /* ---- states ------------------------------------------------------------------------------------------------------ */
 
 static void tell_state(struct supervisor *s, const struct served_model *model) {
   const struct control_model_set message = {
       .model = model->number,
+      .listed = model->role == SERVED,
       .name = model->name,
       .version = model->version,
       .folder = model->folder,
       .config = {model->text, model->text_size},
       .state = model->state,
       .reason = model->reason,
-      .max_batch = (uint32_t)model->options.max_batch_size,
+      .batching = model->batching,
+      .round_robin = model->round_robin,
       .max_queue_requests = (uint32_t)model->options.max_queue_size,
       .max_queue_bytes = (uint64_t)model->options.max_queue_bytes,
+      .max_queue_delay_us = model->options.max_queue_delay_us,
+      .max_batch_wait_ns = model->max_batch_wait_ns,
+      .max_execution_ns = (uint64_t)model->options.max_execution_ns,
+      .first_execution_ns = model->first_execution_ns,
   };
   gateway_tell(s, CONTROL_MODEL_SET, &message, NULL, 0);
 }
@@ -82,11 +88,23 @@ static void tell_metadata(struct supervisor *s, const struct served_model *model
   gateway_tell(s, CONTROL_MODEL_LOADED, &message, NULL, 0);
 }
 
+static bool is_told(const struct served_model *model) { return model->role == SERVED || model->role == COMING; }
+
+uint32_t served_models_told(const struct supervisor *s) {
+  uint32_t n = 0;
+  list_each (link, &s->models) n += is_told(list_item(link, struct served_model, link));
+  return n;
+}
+
+void served_model_tell(struct supervisor *s, const struct served_model *model) {
+  tell_state(s, model);
+  if (model->metadata.size > 0) tell_metadata(s, model);
+}
+
 void served_models_tell(struct supervisor *s) {
   list_each (link, &s->models) {
     const struct served_model *model = list_item(link, struct served_model, link);
-    tell_state(s, model);
-    if (model->metadata.size > 0) tell_metadata(s, model);
+    if (is_told(model)) served_model_tell(s, model);
   }
 }
 
@@ -120,15 +138,17 @@ static void log_state(const struct served_model *model) {
                 LOG_STR("reason", model->reason));
 }
 
-void served_model_update(struct supervisor *s, struct served_model *model) {
-  if (!model->planned || s->phase >= PHASE_DRAINING) return; /* readiness is down for all, for good */
-  const char *reason;
-  enum model_state state = state_of(s, model, &reason);
-  if (state == model->state && strcmp(reason, model->reason) == 0) return;
+static void set_state(struct served_model *model, enum model_state state, const char *reason) {
   bool changed = state != model->state;
   model->state = state;
   snprintf(model->reason, sizeof model->reason, "%s", reason);
-  if (changed) log_state(model);
+  if (changed && model->role == SERVED) log_state(model);
+}
+
+static void update_served(struct supervisor *s, struct served_model *model, enum model_state state,
+                          const char *reason) {
+  if (state == model->state && strcmp(reason, model->reason) == 0) return;
+  set_state(model, state, reason);
   tell_state(s, model);
   bool first_failure = state == MODEL_UNAVAILABLE && !model->was_ready;
   if (state == MODEL_READY) model->was_ready = true;
@@ -136,6 +156,117 @@ void served_model_update(struct supervisor *s, struct served_model *model) {
     supervisor_give_up(s);
   else
     supervisor_check(s);
+}
+
+/* Nothing more is to be expected of it: it has failed for good, or again and again after it had loaded. */
+static bool is_hopeless(const struct worker *worker) {
+  return worker->state == WORKER_FAILED || worker->restarts >= RESTART_EARLY_DEATHS_MAX;
+}
+
+/* It takes over when all of its workers are ready that ever will be: not with fewer than the one before had. */
+static void update_coming(struct supervisor *s, struct served_model *model, const char *reason) {
+  bool any = false;
+  for (size_t i = 0; i < model->n_workers; i++) {
+    const struct worker *worker = &model->workers[i];
+    if (!worker->attached && !is_hopeless(worker)) return;
+    any = any || worker->attached;
+  }
+  model->was_ready = any;
+  set_state(model, any ? MODEL_READY : MODEL_UNAVAILABLE, any ? "" : reason);
+  if (any) {
+    model->role = SERVED;
+    tell_state(s, model);
+    log_state(model);
+    reload_came(s, model);
+  } else {
+    reload_failed(s, model);
+  }
+}
+
+/* Requests that it still has wait for its workers, or are refused when none will come. */
+static void update_leaving(struct supervisor *s, struct served_model *model, enum model_state state,
+                           const char *reason) {
+  if (state == model->state) return;
+  set_state(model, state, reason);
+  tell_state(s, model);
+}
+
+void served_model_update(struct supervisor *s, struct served_model *model) {
+  if (!model->planned || s->phase >= PHASE_DRAINING) return; /* readiness is down for all, for good */
+  const char *reason;
+  enum model_state state = state_of(s, model, &reason);
+  if (model->role == SERVED) update_served(s, model, state, reason);
+  if (model->role == COMING) update_coming(s, model, reason);
+  if (model->role == LEAVING) update_leaving(s, model, state, reason);
+}
+
+void served_model_keep(struct supervisor *s, struct served_model *model, const char *why) {
+  if (model->planned) {
+    snprintf(model->note, sizeof model->note, "its reload failed: %.480s", why);
+  } else if (strcmp(model->reason, why) != 0) {
+    set_state(model, MODEL_UNAVAILABLE, why);
+    tell_state(s, model);
+  }
+}
+
+/* ---- leaving ----------------------------------------------------------------------------------------------------- */
+
+static void leave(struct supervisor *s, struct served_model *model) {
+  model->role = LEFT;
+  workers_leave(s, model);
+  served_model_check_gone(model);
+}
+
+void served_model_remove(struct supervisor *s, struct served_model *model) {
+  const struct control_model_number message = {model->number};
+  model->role = LEAVING;
+  LOG_INFO("model leaves", LOG_STR("model", model->name), LOG_INT("version", model->version));
+  if (s->gateway.link == NULL)
+    leave(s, model);
+  else
+    gateway_tell(s, CONTROL_MODEL_REMOVE, &message, NULL, 0);
+}
+
+void served_models_removed(struct supervisor *s, uint32_t number) {
+  list_each (link, &s->models) {
+    struct served_model *model = list_item(link, struct served_model, link);
+    if (model->number == number && model->role == LEAVING) leave(s, model);
+  }
+}
+
+void served_models_forget(struct supervisor *s) {
+  list_each (link, &s->models) {
+    struct served_model *model = list_item(link, struct served_model, link);
+    if (model->role == LEAVING) leave(s, model);
+  }
+}
+
+static void on_timer_closed(uv_handle_t *handle) {
+  struct worker *worker = handle->data;
+  struct served_model *model = worker->model;
+  if (--model->open_timers == 0) served_model_free(model);
+}
+
+static void go(struct net_post *post) {
+  struct served_model *model = list_item(post, struct served_model, gone_post);
+  list_remove(&model->link);
+  LOG_INFO("model has left", LOG_STR("model", model->name), LOG_INT("version", model->version));
+  model->open_timers = model->n_workers;
+  for (size_t i = 0; i < model->n_workers; i++) {
+    list_remove(&model->workers[i].all);
+    uv_close((uv_handle_t *)&model->workers[i].timer, on_timer_closed);
+  }
+  if (model->n_workers == 0) served_model_free(model);
+}
+
+/* It goes with the loop's next turn: somebody may be on the way through the lists right now. */
+void served_model_check_gone(struct served_model *model) {
+  if (model->role != LEFT || model->gone) return;
+  for (size_t i = 0; i < model->n_workers; i++)
+    if (model->workers[i].process != NULL) return;
+  model->gone = true;
+  model->gone_post.run = go;
+  net_loop_post(model->supervisor->loop, &model->gone_post);
 }
 
 /* ---- what a worker found ----------------------------------------------------------------------------------------- */

@@ -50,7 +50,7 @@ static bool is_wanted(const struct options *options, const char *name) {
 }
 
 /* Such a text still fits a message to a child where the system allows only small socket buffers. */
-enum { CONFIG_TEXT_MAX = 256 << 10 };
+enum { CONFIG_TEXT_MAX = 256 << 10, FINGERPRINT_MAX = 4 << 20 };
 
 /* ---- making the entries ------------------------------------------------------------------------------------------ */
 
@@ -84,10 +84,16 @@ static struct served_model *model_create(const struct options *options, const st
       .text_size = found->config != NULL ? found->config->text_size : 0,
       .named = found->named,
       .options = options_for_model(options, found->name),
+      .batching = options->enable_batching,
+      .round_robin = options->balance == BALANCE_ROUND_ROBIN,
+      .max_batch_wait_ns = (uint64_t)options->max_batch_wait_ns,
+      .first_execution_ns = (uint64_t)options->load_timeout_ns,
       .state = MODEL_LOADING,
   };
   list_init(&model->link);
   buffer_init(&model->metadata, CONTROL_PACKET_MAX);
+  buffer_init(&model->settings, CONTROL_PACKET_MAX);
+  buffer_init(&model->fingerprint, FINGERPRINT_MAX);
   if (copy_texts(model) == MU_OK) return model;
   served_model_free(model);
   return NULL;
@@ -117,7 +123,7 @@ static mu_status add_version(const struct options *options, uint32_t cores, cons
   if (model == NULL) return MU_NO_MEMORY;
   make_plan(model, found, cores);
   list_push_back(models, &model->link);
-  return MU_OK;
+  return model->planned ? fingerprint_take(model, options) : MU_OK;
 }
 
 static void log_warnings(const struct repository_model *found) {

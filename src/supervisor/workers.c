@@ -11,13 +11,14 @@
 static const uint64_t leaving_ns = 5 * NS_PER_S;
 
 static void start(struct worker *worker);
+static void stop(struct worker *worker);
 static void on_timer(uv_timer_t *timer);
 
 const char *worker_state_name(enum worker_state state) {
   static const char *const names[] = {
       [WORKER_STARTING] = "starting", [WORKER_LOADING] = "loading",   [WORKER_WARMING] = "warming",
       [WORKER_READY] = "ready",       [WORKER_STOPPING] = "stopping", [WORKER_BACKOFF] = "backoff",
-      [WORKER_FAILED] = "failed",
+      [WORKER_FAILED] = "failed",     [WORKER_RETIRING] = "retiring",
   };
   return names[state];
 }
@@ -99,6 +100,7 @@ void workers_detach(struct supervisor *s) {
     worker->epoch = 0;
     worker->attached = false;
     if (worker->state == WORKER_READY) uv_timer_stop(&worker->timer);
+    if (worker->state == WORKER_RETIRING) stop(worker);
   }
   list_each (link, &s->models) served_model_update(s, list_item(link, struct served_model, link));
 }
@@ -123,6 +125,11 @@ void workers_attached(struct supervisor *s, const struct control_worker_event *e
 void workers_condemn(struct supervisor *s, const struct control_worker_event *event, enum death_wish wish) {
   struct worker *worker = find(s, event);
   if (worker != NULL) condemn(worker, wish, event->why);
+}
+
+void workers_retired(struct supervisor *s, const struct control_worker_event *event) {
+  struct worker *worker = find(s, event);
+  if (worker != NULL && worker->state == WORKER_RETIRING) stop(worker);
 }
 
 /* ---- what a worker says ------------------------------------------------------------------------------------------ */
@@ -256,6 +263,8 @@ static void on_ended(void *context, int code, int status) {
   worker->attached = false;
   if (s->phase >= PHASE_STOPPING)
     supervisor_check(s);
+  else if (worker->model->role == LEFT)
+    served_model_check_gone(worker->model);
   else
     after_end(worker, death.blamed, death.why);
 }
@@ -266,6 +275,9 @@ static void on_timer(uv_timer_t *timer) {
     case WORKER_BACKOFF:
       worker->restarts++;
       start(worker);
+      break;
+    case WORKER_RETIRING:
+      stop(worker);
       break;
     case WORKER_STOPPING:
       condemn(worker, DEATH_BROKEN, "it did not leave");
@@ -280,7 +292,6 @@ static void on_timer(uv_timer_t *timer) {
 }
 
 static mu_status send_start(struct worker *worker) {
-  const struct supervisor *s = worker->supervisor;
   const struct served_model *model = worker->model;
   const struct control_worker_start message = {
       .worker = worker->number,
@@ -290,7 +301,7 @@ static mu_status send_start(struct worker *worker) {
       .path = model->path,
       .folder = model->folder,
       .config = {model->text, model->text_size},
-      .options = {s->encoded_options.data, s->encoded_options.size},
+      .options = {model->settings.data, model->settings.size},
       .engine = model->plan.engine,
       .device = worker->group->device,
       .threads = model->plan.threads,
@@ -337,23 +348,52 @@ static void start(struct worker *worker) {
            LOG_INT("threads", worker->model->plan.threads));
 }
 
-void workers_start(struct supervisor *s) {
+void workers_start(struct served_model *model) {
+  for (size_t i = 0; i < model->n_workers; i++) {
+    if (model->supervisor->phase >= PHASE_STOPPING) return;
+    start(&model->workers[i]);
+  }
+}
+
+void workers_tell_options(struct supervisor *s) {
+  const struct control_options message = {{s->encoded_options.data, s->encoded_options.size}};
   list_each (link, &s->workers) {
-    if (s->phase >= PHASE_STOPPING) return;
-    start(list_item(link, struct worker, all));
+    struct worker *worker = list_item(link, struct worker, all);
+    if (worker->link == NULL) continue;
+    mu_status status = control_link_send(worker->link, CONTROL_OPTIONS, &message, NULL, 0);
+    if (status != MU_OK && status != MU_CANCELED) condemn(worker, DEATH_UNREACHABLE, status_name(status));
   }
 }
 
 /* ---- stop -------------------------------------------------------------------------------------------------------- */
 
 static void stop(struct worker *worker) {
-  bool listens = worker->state == WORKER_READY;
+  bool listens = worker->state == WORKER_READY || worker->state == WORKER_RETIRING;
   uv_timer_stop(&worker->timer);
   worker->state = WORKER_STOPPING;
   if (worker->process == NULL) return;
+  set_timer(worker, leaving_ns);
   if (worker->wish == DEATH_UNASKED) worker->wish = DEATH_STOPPED;
   if (!listens || control_link_send(worker->link, CONTROL_STOP, NULL, NULL, 0) != MU_OK)
     process_kill(worker->process, SIGKILL);
+}
+
+/* The gateway lets go of it first. */
+static void retire(struct worker *worker) {
+  const struct control_worker_retire message = {worker->number, worker->epoch};
+  worker->state = WORKER_RETIRING;
+  set_timer(worker, attach_ns(worker));
+  gateway_tell(worker->supervisor, CONTROL_WORKER_RETIRE, &message, NULL, 0);
+}
+
+void workers_leave(struct supervisor *s, struct served_model *model) {
+  for (size_t i = 0; i < model->n_workers; i++) {
+    struct worker *worker = &model->workers[i];
+    if (worker->attached && worker->state == WORKER_READY && s->gateway.link != NULL)
+      retire(worker);
+    else
+      stop(worker);
+  }
 }
 
 void workers_stop(struct supervisor *s) {

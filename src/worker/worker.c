@@ -170,8 +170,16 @@ static void take_stop(struct worker *worker, struct control_packet *packet) {
   end_peer(worker, false);
 }
 
+/* What a model is served with does not change while it is; only the log does. */
+static void take_options(struct worker *worker, struct control_packet *packet) {
+  struct options *options;
+  if (options_decode(packet->options.options.data, packet->options.options.size, &options) != MU_OK) return;
+  log_set_level(options_log_level(options));
+  options_free(options);
+}
+
 static void (*const takers[CONTROL_TYPE_COUNT])(struct worker *worker, struct control_packet *packet) = {
-    [CONTROL_WORKER_PEER] = take_peer, [CONTROL_STOP] = take_stop};
+    [CONTROL_WORKER_PEER] = take_peer, [CONTROL_STOP] = take_stop, [CONTROL_OPTIONS] = take_options};
 
 /* MU_CANCELED: the supervisor is gone. */
 static mu_status take_message(struct worker *worker, mu_error *err) {
