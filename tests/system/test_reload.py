@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import signal
+import socket
 import threading
 
 import numpy as np
@@ -361,9 +362,9 @@ def test_what_is_refused_as_a_whole_changes_nothing(serve, tmp_path, how):
 # ---- settings --------------------------------------------------------------------------------------------------------
 
 def test_settings_that_a_reload_changes(serve, tmp_path):
-    repository = sim_model(sim_model(tmp_path / "models", base_ms=1), "slow", hang_on=7)
+    repository = sim_model(sim_model(tmp_path / "models"), "slow", base_ms=1000)
     settings = tmp_path / "muster.yaml"
-    server = serve(repository, "--exit-timeout-secs=1", cwd=tmp_path)
+    server = serve(repository, cwd=tmp_path)
     before = worker_pids(server)
 
     def verbose():
@@ -449,7 +450,7 @@ def test_who_asked_for_the_reload_leaves(serve, tmp_path):
     repository = sim_model(tmp_path / "models")
     server = serve(repository)
     sim_model(repository, "slow", load_ms=1500)
-    with contextlib.closing(__import__("socket").socket(__import__("socket").AF_UNIX)) as client:
+    with socket.socket(socket.AF_UNIX) as client:
         client.connect(str(server.socket))
         client.sendall(b"POST /reload HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
         wait_for(lambda: "slow" in models(server), "the reload to go on")
@@ -566,3 +567,4 @@ def test_thirty_reloads_leave_nothing_behind(serve, tmp_path):
         for now, was in zip(measure(), before):
             assert now[1] <= was[1] + 4096 and now[2] <= was[2] + 16, f"{was} became {now}"
     assert load.heard == [["right"]] * 2
+    wait_for(lambda: metric(server, "muster_memory_used_bytes") == 0, "all memory of models that left to be given back")
