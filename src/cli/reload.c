@@ -80,7 +80,7 @@ static int run(int argc, char **argv) {
   buffer_init(&out, 16 << 20);
   mu_status status = reload(options, json, &out, &err);
   options_free(options);
-  exit_status = command_output(&command_reload, &out);
+  if (out.size > 0) exit_status = command_output(&command_reload, &out);
   return status == MU_OK ? exit_status : command_fail(&command_reload, COMMAND_FAILED, err.message);
 }
 

@@ -40,9 +40,9 @@ enum control_type {
   CONTROL_MARKED,
   CONTROL_DRAINED, /* nothing left in flight, listeners closed */
   /* supervisor -> worker */
-  CONTROL_WORKER_START,
-  CONTROL_WORKER_PEER, /* a gateway wants to attach; + fd: the worker's end of the channel socket */
-  CONTROL_STOP,        /* leave */
+  CONTROL_WORKER_START, /* + fd, where path names another file by now: the model file */
+  CONTROL_WORKER_PEER,  /* a gateway wants to attach; + fd: the worker's end of the channel socket */
+  CONTROL_STOP,         /* leave */
   /* supervisor -> both */
   CONTROL_OPTIONS, /* settings have changed: those that a reload can change hold from here on */
   /* worker -> supervisor */

@@ -97,6 +97,12 @@ mu_status fingerprint_take(struct served_model *model, const struct options *opt
   return out->failed ? MU_NO_MEMORY : MU_OK;
 }
 
+bool fingerprint_has_file(const struct served_model *model) {
+  struct stat kept, named;
+  if (model->file < 0 || fstat(model->file, &kept) != 0) return true; /* nothing better is at hand */
+  return stat(model->path, &named) == 0 && named.st_dev == kept.st_dev && named.st_ino == kept.st_ino;
+}
+
 bool fingerprint_same(const struct served_model *a, const struct served_model *b) {
   return a->fingerprint.size == b->fingerprint.size &&
          memcmp(a->fingerprint.data, b->fingerprint.data, a->fingerprint.size) == 0;

@@ -1,4 +1,5 @@
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "supervisor/state.h"
 
@@ -52,6 +53,7 @@ void served_model_free(struct served_model *model) {
   buffer_free(&model->settings);
   buffer_free(&model->fingerprint);
   arena_free(&model->memory);
+  if (model->file >= 0) close(model->file);
   free(model);
 }
 

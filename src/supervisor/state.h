@@ -64,6 +64,7 @@ struct served_model {
   int64_t version; /* 0: not known, the model's folder is wrong */
   const char *folder;
   const char *path; /* of the model file; NULL for an engine that needs none */
+  int file;         /* that file, kept open: path may come to name another one; -1: none */
   const char *text; /* config.pbtxt */
   size_t text_size;
   bool named; /* given as a file on the command line */
@@ -297,6 +298,8 @@ const char *gateway_state_name(enum gateway_state state);
 /* What the model is made of, as bytes: its configuration, its settings and plan, its files (which, and when changed).
  * MU_NO_MEMORY. */
 MUST_CHECK mu_status fingerprint_take(struct served_model *model, const struct options *options);
+/* Does the path still name the file that it named at first? */
+bool fingerprint_has_file(const struct served_model *model);
 bool fingerprint_same(const struct served_model *a, const struct served_model *b);
 
 /* ---- reload.c ---------------------------------------------------------------------------------------------------- */

@@ -1,4 +1,5 @@
 /* What the settings and the repository on disk say is to be served. */
+#include <fcntl.h>
 #include <stdlib.h>
 
 #include "engine/engine.h"
@@ -90,6 +91,7 @@ static struct served_model *model_create(const struct options *options, const st
       .first_execution_ns = (uint64_t)options->load_timeout_ns,
       .state = MODEL_LOADING,
   };
+  model->file = model->path != NULL ? open(model->path, O_RDONLY | O_CLOEXEC) : -1; /* a worker says what is wrong */
   list_init(&model->link);
   buffer_init(&model->metadata, CONTROL_PACKET_MAX);
   buffer_init(&model->settings, CONTROL_PACKET_MAX);

@@ -464,8 +464,7 @@ def test_workers_crash_during_a_reload(serve, tmp_path):
     repository = sim_model(net_model(tmp_path / "models"))
     server = serve(repository)
     with Load(server, ask_net) as net, Load(server, ask_echo()) as steady, crowd() as threads:
-        net_model(tmp_path / "staged", NEW, version=2)
-        (tmp_path / "staged" / "net" / "2").rename(repository / "net" / "2")
+        change_net(repository)
         sim_model(repository, "slow", load_ms=2000)  # the reload lasts that long
         waiting = threads.submit(reload, server)
         wait_for(lambda: "slow" in models(server), "the reload to go on")
@@ -477,6 +476,20 @@ def test_workers_crash_during_a_reload(serve, tmp_path):
         net.go_on()
         steady.go_on()
     assert net.heard == [["old", "new"]] * 3 and steady.heard == [["right"]] * 3
+
+
+def test_a_worker_that_dies_before_the_reload_comes_back_with_the_old_file(serve, tmp_path):
+    repository = net_model(tmp_path / "models")
+    server = serve(repository)
+    (pid,) = worker_pids(server)
+    with Load(server, ask_net) as net:
+        change_net(repository)
+        os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: server.workers()[0]["restarts"] == 1, "the worker to be started again")
+        net.go_on()
+        assert reload(server).returncode == 0
+        net.go_on()
+    assert net.heard == [["old", "new"]] * 3
 
 
 def kill_gateway(server):

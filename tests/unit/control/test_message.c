@@ -71,7 +71,7 @@ static const struct sample {
     {CONTROL_MODEL_REMOVED, &model_number, 0},
     {CONTROL_MARKED, &mark, 0},
     {CONTROL_DRAINED, NULL, 0},
-    {CONTROL_WORKER_START, &worker_start, 0},
+    {CONTROL_WORKER_START, &worker_start, 1},
     {CONTROL_WORKER_PEER, &worker_peer, 1},
     {CONTROL_STOP, NULL, 0},
     {CONTROL_OPTIONS, &options, 0},
