@@ -1,5 +1,6 @@
 """`muster reload` and SIGHUP: settings and models change while requests go on, and none of them fails for it."""
 import contextlib
+import http.client
 import json
 import os
 import pathlib
@@ -11,7 +12,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from muster_server import MODELS, put_model, run_muster, sim_config, wait_for
+from muster_server import MODELS, PATIENCE, binary_path, put_model, run_muster, sim_config, wait_for
 from oip import same
 from traffic import Client, crowd, echo, infer, metric, rows, sim_model, standing_still, wait_depth, worker_pids
 
@@ -51,18 +52,36 @@ def reload(server):
     return run_muster("reload", "--control-socket", server.socket, cwd=server.socket.parent)
 
 
+def control(server, method: str, path: str) -> dict:
+    """What the commands ask, without the time that a process takes."""
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(PATIENCE)
+        client.connect(str(server.socket))
+        client.sendall(f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n".encode())
+        response = http.client.HTTPResponse(client)
+        response.begin()
+        assert response.status == 200, response.read()
+        return json.loads(response.read())
+
+
 def report(server) -> dict:
-    done = run_muster("reload", "--json", "--control-socket", server.socket, cwd=server.socket.parent)
-    assert done.stdout, done.stderr
-    return json.loads(done.stdout)
+    return control(server, "POST", "/reload")
 
 
 def names(entries) -> list[str]:
     return [f"{entry['name']}/{entry['version']}" for entry in entries]
 
 
+def reload_json(server) -> dict:
+    done = run_muster("reload", "--json", "--control-socket", server.socket, cwd=server.socket.parent)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
 def models(server) -> dict[str, dict]:
-    return {model["name"]: model for model in server.status()["models"]}
+    """By name; of several generations one that does not leave, where there is one."""
+    listed = control(server, "GET", "/status")["models"]
+    return {model["name"]: model for model in sorted(listed, key=lambda model: model["state"] != "UNLOADING")}
 
 
 def reloads(server) -> list[dict]:
@@ -71,7 +90,7 @@ def reloads(server) -> list[dict]:
 
 def wait_gone(server, n_models: int):
     """What has left is gone: only that many models are there, each with its workers."""
-    wait_for(lambda: len(server.status()["models"]) == n_models, f"{n_models} models")
+    wait_for(lambda: len(control(server, "GET", "/status")["models"]) == n_models, f"{n_models} models")
 
 
 def answer_of(server) -> str:
@@ -174,7 +193,7 @@ def test_models_come_change_and_go_under_load(serve, tmp_path):
 def test_nothing_has_changed(serve, tmp_path):
     server = serve(net_model(sim_model(tmp_path / "models")))
     before = worker_pids(server)
-    found = report(server)
+    found = reload_json(server)
     assert found["state"] == "applied" and names(found["unchanged"]) == ["echo/1", "net/1"]
     assert not (found["added"] or found["changed"] or found["removed"] or found["failed"])
     assert worker_pids(server) == before
@@ -550,6 +569,11 @@ def anonymous_kb(pid: int) -> int:
     raise AssertionError("no RssAnon")
 
 
+def sanitized() -> bool:
+    """Such a program keeps what was freed for a while, to see who uses it."""
+    return b"__asan_init" in binary_path().read_bytes()
+
+
 def n_mappings(pid: int) -> int:
     return len(pathlib.Path(f"/proc/{pid}/maps").read_text().splitlines())
 
@@ -563,10 +587,9 @@ def test_thirty_reloads_leave_nothing_behind(serve, tmp_path):
         change(repository / "echo" / "config.pbtxt", sim_config(dims="16", max_batch_size=2 + i % 2))
         sim_model(repository, "guest") if i % 2 else delete(repository, "guest")
         assert report(server)["state"] == "applied"
-        wait_gone(server, 1 + i % 2)
 
     def measure():
-        wait_for(lambda: metric(server, "muster_connections_open") <= 4, "other connections to end")
+        wait_gone(server, 1)
         return [(n_fds(pid), anonymous_kb(pid), n_mappings(pid)) for pid in pids]
 
     with Load(server, ask_echo(), clients=2) as load:
@@ -578,6 +601,7 @@ def test_thirty_reloads_leave_nothing_behind(serve, tmp_path):
         wait_for(lambda: all(now[0] <= was[0] + 2 for now, was in zip(measure(), before)),
                  f"the descriptors to be those of before, {before}; now {measure()}", 20)
         for now, was in zip(measure(), before):
-            assert now[1] <= was[1] + 4096 and now[2] <= was[2] + 16, f"{was} became {now}"
+            assert now[2] <= was[2] + 16, f"{was} became {now}"
+            assert sanitized() or now[1] <= was[1] + 2048, f"{was} became {now}"
     assert load.heard == [["right"]] * 2
     wait_for(lambda: metric(server, "muster_memory_used_bytes") == 0, "all memory of models that left to be given back")
