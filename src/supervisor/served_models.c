@@ -297,7 +297,7 @@ static mu_status compare_known(const struct served_model *model, const struct mo
   if (same) return MU_OK;
   return mu_fail(err, MU_INVALID,
                  "the model has other inputs, outputs or batching than when it was first loaded: "
-                 "its file has changed; restart the server to serve it");
+                 "its file has changed; muster reload serves it as it is now");
 }
 
 mu_status served_model_loaded(struct supervisor *s, struct served_model *model, struct control_bytes metadata,

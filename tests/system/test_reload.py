@@ -299,6 +299,7 @@ def test_a_broken_configuration_leaves_the_old_model(serve, tmp_path):
         (repository / "net" / "config.pbtxt").unlink()
         assert names(report(server)["unchanged"]) == ["echo/1", "fresh/1", "net/1"]
         assert models(server)["net"]["reason"] == ""
+        assert "reload   applied" in run_muster("status", "--control-socket", server.socket, cwd=tmp_path).stdout
     assert net.heard == [["old"]] * 3 and worker_pids(server, "net") == [before]
 
 
@@ -451,6 +452,20 @@ def test_a_reload_during_a_reload(serve, tmp_path):
     wait_for(lambda: len(reloads(server)) == 2, "the second one")
     assert reloads(server)[1]["added"] == 1
     assert echo(server, 1, model="slow").status == 200 and echo(server, 1, model="later").status == 200
+
+
+def test_a_reload_while_the_server_starts(serve, tmp_path):
+    repository = sim_model(net_model(tmp_path / "models"), "slow", load_ms=3000)
+    server = serve(repository, wait=False)
+    wait_for(lambda: server.status().get("state") == "starting", "the control socket")
+    change_net(repository)
+    sim_model(repository, "fresh")
+    found = report(server)
+    assert names(found["added"]) == ["fresh/1"] and names(found["changed"]) == ["net/1"]
+    assert names(found["unchanged"]) == ["slow/1"], "it loads on"
+    server.wait_ready()
+    assert answer_of(server) == "new" and echo(server, 1, model="fresh").status == 200
+    assert server.workers("slow")[0]["restarts"] == 0
 
 
 def test_a_stop_during_a_reload(serve, tmp_path):
