@@ -20,8 +20,8 @@ struct command {
   int (*run)(int argc, char **argv);
 };
 
-extern const struct command command_serve, command_config, command_status, command_stop, command_version, command_help,
-    command_bench;
+extern const struct command command_serve, command_config, command_status, command_reload, command_stop,
+    command_version, command_help, command_bench;
 
 /* The table, in the order of `muster help`. */
 const struct command *const *command_table(size_t *ret_n);

@@ -9,7 +9,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-enum { BODY_MAX = 16 << 20, CONNECT_TIMEOUT_MS = 2000, TIMEOUT_MS = 10000 };
+enum { BODY_MAX = 16 << 20, CONNECT_TIMEOUT_MS = 2000 };
 
 /* ---- finding ----------------------------------------------------------------------------------------------------- */
 
@@ -81,7 +81,8 @@ static mu_status fail_transfer(const char *socket, CURLcode code, mu_error *err)
   return mu_fail(err, MU_IO, "the server at %s: %s", socket, curl_easy_strerror(code));
 }
 
-mu_status control_ask(const char *socket, const char *method, const char *target, struct buffer *body, mu_error *err) {
+mu_status control_ask(const char *socket, const char *method, const char *target, long timeout_ms, struct buffer *body,
+                      mu_error *err) {
   char url[128];
   struct buffer answer;
   snprintf(url, sizeof url, "http://localhost%s", target);
@@ -93,7 +94,7 @@ mu_status control_ask(const char *socket, const char *method, const char *target
   curl_easy_setopt(curl, CURLOPT_PROXY, ""); /* whatever http_proxy says */
   curl_easy_setopt(curl, CURLOPT_NOSIGNAL, 1L);
   curl_easy_setopt(curl, CURLOPT_CONNECTTIMEOUT_MS, (long)CONNECT_TIMEOUT_MS);
-  curl_easy_setopt(curl, CURLOPT_TIMEOUT_MS, (long)TIMEOUT_MS);
+  curl_easy_setopt(curl, CURLOPT_TIMEOUT_MS, timeout_ms);
   curl_easy_setopt(curl, CURLOPT_WRITEFUNCTION, take_body);
   curl_easy_setopt(curl, CURLOPT_WRITEDATA, &answer);
   if (strcmp(method, "POST") == 0) curl_easy_setopt(curl, CURLOPT_COPYPOSTFIELDS, "");
@@ -117,7 +118,7 @@ mu_status control_get_status(const char *socket, json_t **ret_status, mu_error *
   struct buffer body;
   json_error_t problem;
   buffer_init(&body, BODY_MAX);
-  mu_status status = control_ask(socket, "GET", "/status", &body, err);
+  mu_status status = control_ask(socket, "GET", "/status", CONTROL_PROMPT_MS, &body, err);
   if (status == MU_OK) {
     json_t *root = json_loadb(body.data != NULL ? body.data : "", body.size, 0, &problem);
     if (json_is_object(root)) {

@@ -12,10 +12,13 @@
  * user's folder. MU_NOT_FOUND: no server; MU_INVALID: several, the message names them; MU_IO. */
 MUST_CHECK mu_status control_find(const struct options *options, char ret_path[CONTROL_SOCKET_PATH_MAX], mu_error *err);
 
+enum { CONTROL_PROMPT_MS = 10000, CONTROL_PATIENT_MS = 0 /* for an answer that comes when something is over */ };
+
 /* method "GET" or "POST" (without a body); appends the answer's body to body. MU_NOT_FOUND: nobody answers there;
- * MU_INTERNAL: an answer that is not 2xx (the message has its text); MU_TIMEOUT; MU_IO. */
-MUST_CHECK mu_status control_ask(const char *socket, const char *method, const char *target, struct buffer *body,
-                                 mu_error *err);
+ * MU_INTERNAL: an answer that is not 2xx (the message has its text); MU_TIMEOUT: none within timeout_ms (0: however
+ * long it takes); MU_IO. */
+MUST_CHECK mu_status control_ask(const char *socket, const char *method, const char *target, long timeout_ms,
+                                 struct buffer *body, mu_error *err);
 
 /* GET /status, parsed: an object, the caller's (json_decref). As control_ask; MU_INTERNAL: not what a server says. */
 MUST_CHECK mu_status control_get_status(const char *socket, json_t **ret_status, mu_error *err);

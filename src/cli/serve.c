@@ -12,9 +12,7 @@ static int run(int argc, char **argv) {
   }
   log_setup("supervisor", options_log_level(options), (enum log_format)options->log_format);
   for (size_t i = 0; i < options->warnings.n; i++) LOG_WARNING(options->warnings.items[i]);
-  exit_status = supervisor_main(options);
-  options_free(options);
-  return exit_status;
+  return supervisor_main(options, argc, argv);
 }
 
 const struct command command_serve = {

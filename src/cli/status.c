@@ -82,6 +82,15 @@ static void print_urls(struct buffer *out, const char *label, const json_t *list
   }
 }
 
+/* What became of the last reload; nothing where there was none. */
+static void print_reload(struct buffer *out, const json_t *report) {
+  char state[CELL_MAX], error[CELL_MAX];
+  if (!json_is_object(report)) return;
+  cell_text(report, "state", state);
+  cell_text(report, "error", error);
+  buffer_print(out, "reload   %s%s%s\n", state, error[0] != '\0' ? ": " : "", error);
+}
+
 static void print_status(struct buffer *out, const json_t *status) {
   char state[CELL_MAX], pid[CELL_MAX], version[CELL_MAX], gateway[CELL_MAX], restarts[CELL_MAX], gateway_pid[CELL_MAX];
   const json_t *gateway_status = json_object_get(status, "gateway");
@@ -97,6 +106,7 @@ static void print_status(struct buffer *out, const json_t *status) {
   buffer_print(out, "gateway  %s, pid %s, restarts %s\n", gateway, gateway_pid, restarts);
   print_urls(out, "http", json_object_get(status, "http"), "");
   print_urls(out, "metrics", json_object_get(status, "metrics"), "/metrics");
+  print_reload(out, json_object_get(status, "reload"));
   buffer_putc(out, '\n');
   print_table(out, model_columns, json_object_get(status, "models"));
   buffer_putc(out, '\n');
@@ -110,7 +120,7 @@ static mu_status print_answer(const struct options *options, bool json, struct b
   mu_status status = control_find(options, socket, err);
   if (status != MU_OK) return status;
   if (json) {
-    status = control_ask(socket, "GET", "/status", out, err);
+    status = control_ask(socket, "GET", "/status", CONTROL_PROMPT_MS, out, err);
     if (status == MU_OK && out->size > 0 && out->data[out->size - 1] != '\n') buffer_putc(out, '\n');
     return status;
   }

@@ -39,7 +39,7 @@ static mu_status stop_process(const char *socket, int pid, int seconds, mu_error
   int pidfd = pidfd_open(pid, 0); /* close-on-exec by itself */
   if (pidfd < 0) return mu_fail(err, MU_IO, "cannot watch the server, pid %d: %s", pid, strerror(errno));
   buffer_init(&body, 1 << 20);
-  mu_status status = control_ask(socket, "POST", "/stop", &body, err);
+  mu_status status = control_ask(socket, "POST", "/stop", CONTROL_PROMPT_MS, &body, err);
   buffer_free(&body);
   if (status == MU_OK) status = wait_for_end(pidfd, seconds, err);
   close(pidfd);

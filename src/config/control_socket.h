@@ -1,5 +1,5 @@
 /*
- * Where the control socket of a server is: the one rule that `muster serve`, `muster status` and `muster stop` share.
+ * Where the control socket of a server is: the one rule that `muster serve` and the commands that speak to it share.
  *
  *   --control-socket PATH, else FOLDER/PORT.sock with FOLDER $XDG_RUNTIME_DIR/muster, or /tmp/muster-UID
  *

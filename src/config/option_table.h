@@ -39,6 +39,7 @@ struct option_row {
   const char *initial;             /* the default, as text; NULL: empty list */
   const struct option_word *words; /* ENUM, TRISTATE: all values; else words for special numbers ("auto") */
   bool not_in_file;                /* has no meaning inside muster.yaml */
+  bool reloadable;                 /* muster reload changes it in a server that runs; false: a start does */
 };
 
 enum { OPTION_ROWS_MAX = 96 }; /* at least as many as there are rows */

@@ -1,6 +1,6 @@
 /*
  * Every setting of `muster serve`, in one struct, described by one table (options.c): name, type, range, default, help,
- * environment names, tritonserver's name for it. Flags, muster.yaml, the environment, `--help`, `muster config` and
+ * whether a reload changes it, environment names, tritonserver's name for it. Flags, muster.yaml, the environment, `--help`, `muster config` and
  * docs/options.md all come from the table. Later wins: default, muster.yaml, environment, flag.
  */
 #ifndef CONFIG_OPTIONS_H
@@ -125,6 +125,10 @@ MUST_CHECK mu_status options_decode(const void *bytes, size_t size, struct optio
 /* What holds for one model: its own settings over the server's, nothing unset. ENABLE_BATCHING=false holds over both.
  * Strings are borrowed from options and the argument. */
 struct model_options options_for_model(const struct options *options, const char *model);
+
+/* May a server that runs with `now` go on with `then`? MU_UNSUPPORTED: settings differ that only a start can change;
+ * the message names them with both values. MU_NO_MEMORY. */
+MUST_CHECK mu_status options_check_reload(const struct options *now, const struct options *then, mu_error *err);
 
 /* Text of --help: groups, names, types, defaults, environment. */
 MUST_CHECK mu_status options_print_help(struct buffer *out);

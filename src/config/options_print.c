@@ -71,6 +71,10 @@ static mu_status print_meaning(struct buffer *out, const struct option_row *row)
     buffer_print(&text, "%salso %s in the environment", separator, row->environment);
     separator = "; ";
   }
+  if (!row->reloadable) {
+    buffer_print(&text, "%snot changed by a reload", separator);
+    separator = "; ";
+  }
   if (*separator == ';') buffer_putc(&text, ')');
   const char *whole = buffer_text(&text);
   mu_status status = whole == NULL || text.failed ? MU_NO_MEMORY : MU_OK;
@@ -112,7 +116,9 @@ mu_status options_print_reference(struct buffer *out) {
   const struct option_row *rows = option_rows(&n);
   buffer_puts(out,
               "# Options of `muster serve`\n\n"
-              "Printed by `muster config --reference`. Later wins: default, `muster.yaml`, environment, flag.\n");
+              "Printed by `muster config --reference`. Later wins: default, `muster.yaml`, environment, flag. `muster "
+              "reload` and\n"
+              "SIGHUP read them anew, the flags as they were given; what a reload does not change needs a restart.\n");
   for (size_t i = 0; i < n; i++) {
     const struct option_row *row = &rows[i];
     char key[OPTION_NAME_MAX], variable[OPTION_NAME_MAX];
@@ -120,8 +126,8 @@ mu_status options_print_reference(struct buffer *out) {
     option_environment_name(row, variable);
     if (begins_group(rows, i))
       buffer_print(out,
-                   "\n## %s\n\n| flag | `muster.yaml` | environment | default | allowed | meaning |\n"
-                   "|---|---|---|---|---|---|\n",
+                   "\n## %s\n\n| flag | `muster.yaml` | environment | default | allowed | reload | meaning |\n"
+                   "|---|---|---|---|---|---|---|\n",
                    row->group);
     buffer_print(out, "| `--%s`", row->name);
     for (size_t a = 0; a < OPTION_ALIASES_MAX && row->aliases[a] != NULL; a++)
@@ -134,7 +140,7 @@ mu_status options_print_reference(struct buffer *out) {
     if (row->environment != NULL) print_code(out, ", ", row->environment, "");
     buffer_print(out, " | %s | ", row->initial != NULL ? row->initial : "");
     option_describe(row, out);
-    buffer_print(out, " | %s |\n", row->help);
+    buffer_print(out, " | %s | %s |\n", row->reloadable ? "yes" : "no", row->help);
   }
   size_t n_settings;
   const struct model_row *settings = model_rows(&n_settings);

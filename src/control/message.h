@@ -12,7 +12,7 @@
 #include "base/buffer.h"
 #include "base/status.h"
 
-enum { CONTROL_VERSION = 1, CONTROL_FDS_MAX = 64, CONTROL_PACKET_MAX = 1 << 20 };
+enum { CONTROL_VERSION = 2, CONTROL_FDS_MAX = 64, CONTROL_PACKET_MAX = 1 << 20 };
 
 struct control_bytes {
   const void *data;
@@ -24,19 +24,27 @@ enum control_type {
   CONTROL_GATEWAY_START = 1, /* + fds: n_http sockets, then n_metrics */
   CONTROL_MODEL_SET,         /* a model appears, or its state changes */
   CONTROL_MODEL_LOADED,      /* what a worker found it to be */
+  CONTROL_MODEL_REMOVE,      /* no new request gets it; those that have it end as usual, then MODEL_REMOVED */
   CONTROL_WORKER_ATTACH,     /* a warm worker; + fd: the gateway's end of the channel socket */
+  CONTROL_WORKER_RETIRE,     /* it gets no new batch; those that it has end as usual, then WORKER_RETIRED */
   CONTROL_WORKER_GONE,       /* its death is confirmed */
+  CONTROL_MARK,              /* MARKED is the answer, when everything said before it holds */
   CONTROL_DRAIN,
   /* gateway -> supervisor */
   CONTROL_GATEWAY_READY,   /* listening */
   CONTROL_WORKER_ATTACHED, /* the handshake is over, requests can go there */
   CONTROL_WORKER_HUNG,     /* exceeded max_execution: kill it, it is to blame */
   CONTROL_WORKER_BROKEN,   /* wrote nonsense into shared memory, or the handshake failed: kill it */
-  CONTROL_DRAINED,         /* nothing left in flight, listeners closed */
+  CONTROL_WORKER_RETIRED,  /* it holds no request any more */
+  CONTROL_MODEL_REMOVED,   /* no request has it any more: its workers may leave, and its memory goes with them */
+  CONTROL_MARKED,
+  CONTROL_DRAINED, /* nothing left in flight, listeners closed */
   /* supervisor -> worker */
-  CONTROL_WORKER_START,
-  CONTROL_WORKER_PEER, /* a gateway wants to attach; + fd: the worker's end of the channel socket */
-  CONTROL_STOP,        /* leave */
+  CONTROL_WORKER_START, /* + fd, where path names another file by now: the model file */
+  CONTROL_WORKER_PEER,  /* a gateway wants to attach; + fd: the worker's end of the channel socket */
+  CONTROL_STOP,         /* leave */
+  /* supervisor -> both */
+  CONTROL_OPTIONS, /* settings have changed: those that a reload can change hold from here on */
   /* worker -> supervisor */
   CONTROL_LOADED, /* metadata; warm-up follows */
   CONTROL_READY,  /* warm */
@@ -51,16 +59,26 @@ struct control_gateway_start {
   uint32_t n_workers;           /* and WORKER_ATTACH of those that were there before it; it listens when it has them */
 };
 struct control_model_set {
-  uint32_t model; /* the supervisor's number for this model version */
+  uint32_t model; /* the supervisor's number: every generation of a model version has its own, never reused */
+  bool listed;    /* requests find it by name and version, instead of the one that was found so before */
   const char *name;
   int64_t version;
   const char *folder;
   struct control_bytes config; /* config.pbtxt text */
   uint32_t state;              /* enum model_state */
   const char *reason;
-  uint32_t max_batch; /* effective options for this model (config/options.h model_options) */
+  /* effective options for this model (config/options.h) */
+  bool batching;
+  bool round_robin;
   uint32_t max_queue_requests;
   uint64_t max_queue_bytes;
+  int64_t max_queue_delay_us;  /* -1: learned */
+  uint64_t max_batch_wait_ns;  /* upper bound of the learned wait */
+  uint64_t max_execution_ns;   /* 0: learned */
+  uint64_t first_execution_ns; /* of the first run of a shape */
+};
+struct control_model_number { /* MODEL_REMOVE, MODEL_REMOVED */
+  uint32_t model;
 };
 struct control_model_loaded {
   uint32_t model;
@@ -79,17 +97,27 @@ struct control_worker_attach {
   const char *device_name; /* "cpu" */
   int32_t pid;
 };
+struct control_worker_retire {
+  uint32_t worker;
+  uint64_t epoch;
+};
 struct control_worker_gone {
   uint32_t worker;
   uint64_t epoch;
   bool blamed;     /* the worker caused its death itself */
   const char *why; /* "killed by signal 11 (Segmentation fault)" */
 };
+struct control_mark { /* MARK, MARKED */
+  uint64_t serial;
+};
+struct control_options {
+  struct control_bytes options; /* options_encode */
+};
 struct control_drain {
   uint64_t drain_delay_ns; /* readiness is down, everything still served */
   uint64_t deadline_ns;    /* absolute: what is in flight then is cut */
 };
-struct control_worker_event { /* WORKER_ATTACHED, WORKER_HUNG, WORKER_BROKEN */
+struct control_worker_event { /* WORKER_ATTACHED, WORKER_HUNG, WORKER_BROKEN, WORKER_RETIRED */
   uint32_t worker;
   uint64_t epoch;
   const char *why;
@@ -126,8 +154,12 @@ struct control_packet {
     struct control_gateway_start gateway_start;
     struct control_model_set model_set;
     struct control_model_loaded model_loaded;
+    struct control_model_number model_number;
     struct control_worker_attach worker_attach;
+    struct control_worker_retire worker_retire;
     struct control_worker_gone worker_gone;
+    struct control_mark mark;
+    struct control_options options;
     struct control_drain drain;
     struct control_worker_event worker_event;
     struct control_worker_start worker_start;

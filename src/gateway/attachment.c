@@ -13,6 +13,7 @@
 /* ---- lifetime ---------------------------------------------------------------------------------------------------- */
 
 static void attachment_free(struct attachment *attachment) {
+  attachment->model->attachments--;
   arena_space_free(attachment->output_space);
   channel_gate_free(attachment->gate);
   free(attachment);
@@ -100,9 +101,8 @@ void attachment_report(struct attachment *attachment, enum control_type type, co
 /* Batches on an instance at a time. Behind one that runs the scheduler puts only one that is full, so that an engine
  * under load never waits for the gateway; what may still grow is formed when the instance is idle. Not where a batch is
  * one request or some requests go before others: there the last moment is the best one to choose. */
-static uint32_t instance_depth(const struct options *options, const struct gateway_model *model) {
-  bool batches = options->enable_batching && model->model.metadata->max_batch > 1;
-  return batches && model->model.config->priority_levels <= 1 ? 2 : 1;
+static uint32_t instance_depth(const struct gateway_model *model) {
+  return model->params.max_batch > 1 && model->params.priority_levels <= 1 ? 2 : 1;
 }
 
 /* The scheduler gets the instances; queued requests may start at once. Locked. */
@@ -111,10 +111,10 @@ static mu_status add_instances(struct attachment *attachment) {
   for (uint32_t i = 0; i < attachment->n_lanes; i++) {
     struct lane *lane = &attachment->lanes[i];
     *lane = (struct lane){.attachment = attachment, .index = i};
-    lane->instance = i > 0 ? sched_add_sibling(core->sched, attachment->lanes[0].instance, lane, clock_now_ns())
-                           : sched_add_instance(core->sched, attachment->model->sched, attachment->device,
-                                                instance_depth(core->options, attachment->model), INSTANCE_SPEED, lane,
-                                                clock_now_ns());
+    lane->instance = i > 0
+                         ? sched_add_sibling(core->sched, attachment->lanes[0].instance, lane, clock_now_ns())
+                         : sched_add_instance(core->sched, attachment->model->sched, attachment->device,
+                                              instance_depth(attachment->model), INSTANCE_SPEED, lane, clock_now_ns());
     if (lane->instance == NULL) return MU_NO_MEMORY;
   }
   return MU_OK;
@@ -128,7 +128,7 @@ static void finish_handshake(struct attachment *attachment) {
   if (status == MU_UNAVAILABLE) return;
   if (status == MU_OK) {
     attachment->output_space = arena_space_create(channel_gate_output(attachment->gate)->size, &core->output_budget);
-    status = attachment->output_space != NULL ? add_instances(attachment) : MU_NO_MEMORY;
+    status = attachment->output_space == NULL ? MU_NO_MEMORY : attachment->retiring ? MU_OK : add_instances(attachment);
   } else {
     LOG_ERROR("handshake with worker failed", LOG_INT("worker", attachment->worker), LOG_STR("error", err.message));
   }
@@ -138,7 +138,7 @@ static void finish_handshake(struct attachment *attachment) {
   }
   channel_gate_sleep(attachment->gate); /* from here on the loop's poll is where the gateway waits: ring for it */
   attachment->attached = attachment->attached_untold = true;
-  attachment->model->attached++;
+  attachment->model->attached += !attachment->retiring;
   tell_later(attachment);
 }
 
@@ -253,6 +253,7 @@ static mu_status attach(struct core *core, const struct control_worker_attach *m
   status = attachment->device == NULL ? mu_fail(err, MU_NO_MEMORY, "no memory")
                                       : channel_gate_offer(&params, socket, &model->input, &attachment->gate, err);
   if (status != MU_OK) goto fail;
+  model->attachments++;
   list_push_back(&core->attachments, &attachment->link);
   net_loop_post(attachment->home->net, &attachment->start_post);
   return MU_OK;
@@ -281,28 +282,73 @@ bool core_workers_settled(struct core *core) {
   pthread_mutex_lock(&core->lock);
   list_each (link, &core->attachments) {
     const struct attachment *attachment = list_item(link, struct attachment, link);
-    bool serves = attachment->attached && attachment->model->model.state == MODEL_READY;
-    settled = settled && (serves || attachment->reported);
+    const struct gateway_model *model = attachment->model;
+    bool serves = attachment->attached && (!model->listed || model->model.state == MODEL_READY);
+    settled = settled && (serves || attachment->retiring || attachment->reported);
   }
   pthread_mutex_unlock(&core->lock);
   return settled;
 }
 
+/* ---- retirement -------------------------------------------------------------------------------------------------- */
+
+void core_retire_worker(struct core *core, const struct control_worker_retire *message) {
+  pthread_mutex_lock(&core->lock);
+  list_each (link, &core->attachments) {
+    struct attachment *attachment = list_item(link, struct attachment, link);
+    if (attachment->worker != message->worker || attachment->epoch != message->epoch || attachment->retiring) continue;
+    if (attachment->attached) attachment->model->attached--;
+    attachment->retiring = true;
+    for (uint32_t i = 0; i < attachment->n_lanes; i++) {
+      struct lane *lane = &attachment->lanes[i];
+      /* one that is busy goes with its batch: whether it is still there is seen by that */
+      if (lane->instance != NULL && sched_instance_retire(core->sched, lane->instance, clock_now_ns()))
+        lane->instance = NULL;
+    }
+  }
+  pthread_mutex_unlock(&core->lock);
+}
+
+static bool holds_batches(const struct core *core, const struct attachment *attachment) {
+  if (!list_empty(&attachment->flights)) return true;
+  list_each (link, &core->stalled)
+    if (list_item(link, struct flight, link)->attachment == attachment) return true;
+  return false;
+}
+
+void core_settle_workers(struct core *core) {
+  list_each (link, &core->attachments) {
+    struct attachment *attachment = list_item(link, struct attachment, link);
+    if (!attachment->retiring || attachment->retired || holds_batches(core, attachment)) continue;
+    const struct control_worker_event event = {attachment->worker, attachment->epoch, ""};
+    attachment->retired = true;
+    send_event(core, CONTROL_WORKER_RETIRED, &event);
+  }
+}
+
+/* ---- death ------------------------------------------------------------------------------------------------------- */
+
 /* Its batches: the scheduler takes the requests back, the flights go. Locked. */
 static void lose_flights(struct core *core, struct attachment *attachment, bool blamed) {
   uint64_t retried = 0;
+  bool flying[CHANNEL_LANES_MAX] = {false};
   struct list *const lists[] = {&attachment->flights, &core->stalled};
   for (size_t i = 0; i < sizeof lists / sizeof *lists; i++)
     list_each (link, lists[i]) {
       struct flight *flight = list_item(link, struct flight, link);
       if (flight->attachment != attachment) continue;
+      flying[flight->lane] = true;
       if (!blamed || !flight->batch->jobs[0]->suspect)
         retried += flight->batch->live; /* alone, it is not tried again */
       flight_free(core, flight);
     }
   attachment->model->model.stats->retries += retried;
-  if (attachment->lanes[0].instance != NULL) /* with it go its siblings */
-    sched_instance_lost(core->sched, attachment->lanes[0].instance, blamed, clock_now_ns());
+  for (uint32_t i = 0; i < attachment->n_lanes; i++) {
+    bool there = attachment->lanes[i].instance != NULL && (!attachment->retiring || flying[i]);
+    if (!there) continue;
+    sched_instance_lost(core->sched, attachment->lanes[i].instance, blamed, clock_now_ns());
+    break; /* with it go its siblings */
+  }
 }
 
 void core_worker_gone(struct core *core, const struct control_worker_gone *message) {
@@ -314,13 +360,13 @@ void core_worker_gone(struct core *core, const struct control_worker_gone *messa
     if (attachment->worker != message->worker || attachment->epoch != message->epoch) continue;
     if (attachment->attached) {
       attachment_drain_completions(attachment, &outbox); /* what it finished before it died counts */
-      attachment->model->attached--;
+      attachment->model->attached -= !attachment->retiring;
     }
     attachment->gone = true;
     attachment->unrung = false;
     lose_flights(core, attachment, message->blamed);
     list_remove(link);
-    core->worker_deaths++;
+    core->worker_deaths += !attachment->retired; /* that one was to leave */
     net_loop_post(attachment->home->net, &attachment->close_post);
     attachment_release(attachment);
     core_run(core, &outbox);

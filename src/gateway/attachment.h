@@ -46,6 +46,7 @@ struct attachment {
   struct list flights;
   uint32_t users; /* output blocks in use, plus 1 while the worker lives, plus 1 while polled */
   bool attached, gone, reported;
+  bool retiring, retired; /* it gets no new batch; and that it has finished was said */
   const char *report_why; /* hung or broken, static text */
   enum control_type report_type;
   bool attached_untold, report_untold; /* core.telling */
@@ -55,6 +56,11 @@ struct attachment {
   struct net_post start_post, close_post; /* of polling, on the home loop */
   uint64_t total_requests, total_batches, total_rows, errors;
 };
+
+/* Does it take requests? Locked. */
+static inline bool attachment_serves(const struct attachment *attachment) {
+  return attachment->attached && !attachment->retiring;
+}
 
 /* Locked. One user less; the last one frees it (on its home loop where handles are still open). */
 void attachment_release(struct attachment *attachment);

@@ -54,6 +54,7 @@ void call_free(struct call *call) {
   struct gateway_loop *loop = call->loop;
   core_unstage(loop->core, call->text_staged);
   core_let_go(loop->core, call->reply_held);
+  if (call->model != NULL) core_release_model(call->model);
   if (loop->n_free_calls == FREE_CALLS_MAX) {
     call_destroy(call);
     return;

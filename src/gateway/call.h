@@ -40,7 +40,7 @@ struct call {
   bool body_ended;
   bool rest_staged; /* what follows the JSON part is in `text` too */
 
-  struct gateway_model *model;
+  struct gateway_model *model; /* held until call_free; NULL: none yet */
   struct sched_job job;
   bool reserved;      /* `slots` are taken */
   uint64_t binary_at; /* bytes of the binary part received */

@@ -18,12 +18,15 @@ static uint64_t machine_memory(void) {
 mu_status core_init(struct core *core, const struct options *options, uint32_t n_loops, mu_error *err) {
   *core = (struct core){.options = options, .n_loops = n_loops, .timer = -1, .timer_armed_ns = TIME_NEVER};
   pthread_mutex_init(&core->lock, NULL);
+  list_init(&core->known);
   list_init(&core->attachments);
   list_init(&core->stalled);
   list_init(&core->reserving);
   list_init(&core->telling);
   list_init(&core->free_flights);
   core->started_ns = clock_now_ns();
+  core->default_request_timeout_ns = (uint64_t)options->default_request_timeout_ns;
+  core->strict_readiness = options->strict_readiness;
   uint64_t limit = options->memory_budget > 0 ? (uint64_t)options->memory_budget : machine_memory() / 2;
   core->budget.limit = limit;
   core->input_budget = (struct memory_budget){.limit = limit - limit / 8 * 3, .within = &core->budget};
@@ -38,20 +41,14 @@ mu_status core_init(struct core *core, const struct options *options, uint32_t n
   return MU_OK;
 }
 
-static void gateway_model_free(struct gateway_model *model) {
-  if (model == NULL) return;
-  slot_pool_free(model->slots);
-  arena_space_free(model->input_space);
-  shared_memory_close(&model->input);
-  model_config_free(model->model.config);
-  model_metadata_free(model->model.metadata);
-  model_stats_free(model->model.stats);
-  free(model->model.name);
-  free(model->model.reason);
-  free(model);
+void core_set_options(struct core *core, const struct options *options) {
+  pthread_mutex_lock(&core->lock);
+  core->default_request_timeout_ns = (uint64_t)options->default_request_timeout_ns;
+  core->strict_readiness = options->strict_readiness;
+  pthread_mutex_unlock(&core->lock);
 }
 
-/* ---- the table of models ----------------------------------------------------------------------------------------- */
+/* ---- readiness --------------------------------------------------------------------------------------------------- */
 
 bool core_model_ready(const struct gateway_model *model) {
   return model->model.state == MODEL_READY && model->attached > 0;
@@ -62,36 +59,9 @@ bool core_ready(struct core *core) {
   pthread_mutex_lock(&core->lock);
   size_t ready = 0;
   for (size_t i = 0; i < core->n_models; i++) ready += core_model_ready(core->models[i]);
-  bool result = core->options->strict_readiness ? ready == core->n_models : ready > 0;
+  bool result = core->strict_readiness ? ready == core->n_models && ready > 0 : ready > 0;
   pthread_mutex_unlock(&core->lock);
-  return result && core->n_models > 0;
-}
-
-/* Position of the first entry that is not before (name, version). */
-static size_t lower_bound(const struct core *core, const char *name, int64_t version) {
-  size_t low = 0, high = core->n_models;
-  while (low < high) {
-    size_t middle = low + (high - low) / 2;
-    const struct model *model = &core->models[middle]->model;
-    int order = strcmp(model->name, name);
-    if (order < 0 || (order == 0 && model->version < version))
-      low = middle + 1;
-    else
-      high = middle;
-  }
-  return low;
-}
-
-struct gateway_model *core_find_model(struct core *core, const char *name, int64_t version) {
-  struct gateway_model *found = NULL;
-  pthread_mutex_lock(&core->lock);
-  for (size_t i = lower_bound(core, name, version < 0 ? 0 : version); i < core->n_models; i++) {
-    struct gateway_model *model = core->models[i];
-    if (strcmp(model->model.name, name) != 0 || (version >= 0 && model->model.version != version)) break;
-    if (found == NULL || core_model_ready(model) || !core_model_ready(found)) found = model;
-  }
-  pthread_mutex_unlock(&core->lock);
-  return found;
+  return result;
 }
 
 mu_status core_model_check(const struct gateway_model *model, mu_error *err) {
@@ -116,11 +86,7 @@ mu_status core_model_takes_requests(struct core *core, const struct gateway_mode
   return status;
 }
 
-struct gateway_model *core_model_by_number(struct core *core, uint32_t number) {
-  for (size_t i = 0; i < core->n_models; i++)
-    if (core->models[i]->number == number) return core->models[i];
-  return NULL;
-}
+static uint64_t from_us(uint64_t us) { return us > TIME_NEVER / NS_PER_US ? TIME_NEVER : us * NS_PER_US; }
 
 static void set_state(struct gateway_model *model, enum model_state state, const char *reason) {
   char *copy = strdup(reason);
@@ -134,6 +100,7 @@ static struct gateway_model *create_model(struct core *core, const struct contro
   struct gateway_model *model = calloc(1, sizeof *model);
   if (model == NULL) goto no_memory;
   model->number = message->model;
+  list_init(&model->link);
   model->input.fd = -1;
   model->model.version = message->version;
   model->model.name = strdup(message->name);
@@ -146,20 +113,36 @@ static struct gateway_model *create_model(struct core *core, const struct contro
   mu_error labels;
   if (message->folder[0] != '\0' && model_config_read_labels(model->model.config, message->folder, &labels) != MU_OK)
     LOG_WARNING("labels cannot be read", LOG_STR("model", message->name), LOG_STR("error", labels.message));
-  struct gateway_model **models = reallocarray(core->models, core->n_models + 1, sizeof(struct gateway_model *));
-  if (models == NULL) goto no_memory;
-  core->models = models;
-  size_t at = lower_bound(core, message->name, message->version);
-  memmove(models + at + 1, models + at, (core->n_models - at) * sizeof *models);
-  models[at] = model;
-  core->n_models++;
+  if (core_add_model(core, model) != MU_OK) goto no_memory;
   return model;
 
 no_memory:
   mu_fail(err, MU_NO_MEMORY, "no memory for the model's entry");
 fail:
-  gateway_model_free(model);
+  core_free_model(model);
   return NULL;
+}
+
+/* What the supervisor says of the model's queues; core_schedule_model adds what the model itself says. */
+static void set_params(struct gateway_model *model, const struct control_model_set *message) {
+  const struct model_config *config = model->model.config;
+  bool own_delay = message->max_queue_delay_us >= 0;
+  model->params = (struct sched_model_params){
+      .max_batch = message->batching ? UINT32_MAX : 1,
+      .has_max_queue_delay = config->has_max_queue_delay || own_delay,
+      .preserve_ordering = config->preserve_ordering,
+      .max_queue_requests = message->max_queue_requests,
+      .max_queue_bytes = message->max_queue_bytes,
+      .max_learned_wait_ns = message->max_batch_wait_ns,
+      .max_execution_ns = message->max_execution_ns,
+      .first_execution_ns = message->first_execution_ns,
+      .choice = message->round_robin ? SCHED_ROUND_ROBIN : SCHED_QUEUE_DEPTH,
+      .owner = model,
+  };
+  if (config->has_max_queue_delay)
+    model->params.max_queue_delay_ns = from_us(config->max_queue_delay_us);
+  else if (own_delay)
+    model->params.max_queue_delay_ns = from_us((uint64_t)message->max_queue_delay_us);
 }
 
 void core_set_model(struct core *core, const struct control_model_set *message) {
@@ -170,8 +153,8 @@ void core_set_model(struct core *core, const struct control_model_set *message) 
   struct gateway_model *model = core_model_by_number(core, message->model);
   if (model == NULL) model = create_model(core, message, &err);
   if (model != NULL) {
-    model->max_queue_requests = message->max_queue_requests;
-    model->max_queue_bytes = message->max_queue_bytes;
+    if (model->sched == NULL) set_params(model, message);
+    if (message->listed && !model->listed && !model->leaving) core_list_model(core, model);
     set_state(model, (enum model_state)message->state, message->reason);
     if (model->sched != NULL && model->model.state == MODEL_UNAVAILABLE) sched_model_drop_waiting(model->sched);
     core_run(core, &outbox);
@@ -183,8 +166,6 @@ void core_set_model(struct core *core, const struct control_model_set *message) 
 }
 
 /* ---- a loaded model: its scheduler entry and its memory ---------------------------------------------------------- */
-
-static uint64_t from_us(uint64_t us) { return us > TIME_NEVER / NS_PER_US ? TIME_NEVER : us * NS_PER_US; }
 
 static struct sched_queue_policy queue_policy(const struct queue_policy *policy) {
   return (struct sched_queue_policy){
@@ -212,22 +193,6 @@ static mu_status fill_preferred(const struct model_config *config, struct sched_
   return MU_OK;
 }
 
-static mu_status fill_batching(const struct core *core, const struct gateway_model *model,
-                               struct sched_model_params *params, mu_error *err) {
-  const struct model_config *config = model->model.config;
-  const struct options *options = core->options;
-  params->max_batch = options->enable_batching ? model->model.metadata->max_batch : 1;
-  struct model_options own = options_for_model(options, model->model.name);
-  bool own_delay = own.max_queue_delay_us >= 0;
-  params->has_max_queue_delay = config->has_max_queue_delay || own_delay;
-  if (config->has_max_queue_delay)
-    params->max_queue_delay_ns = from_us(config->max_queue_delay_us);
-  else if (own_delay)
-    params->max_queue_delay_ns = from_us((uint64_t)own.max_queue_delay_us);
-  params->preserve_ordering = config->preserve_ordering;
-  return fill_preferred(config, params, err);
-}
-
 static mu_status fill_priorities(const struct model_config *config, struct sched_model_params *params, mu_error *err) {
   if (config->priority_levels > SCHED_PRIORITY_MAX)
     return mu_fail(err, MU_UNSUPPORTED, "more than %d priority_levels", SCHED_PRIORITY_MAX);
@@ -243,21 +208,14 @@ static mu_status fill_priorities(const struct model_config *config, struct sched
 }
 
 mu_status core_schedule_model(struct core *core, struct gateway_model *model, uint32_t batch_tokens, mu_error *err) {
-  struct model_options own = options_for_model(core->options, model->model.name);
-  struct sched_model_params params = {
-      .max_queue_requests = model->max_queue_requests,
-      .max_queue_bytes = model->max_queue_bytes,
-      .max_learned_wait_ns = (uint64_t)core->options->max_batch_wait_ns,
-      .max_execution_ns = own.max_execution_ns > 0 ? (uint64_t)own.max_execution_ns : 0,
-      .first_execution_ns = (uint64_t)core->options->load_timeout_ns,
-      .tokens = batch_tokens,
-      .choice = core->options->balance == BALANCE_ROUND_ROBIN ? SCHED_ROUND_ROBIN : SCHED_QUEUE_DEPTH,
-      .owner = model,
-  };
-  mu_status status = fill_batching(core, model, &params, err);
-  if (status == MU_OK) status = fill_priorities(model->model.config, &params, err);
+  struct sched_model_params *params = &model->params;
+  uint32_t most = model->model.metadata->max_batch;
+  if (params->max_batch > most) params->max_batch = most;
+  params->tokens = batch_tokens;
+  mu_status status = fill_preferred(model->model.config, params, err);
+  if (status == MU_OK) status = fill_priorities(model->model.config, params, err);
   if (status != MU_OK) return status;
-  model->sched = sched_add_model(core->sched, &params);
+  model->sched = sched_add_model(core->sched, params);
   return model->sched != NULL ? MU_OK : mu_fail(err, MU_NO_MEMORY, "no memory for the model's queue");
 }
 
@@ -329,8 +287,7 @@ void core_model_loaded(struct core *core, const struct control_model_loaded *mes
 /* ---- memory of requests ------------------------------------------------------------------------------------------ */
 
 uint64_t core_deadline_ns(const struct core *core, const struct request *request) {
-  uint64_t timeout_ns =
-      request->timeout_us > 0 ? from_us(request->timeout_us) : (uint64_t)core->options->default_request_timeout_ns;
+  uint64_t timeout_ns = request->timeout_us > 0 ? from_us(request->timeout_us) : core->default_request_timeout_ns;
   return time_add(request->received_ns, timeout_ns);
 }
 
@@ -339,8 +296,10 @@ bool core_make_room(struct core *core, const struct memory_budget *budget, uint6
   for (; budget != NULL; budget = budget->within) lacking |= budget->limit != 0 && budget->limit - budget->used < bytes;
   if (!lacking) return false;
   uint64_t before = core->budget.used;
-  for (size_t i = 0; i < core->n_models; i++)
-    if (core->models[i]->slots != NULL) slot_pool_trim(core->models[i]->slots);
+  list_each (link, &core->known) {
+    struct gateway_model *model = list_item(link, struct gateway_model, link);
+    if (model->slots != NULL) slot_pool_trim(model->slots);
+  }
   return core->budget.used < before;
 }
 
@@ -422,7 +381,7 @@ void core_release_inputs(struct core *core, struct call *call) {
 
 void core_retry_reserving(struct core *core, struct list *outbox) {
   /* In order of arrival; once one of a model fails, the later ones of that model wait on. */
-  for (size_t i = 0; i < core->n_models; i++) core->models[i]->input_full = false;
+  list_each (known, &core->known) list_item(known, struct gateway_model, link)->input_full = false;
   list_each (link, &core->reserving) {
     struct call *waiting = list_item(link, struct call, link);
     if (waiting->model->input_full) continue;
@@ -462,8 +421,8 @@ bool core_forget_reserving(struct core *core, struct call *call) {
 /* ---- idle memory ------------------------------------------------------------------------------------------------- */
 
 static void trim_idle(struct core *core, uint32_t ticks) {
-  for (size_t i = 0; i < core->n_models; i++) {
-    struct gateway_model *model = core->models[i];
+  list_each (link, &core->known) {
+    struct gateway_model *model = list_item(link, struct gateway_model, link);
     if (model->slots == NULL) continue;
     uint64_t executed = model->model.stats->execution_count;
     bool busy = executed != model->executed_before;
@@ -481,6 +440,8 @@ void core_keep_house(struct core *core, uint32_t idle_ticks) {
   pthread_mutex_lock(&core->lock);
   expire_reserving(core, clock_now_ns(), &outbox);
   trim_idle(core, idle_ticks);
+  core_settle_workers(core);
+  core_settle_models(core);
   core_run(core, &outbox); /* what has become free is somebody's turn */
   pthread_mutex_unlock(&core->lock);
   core_deliver(&outbox, &core->loops[0]);

@@ -21,6 +21,7 @@
 #include "sched/sched.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 
 struct attachment;
 struct call;
@@ -42,14 +43,20 @@ struct gateway_loop {
   mu_error listen_error;
 };
 
-/* A model version. Made by CONTROL_MODEL_SET and kept until the gateway ends, so pointers to it stay good. */
+/* One generation of a model version. Made by CONTROL_MODEL_SET; after CONTROL_MODEL_REMOVE it goes when no call holds
+ * it and no attachment of its workers is left. */
 struct gateway_model {
-  uint32_t number; /* the supervisor's */
+  struct list link;     /* core.known */
+  uint32_t number;      /* the supervisor's */
+  bool listed;          /* in core.models: requests find it by its name */
+  bool leaving;         /* CONTROL_MODEL_REMOVE came */
+  bool removed;         /* and CONTROL_MODEL_REMOVED was said */
+  atomic_uint calls;    /* that hold it: taken under the lock, let go by any thread */
+  uint32_t attachments; /* that are not freed */
   struct model model;
-  uint32_t max_queue_requests; /* effective limits, from the supervisor */
-  uint64_t max_queue_bytes;
-  struct sched_model *sched;  /* NULL until the first worker is there */
-  struct shared_memory input; /* the input arena: written here, read by the workers */
+  struct sched_model_params params; /* of its queues: from the supervisor, completed by what the model says */
+  struct sched_model *sched;        /* NULL until the first worker is there */
+  struct shared_memory input;       /* the input arena: written here, read by the workers */
   struct arena_space *input_space;
   struct slot_pool *slots;
   uint32_t attached;        /* workers that take requests */
@@ -76,7 +83,9 @@ struct output_block {
 
 struct core {
   pthread_mutex_t lock;
-  const struct options *options;
+  const struct options *options; /* as at the start; what a reload can change of them stands here below */
+  uint64_t default_request_timeout_ns;
+  bool strict_readiness;
   struct gateway_loop *loops;
   uint32_t n_loops;
   struct control_link *control; /* loop 0 only */
@@ -85,8 +94,10 @@ struct core {
   int timer;               /* timerfd: the scheduler's next wake-up, armed from any thread, read by loop 0 */
   uint64_t timer_armed_ns; /* TIME_NEVER when not */
 
-  struct gateway_model **models; /* by name, then version */
+  struct gateway_model **models; /* those that are listed, by name, then version */
   size_t n_models;
+  struct list known; /* struct gateway_model: those, and the ones that are still coming or already leaving */
+  size_t n_known;
   struct gateway_device *devices;
   size_t n_devices;
   struct connection_room room; /* of all HTTP listeners together */
@@ -115,14 +126,33 @@ struct core {
   uint64_t started_ns;
 };
 
+/* ---- model_table.c: which models there are ----------------------------------------------------------------------- */
+
+/* The listed version of a name: that one, or with version -1 the highest that is ready (else the highest). NULL: none.
+ * It stays until it is let go with core_release_model. Takes the lock. */
+struct gateway_model *core_hold_model(struct core *core, const char *name, int64_t version);
+void core_release_model(struct gateway_model *model); /* any thread, locked or not */
+
+struct gateway_model *core_model_by_number(struct core *core, uint32_t number); /* locked */
+
+/* A new one becomes known. Locked; MU_NO_MEMORY: it is still the caller's. */
+MUST_CHECK mu_status core_add_model(struct core *core, struct gateway_model *model);
+/* Requests find it from now on, and no longer the one of the same name and version. Locked. */
+void core_list_model(struct core *core, struct gateway_model *model);
+/* CONTROL_MODEL_REMOVE. Takes the lock. */
+void core_remove_model(struct core *core, const struct control_model_number *message);
+/* Now and then, on loop 0: says which of the models that leave are not in use any more, and frees those that nothing
+ * is left of. Locked; sched_next has to follow. */
+void core_settle_models(struct core *core);
+void core_free_model(struct gateway_model *model); /* not known; accepts NULL */
+
 /* ---- core.c: models and memory ----------------------------------------------------------------------------------- */
 
 /* MU_NO_MEMORY, MU_IO. options are borrowed. The core lives as long as the process: nothing in it outlives that. */
 MUST_CHECK mu_status core_init(struct core *core, const struct options *options, uint32_t n_loops, mu_error *err);
 
-/* The served version of a name: that one, or with version -1 the highest that is ready (else the highest). NULL: none.
- * Takes the lock. */
-struct gateway_model *core_find_model(struct core *core, const char *name, int64_t version);
+/* CONTROL_OPTIONS: takes over what a reload can change. Takes the lock. */
+void core_set_options(struct core *core, const struct options *options);
 
 /* MU_OK, or MU_UNAVAILABLE with why: loading for the first time, failed, unloading. The first one takes the lock. */
 MUST_CHECK mu_status core_model_takes_requests(struct core *core, const struct gateway_model *model, mu_error *err);
@@ -140,9 +170,7 @@ void core_model_loaded(struct core *core, const struct control_model_loaded *mes
 MUST_CHECK mu_status core_schedule_model(struct core *core, struct gateway_model *model, uint32_t batch_tokens,
                                          mu_error *err);
 
-struct gateway_model *core_model_by_number(struct core *core, uint32_t number); /* locked */
-
-/* When the client is answered whatever has become of the request: by its own timeout or the default one. */
+/* When the client is answered whatever has become of the request: by its own timeout or the default one. Locked. */
 uint64_t core_deadline_ns(const struct core *core, const struct request *request);
 
 /* Memory of a connection's staging (JSON text) against the budget. Take the lock. */
@@ -210,8 +238,11 @@ void core_tick(struct core *core);
 
 /* Control messages about workers; loop 0. socket is taken over, -1 where it was lost. Take the lock. */
 void core_attach_worker(struct core *core, const struct control_worker_attach *message, int socket);
+void core_retire_worker(struct core *core, const struct control_worker_retire *message);
 void core_worker_gone(struct core *core, const struct control_worker_gone *message);
 /* Every worker that was announced takes requests, and the supervisor has said so; or it never will. Takes the lock. */
 bool core_workers_settled(struct core *core);
+/* Now and then, on loop 0: says which of the workers that were retired have finished. Locked. */
+void core_settle_workers(struct core *core);
 
 #endif

@@ -350,10 +350,10 @@ mu_status core_submit(struct core *core, struct call *call, mu_error *err) {
   call->job.priority = request->priority > UINT32_MAX ? UINT32_MAX : (uint32_t)request->priority;
   call->job.bytes = request->input_bytes;
   call->job.timeout_ns = request->timeout_us > TIME_NEVER / NS_PER_US ? TIME_NEVER : request->timeout_us * NS_PER_US;
-  call->job.deadline_ns = core_deadline_ns(core, request);
   struct list outbox;
   list_init(&outbox);
   pthread_mutex_lock(&core->lock);
+  call->job.deadline_ns = core_deadline_ns(core, request);
   mu_status status = core_model_check(call->model, err); /* it may have failed while the body came */
   if (status == MU_OK) {
     call->job.key = sched_key_get(core->sched, call->model->sched, bytes, size);

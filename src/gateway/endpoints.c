@@ -33,10 +33,10 @@ static void answer_document(struct call *call, mu_status status, const mu_error 
 
 static const mu_error out_of_memory = {"no memory for the document"};
 
-/* The model of the path; answers 404 itself when there is none. */
+/* The model of the path, which the call then holds; answers 404 itself when there is none. */
 static struct gateway_model *path_model(struct call *call) {
-  struct gateway_model *model = core_find_model(call->loop->core, call->route.model, call->route.version);
-  if (model != NULL) return model;
+  call->model = core_hold_model(call->loop->core, call->route.model, call->route.version);
+  if (call->model != NULL) return call->model;
   mu_error err;
   mu_fail(&err, MU_NOT_FOUND, "Request for unknown model: '%s' is not found", call->route.model);
   call_reply_error(call, http_status_of(MU_NOT_FOUND), err.message);
@@ -79,7 +79,7 @@ static void model_metadata(struct call *call) {
   mu_error err = out_of_memory;
   mu_status status = MU_NO_MEMORY;
   pthread_mutex_lock(&core->lock);
-  int64_t *versions = calloc(core->n_models, sizeof *versions);
+  int64_t *versions = calloc(core->n_models + 1, sizeof *versions);
   size_t n = 0;
   for (size_t i = 0; versions != NULL && i < core->n_models; i++)
     if (strcmp(core->models[i]->model.name, model->model.name) == 0) versions[n++] = core->models[i]->model.version;
@@ -149,11 +149,11 @@ static uint32_t count_queue(const struct core *core, const struct attachment *at
       const struct flight *flight = list_item(link, struct flight, link);
       if (flight->attachment == attachment) depth += flight->batch->n_jobs;
     }
-  if (!attachment->attached || model->sched == NULL) return depth;
+  if (!attachment_serves(attachment) || model->sched == NULL) return depth;
   list_each (link, &core->attachments) {
     const struct attachment *other = list_item(link, struct attachment, link);
     if (other == attachment) break;
-    before += other->model == model && other->attached;
+    before += other->model == model && attachment_serves(other);
   }
   struct sched_model_view queue;
   sched_model_look(model->sched, &queue);
@@ -164,7 +164,7 @@ static void view_backend(const struct core *core, struct attachment *attachment,
   *view = (struct backend_view){.model = attachment->model->model.name,
                                 .device = attachment->device_name,
                                 .gpu_id = -1,
-                                .healthy = attachment->attached && !attachment->reported,
+                                .healthy = attachment_serves(attachment) && !attachment->reported,
                                 .total_requests = attachment->total_requests,
                                 .total_batches = attachment->total_batches,
                                 .error_count = attachment->errors,

@@ -297,6 +297,31 @@ static void on_worker_attach(struct gateway *gateway, struct control_packet *pac
   if (gateway->workers_due > 0) gateway->workers_due--;
 }
 
+static void on_model_remove(struct gateway *gateway, struct control_packet *packet) {
+  core_remove_model(&gateway->core, &packet->model_number);
+}
+
+static void on_worker_retire(struct gateway *gateway, struct control_packet *packet) {
+  core_retire_worker(&gateway->core, &packet->worker_retire);
+}
+
+static void on_options(struct gateway *gateway, struct control_packet *packet) {
+  struct options *options;
+  mu_status status = options_decode(packet->options.options.data, packet->options.options.size, &options);
+  if (status != MU_OK) {
+    LOG_ERROR("changed settings do not add up", LOG_STR("error", status_name(status)));
+    return;
+  }
+  core_set_options(&gateway->core, options);
+  log_set_level(options_log_level(options));
+  options_free(options);
+}
+
+static void on_mark(struct gateway *gateway, struct control_packet *packet) {
+  if (control_link_send(gateway->core.control, CONTROL_MARKED, &packet->mark, NULL, 0) != MU_OK)
+    LOG_ERROR("the supervisor cannot be told", LOG_STR("what", control_type_name(CONTROL_MARKED)));
+}
+
 static void on_worker_gone(struct gateway *gateway, struct control_packet *packet) {
   core_worker_gone(&gateway->core, &packet->worker_gone);
 }
@@ -304,8 +329,12 @@ static void on_worker_gone(struct gateway *gateway, struct control_packet *packe
 static void (*const message_handlers[CONTROL_TYPE_COUNT])(struct gateway *, struct control_packet *) = {
     [CONTROL_MODEL_SET] = on_model_set,
     [CONTROL_MODEL_LOADED] = on_model_loaded,
+    [CONTROL_MODEL_REMOVE] = on_model_remove,
     [CONTROL_WORKER_ATTACH] = on_worker_attach,
+    [CONTROL_WORKER_RETIRE] = on_worker_retire,
     [CONTROL_WORKER_GONE] = on_worker_gone,
+    [CONTROL_OPTIONS] = on_options,
+    [CONTROL_MARK] = on_mark,
     [CONTROL_DRAIN] = on_drain,
 };
 

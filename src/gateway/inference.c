@@ -66,7 +66,7 @@ static bool parse_length(const char *text, uint64_t *ret_length) {
 
 static mu_status find_model(struct call *call, mu_error *err) {
   const struct route *route = &call->route;
-  call->model = core_find_model(call->loop->core, route->model, route->version);
+  call->model = core_hold_model(call->loop->core, route->model, route->version);
   if (call->model == NULL && route->version >= 0)
     return mu_fail(err, MU_NOT_FOUND, "Request for unknown model: '%s' version %lld is not found", route->model,
                    (long long)route->version);

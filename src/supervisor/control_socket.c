@@ -32,21 +32,37 @@ static json_t *pid_json(const struct process *process) {
   return process != NULL ? json_integer(process_pid(process)) : json_null();
 }
 
+/* Why it is not ready, or what else is to be said of it. */
+static const char *model_remark(const struct served_model *model) {
+  static const char *const remarks[] = {
+      [SERVED] = "",
+      [COMING] = "is loading, requests get it when it is ready",
+      [LEAVING] = "finishes the requests that it has",
+      [LEFT] = "its workers leave",
+  };
+  if (model->reason[0] != '\0' && model->role != LEFT) return model->reason;
+  return model->note[0] != '\0' ? model->note : remarks[model->role];
+}
+
+static enum model_state shown_state(const struct served_model *model) {
+  return model->role >= LEAVING ? MODEL_UNLOADING : model->state;
+}
+
 static json_t *models_json(const struct supervisor *s) {
   json_t *models = json_array();
-  for (size_t i = 0; i < s->n_models; i++) {
-    const struct served_model *model = &s->models[i];
+  list_each (link, &s->models) {
+    const struct served_model *model = list_item(link, struct served_model, link);
     json_array_append_new(
         models, json_pack("{s:s, s:I, s:s, s:s}", "name", model->name, "version", (json_int_t)model->version, "state",
-                          model_state_name(model->state), "reason", model->reason));
+                          model_state_name(shown_state(model)), "reason", model_remark(model)));
   }
   return models;
 }
 
 static json_t *workers_json(const struct supervisor *s) {
   json_t *workers = json_array();
-  for (size_t i = 0; i < s->n_workers; i++) {
-    const struct worker *worker = &s->workers[i];
+  list_each (link, &s->workers) {
+    const struct worker *worker = list_item(link, struct worker, all);
     json_array_append_new(workers, json_pack("{s:I, s:o, s:s, s:I, s:s, s:s, s:I, s:s}", "worker",
                                              (json_int_t)worker->number, "pid", pid_json(worker->process), "model",
                                              worker->model->name, "version", (json_int_t)worker->model->version,
@@ -64,12 +80,12 @@ static json_t *gateway_json(const struct gateway *gateway) {
 static json_t *status_json(const struct supervisor *s) {
   const struct gateway *gateway = &s->gateway;
   double uptime_s = (double)(clock_now_ns() - s->started_ns) / (double)NS_PER_S;
-  return json_pack("{s:s, s:i, s:f, s:s, s:o, s:o, s:o, s:o, s:o, s:f}", "state", supervisor_state_name(s), "pid",
+  return json_pack("{s:s, s:i, s:f, s:s, s:o, s:o, s:o, s:o, s:o, s:f, s:O?}", "state", supervisor_state_name(s), "pid",
                    (int)getpid(), "uptime_s", uptime_s, "version", MUSTER_VERSION, "http",
                    listeners_json(gateway->http_address, gateway->http_port, gateway->n_http), "metrics",
                    listeners_json(gateway->metrics_address, gateway->metrics_port, gateway->n_metrics), "gateway",
                    gateway_json(gateway), "models", models_json(s), "workers", workers_json(s), "stop_timeout_s",
-                   (double)supervisor_stop_ns(s) / (double)NS_PER_S);
+                   (double)supervisor_stop_ns(s) / (double)NS_PER_S, "reload", s->reload.report);
 }
 
 static void answer_status(struct supervisor *s, struct exchange *exchange) {
@@ -91,6 +107,10 @@ static void answer_stop(struct supervisor *s, struct exchange *exchange) {
   supervisor_stop(s, "muster stop");
 }
 
+/* ---- POST /reload: answered when it is over ---------------------------------------------------------------------- */
+
+static void answer_reload(struct supervisor *s, struct exchange *exchange) { reload_request(s, exchange); }
+
 /* ---- the service ------------------------------------------------------------------------------------------------- */
 
 static const struct route {
@@ -99,11 +119,12 @@ static const struct route {
 } routes[] = {
     {"/status", "GET", answer_status},
     {"/stop", "POST", answer_stop},
+    {"/reload", "POST", answer_reload},
 };
 
 static void on_begin(void *context, struct exchange *exchange) {}
 static void on_body(void *context, struct exchange *exchange, const uint8_t *data, size_t size) {}
-static void on_gone(void *context, struct exchange *exchange) {}
+static void on_gone(void *context, struct exchange *exchange) { reload_forget(context, exchange); }
 
 static void on_end(void *context, struct exchange *exchange) {
   for (size_t i = 0; i < sizeof routes / sizeof routes[0]; i++) {
@@ -114,7 +135,7 @@ static void on_end(void *context, struct exchange *exchange) {
       exchange_reply_error(exchange, 405, "wrong method");
     return;
   }
-  exchange_reply_error(exchange, 404, "there are GET /status and POST /stop");
+  exchange_reply_error(exchange, 404, "there are GET /status, POST /stop and POST /reload");
 }
 
 static mu_status choose_path(struct supervisor *s, char path[CONTROL_SOCKET_PATH_MAX], mu_error *err) {

@@ -41,10 +41,23 @@ static void on_ready(struct supervisor *s, const struct control_packet *packet) 
   restart_policy_ready(&gateway->policy, clock_now_ns());
   LOG_INFO("gateway ready", LOG_INT("pid", process_pid(gateway->process)), LOG_INT("loops", gateway->n_http));
   supervisor_check(s);
+  reload_marked(s); /* a mark that the one before did not answer: this one knows all that is to be known */
 }
 
 static void on_attached(struct supervisor *s, const struct control_packet *packet) {
   workers_attached(s, &packet->worker_event);
+}
+
+static void on_retired(struct supervisor *s, const struct control_packet *packet) {
+  workers_retired(s, &packet->worker_event);
+}
+
+static void on_removed(struct supervisor *s, const struct control_packet *packet) {
+  if (s->phase < PHASE_DRAINING) served_models_removed(s, packet->model_number.model);
+}
+
+static void on_marked(struct supervisor *s, const struct control_packet *packet) {
+  if (packet->mark.serial == s->reload.serial) reload_marked(s);
 }
 
 static void on_hung(struct supervisor *s, const struct control_packet *packet) {
@@ -63,8 +76,10 @@ static void on_drained(struct supervisor *s, const struct control_packet *packet
 
 static void on_message(void *context, struct control_packet *packet) {
   static void (*const handlers[CONTROL_TYPE_COUNT])(struct supervisor *, const struct control_packet *) = {
-      [CONTROL_GATEWAY_READY] = on_ready,  [CONTROL_WORKER_ATTACHED] = on_attached, [CONTROL_WORKER_HUNG] = on_hung,
-      [CONTROL_WORKER_BROKEN] = on_broken, [CONTROL_DRAINED] = on_drained,
+      [CONTROL_GATEWAY_READY] = on_ready,   [CONTROL_WORKER_ATTACHED] = on_attached,
+      [CONTROL_WORKER_HUNG] = on_hung,      [CONTROL_WORKER_BROKEN] = on_broken,
+      [CONTROL_DRAINED] = on_drained,       [CONTROL_WORKER_RETIRED] = on_retired,
+      [CONTROL_MODEL_REMOVED] = on_removed, [CONTROL_MARKED] = on_marked,
   };
   struct supervisor *s = context;
   if (handlers[packet->type] != NULL) {
@@ -119,6 +134,7 @@ static void on_ended(void *context, int code, int status) {
     after_end(s, death.blamed, death.why);
   }
   workers_detach(s);
+  if (s->phase < PHASE_DRAINING) served_models_forget(s);
 }
 
 static void on_timer(uv_timer_t *timer) {
@@ -166,7 +182,7 @@ void gateway_start(struct supervisor *s) {
       .options = {s->encoded_options.data, s->encoded_options.size},
       .n_http = gateway->n_http,
       .n_metrics = gateway->n_metrics,
-      .n_models = (uint32_t)s->n_models,
+      .n_models = served_models_told(s),
       .n_workers = workers_ready(s),
   };
   gateway_tell(s, CONTROL_GATEWAY_START, &message, gateway->fds, gateway->n_http + gateway->n_metrics);

@@ -16,7 +16,11 @@ static mu_status open_sockets(struct gateway *gateway, const char *address, int6
   return listen_tcp(address, (uint16_t)port, n, gateway->fds + at, ret_port, err);
 }
 
-static const char *address_or(const char *own, const char *all) { return own[0] != '\0' ? own : all; }
+static mu_status copy_address(char address[ADDRESS_MAX], const char *from, mu_error *err) {
+  if (strlen(from) >= ADDRESS_MAX) return mu_fail(err, MU_INVALID, "the address %.64s… is too long", from);
+  strcpy(address, from);
+  return MU_OK;
+}
 
 mu_status listeners_open(struct supervisor *s, mu_error *err) {
   const struct options *options = s->options;
@@ -24,13 +28,15 @@ mu_status listeners_open(struct supervisor *s, mu_error *err) {
   mu_status status = MU_OK;
   if (options->allow_http) {
     uint32_t loops = gateway_loops(s);
-    gateway->http_address = address_or(options->http_address, options->address);
+    status = copy_address(gateway->http_address, options->http_address, err);
+    if (status != MU_OK) return status;
     status = open_sockets(gateway, gateway->http_address, options->http_port, loops, &gateway->http_port, err);
     if (status != MU_OK) return status;
     gateway->n_http = loops;
   }
   if (options->allow_metrics) {
-    gateway->metrics_address = address_or(options->metrics_address, options->address);
+    status = copy_address(gateway->metrics_address, options->metrics_address, err);
+    if (status != MU_OK) return status;
     status = open_sockets(gateway, gateway->metrics_address, options->metrics_port, 1, &gateway->metrics_port, err);
     if (status != MU_OK) return status;
     gateway->n_metrics = 1;

@@ -1,9 +1,9 @@
 #include <stdlib.h>
+#include <unistd.h>
 
-#include "engine/engine.h"
 #include "supervisor/state.h"
 
-/* ---- which models ------------------------------------------------------------------------------------------------ */
+/* ---- the table --------------------------------------------------------------------------------------------------- */
 
 bool served_model_must_start(const struct supervisor *s, bool named) {
   switch ((enum tristate)s->options->exit_on_error) {
@@ -17,138 +17,48 @@ bool served_model_must_start(const struct supervisor *s, bool named) {
   return named;
 }
 
-static mu_status check_options(const struct options *options, mu_error *err) {
-  if (options->models.n == 0)
-    return mu_fail(err, MU_INVALID, "no model: muster serve MODEL.onnx … or muster serve REPOSITORY");
-  if (options->model_control_mode == CONTROL_MODE_POLL)
-    return mu_fail(err, MU_UNSUPPORTED,
-                   "--model-control-mode=poll: this version cannot watch a repository for changes");
-  if (options->model_control_mode != CONTROL_MODE_EXPLICIT && options->load_models.n > 0)
-    return mu_fail(err, MU_INVALID, "--load-model needs --model-control-mode=explicit");
-  if (options->isolation == ISOLATION_DEVICE)
-    return mu_fail(err, MU_UNSUPPORTED, "--isolation=device: in this version every model has processes of its own");
-  const struct engine_entry *entry;
-  return strcmp(options->engine, "auto") == 0 ? MU_OK : engine_find(options->engine, NULL, &entry, err);
-}
-
-static mu_status unknown_model(const struct repository *repository, const char *name, mu_error *err) {
-  const char **names = calloc(repository->n_models + 1, sizeof *names);
-  if (names == NULL) return mu_fail(err, MU_NO_MEMORY, "no memory for the models");
-  for (size_t i = 0; i < repository->n_models; i++) names[i] = repository->models[i].name;
-  const char *near = nearest_word(name, names, repository->n_models);
-  free(names);
-  if (near == NULL) return mu_fail(err, MU_NOT_FOUND, "--load-model %s: there is no such model", name);
-  return mu_fail(err, MU_NOT_FOUND, "--load-model %s: there is no such model; did you mean %s?", name, near);
-}
-
-static mu_status check_load_models(const struct options *options, const struct repository *repository, mu_error *err) {
-  for (size_t i = 0; i < options->load_models.n; i++) {
-    const char *name = options->load_models.items[i];
-    bool found = strcmp(name, "*") == 0;
-    for (size_t k = 0; !found && k < repository->n_models; k++) found = strcmp(name, repository->models[k].name) == 0;
-    if (!found) return unknown_model(repository, name, err);
-  }
-  return MU_OK;
-}
-
-static bool is_wanted(const struct options *options, const char *name) {
-  if (options->model_control_mode != CONTROL_MODE_EXPLICIT) return true;
-  for (size_t i = 0; i < options->load_models.n; i++) {
-    const char *wanted = options->load_models.items[i];
-    if (strcmp(wanted, "*") == 0 || strcmp(wanted, name) == 0) return true;
-  }
-  return false;
-}
-
-static size_t count_versions(const struct supervisor *s) {
-  size_t n = 0;
-  for (size_t i = 0; i < s->repository.n_models; i++) {
-    const struct repository_model *model = &s->repository.models[i];
-    if (is_wanted(s->options, model->name)) n += model->n_versions > 0 ? model->n_versions : 1;
-  }
-  return n;
-}
-
-/* Such a text still fits a message to a child where the system allows only small socket buffers. */
-enum { CONFIG_TEXT_MAX = 256 << 10 };
-
-/* ---- making the table -------------------------------------------------------------------------------------------- */
-
-static void add_version(struct supervisor *s, const struct repository_model *found,
-                        const struct repository_version *version) {
-  struct served_model *model = &s->models[s->n_models];
-  *model = (struct served_model){
-      .number = (uint32_t)s->n_models++,
-      .name = found->name,
-      .version = version != NULL ? version->version : 0,
-      .folder = found->folder,
-      .path = version != NULL ? version->path : NULL,
-      .text = found->config != NULL ? found->config->text : "",
-      .text_size = found->config != NULL ? found->config->text_size : 0,
-      .named = found->named,
-      .options = options_for_model(s->options, found->name),
-      .state = MODEL_LOADING,
-  };
-  buffer_init(&model->metadata, CONTROL_PACKET_MAX);
-  mu_error err = {{0}};
-  if (found->problem[0] != '\0') {
-    mu_fail(&err, MU_INVALID, "%s", found->problem);
-  } else if (found->config == NULL || version == NULL) {
-    mu_fail(&err, MU_NOT_FOUND, "no version of it can be served");
-  } else if (model->text_size > CONFIG_TEXT_MAX) {
-    mu_fail(&err, MU_TOO_LARGE, "its configuration has %zu bytes; at most %d are taken", model->text_size,
-            CONFIG_TEXT_MAX);
-  } else {
-    model->planned =
-        worker_plan_make(&model->options, found->config, model->path, s->cores, &model->plan, &err) == MU_OK;
-  }
-  if (model->planned) return;
-  model->state = MODEL_UNAVAILABLE;
-  snprintf(model->reason, sizeof model->reason, "%s", err.message);
-}
-
-static void log_warnings(const struct repository_model *found) {
-  for (uint32_t i = 0; found->config != NULL && i < found->config->n_warnings; i++)
-    LOG_WARNING("model configuration", LOG_STR("model", found->name), LOG_STR("warning", found->config->warnings[i]));
-}
-
-static void add_model(struct supervisor *s, const struct repository_model *found) {
-  log_warnings(found);
-  for (size_t i = 0; i < found->n_versions; i++) add_version(s, found, &found->versions[i]);
-  if (found->n_versions == 0) add_version(s, found, NULL);
-}
-
 /* Models that cannot be served are said once; one that has to be served ends the start. */
-static mu_status check_problems(const struct supervisor *s, mu_error *err) {
-  for (size_t i = 0; i < s->n_models; i++) {
-    const struct served_model *model = &s->models[i];
-    if (model->planned) continue;
-    if (served_model_must_start(s, model->named))
-      return mu_fail(err, MU_INVALID, "model %s cannot be served: %s", model->name, model->reason);
-    LOG_ERROR("model cannot be served", LOG_STR("model", model->name), LOG_INT("version", model->version),
-              LOG_STR("error", model->reason));
-  }
+static mu_status check_problem(const struct supervisor *s, const struct served_model *model, mu_error *err) {
+  if (model->planned) return MU_OK;
+  if (served_model_must_start(s, model->named))
+    return mu_fail(err, MU_INVALID, "model %s cannot be served: %s", model->name, model->reason);
+  LOG_ERROR("model cannot be served", LOG_STR("model", model->name), LOG_INT("version", model->version),
+            LOG_STR("error", model->reason));
   return MU_OK;
 }
 
 mu_status served_models_create(struct supervisor *s, mu_error *err) {
-  mu_status status = check_options(s->options, err);
-  if (status == MU_OK) status = repository_scan(s->options->models.items, s->options->models.n, &s->repository, err);
-  if (status == MU_OK) status = check_load_models(s->options, &s->repository, err);
-  if (status != MU_OK) return status;
-  s->models = calloc(count_versions(s) + 1, sizeof *s->models);
-  if (s->models == NULL) return mu_fail(err, MU_NO_MEMORY, "no memory for the models");
-  for (size_t i = 0; i < s->repository.n_models; i++)
-    if (is_wanted(s->options, s->repository.models[i].name)) add_model(s, &s->repository.models[i]);
-  return check_problems(s, err);
+  mu_status status = wanted_models_find(s->options, s->cores, &s->models, err);
+  list_each (link, &s->models) {
+    struct served_model *model = list_item(link, struct served_model, link);
+    if (status == MU_OK) status = check_problem(s, model, err);
+    if (status == MU_OK) status = served_model_enroll(s, model, s->options, err);
+  }
+  return status;
 }
 
-void served_models_free(struct supervisor *s) {
-  for (size_t i = 0; i < s->n_models; i++) buffer_free(&s->models[i].metadata);
-  free(s->models);
-  s->models = NULL;
-  s->n_models = 0;
-  repository_free(&s->repository);
+mu_status served_model_enroll(struct supervisor *s, struct served_model *model, const struct options *options,
+                              mu_error *err) {
+  model->supervisor = s;
+  model->number = ++s->last_model;
+  mu_status status = options_encode(options, &model->settings);
+  if (status != MU_OK) return mu_fail(err, status, "no memory for the model's settings");
+  return workers_create(s, model, err);
+}
+
+void served_model_free(struct served_model *model) {
+  list_remove(&model->link);
+  workers_free(model);
+  buffer_free(&model->metadata);
+  buffer_free(&model->settings);
+  buffer_free(&model->fingerprint);
+  arena_free(&model->memory);
+  if (model->file >= 0) close(model->file);
+  free(model);
+}
+
+void served_models_free(struct list *models) {
+  list_each (link, models) served_model_free(list_item(link, struct served_model, link));
 }
 
 /* ---- states ------------------------------------------------------------------------------------------------------ */
@@ -156,15 +66,21 @@ void served_models_free(struct supervisor *s) {
 static void tell_state(struct supervisor *s, const struct served_model *model) {
   const struct control_model_set message = {
       .model = model->number,
+      .listed = model->role == SERVED,
       .name = model->name,
       .version = model->version,
       .folder = model->folder,
       .config = {model->text, model->text_size},
       .state = model->state,
       .reason = model->reason,
-      .max_batch = (uint32_t)model->options.max_batch_size,
+      .batching = model->batching,
+      .round_robin = model->round_robin,
       .max_queue_requests = (uint32_t)model->options.max_queue_size,
       .max_queue_bytes = (uint64_t)model->options.max_queue_bytes,
+      .max_queue_delay_us = model->options.max_queue_delay_us,
+      .max_batch_wait_ns = model->max_batch_wait_ns,
+      .max_execution_ns = (uint64_t)model->options.max_execution_ns,
+      .first_execution_ns = model->first_execution_ns,
   };
   gateway_tell(s, CONTROL_MODEL_SET, &message, NULL, 0);
 }
@@ -181,10 +97,23 @@ static void tell_metadata(struct supervisor *s, const struct served_model *model
   gateway_tell(s, CONTROL_MODEL_LOADED, &message, NULL, 0);
 }
 
+static bool is_told(const struct served_model *model) { return model->role == SERVED || model->role == COMING; }
+
+uint32_t served_models_told(const struct supervisor *s) {
+  uint32_t n = 0;
+  list_each (link, &s->models) n += is_told(list_item(link, struct served_model, link));
+  return n;
+}
+
+void served_model_tell(struct supervisor *s, const struct served_model *model) {
+  tell_state(s, model);
+  if (model->metadata.size > 0) tell_metadata(s, model);
+}
+
 void served_models_tell(struct supervisor *s) {
-  for (size_t i = 0; i < s->n_models; i++) {
-    tell_state(s, &s->models[i]);
-    if (s->models[i].metadata.size > 0) tell_metadata(s, &s->models[i]);
+  list_each (link, &s->models) {
+    const struct served_model *model = list_item(link, struct served_model, link);
+    if (is_told(model)) served_model_tell(s, model);
   }
 }
 
@@ -193,9 +122,8 @@ static enum model_state state_of(const struct supervisor *s, const struct served
                                  const char **ret_reason) {
   bool all_failed = true;
   *ret_reason = "";
-  for (size_t i = 0; i < s->n_workers; i++) {
-    const struct worker *worker = &s->workers[i];
-    if (worker->model != model) continue;
+  for (size_t i = 0; i < model->n_workers; i++) {
+    const struct worker *worker = &model->workers[i];
     if (worker->attached) {
       *ret_reason = "";
       return MODEL_READY;
@@ -219,15 +147,17 @@ static void log_state(const struct served_model *model) {
                 LOG_STR("reason", model->reason));
 }
 
-void served_model_update(struct supervisor *s, struct served_model *model) {
-  if (!model->planned || s->phase >= PHASE_DRAINING) return; /* readiness is down for all, for good */
-  const char *reason;
-  enum model_state state = state_of(s, model, &reason);
-  if (state == model->state && strcmp(reason, model->reason) == 0) return;
+static void set_state(struct served_model *model, enum model_state state, const char *reason) {
   bool changed = state != model->state;
   model->state = state;
   snprintf(model->reason, sizeof model->reason, "%s", reason);
-  if (changed) log_state(model);
+  if (changed && model->role == SERVED) log_state(model);
+}
+
+static void update_served(struct supervisor *s, struct served_model *model, enum model_state state,
+                          const char *reason) {
+  if (state == model->state && strcmp(reason, model->reason) == 0) return;
+  set_state(model, state, reason);
   tell_state(s, model);
   bool first_failure = state == MODEL_UNAVAILABLE && !model->was_ready;
   if (state == MODEL_READY) model->was_ready = true;
@@ -235,6 +165,117 @@ void served_model_update(struct supervisor *s, struct served_model *model) {
     supervisor_give_up(s);
   else
     supervisor_check(s);
+}
+
+/* Nothing more is to be expected of it: it has failed for good, or again and again after it had loaded. */
+static bool is_hopeless(const struct worker *worker) {
+  return worker->state == WORKER_FAILED || worker->restarts >= RESTART_EARLY_DEATHS_MAX;
+}
+
+/* It takes over when all of its workers are ready that ever will be: not with fewer than the one before had. */
+static void update_coming(struct supervisor *s, struct served_model *model, const char *reason) {
+  bool any = false;
+  for (size_t i = 0; i < model->n_workers; i++) {
+    const struct worker *worker = &model->workers[i];
+    if (!worker->attached && !is_hopeless(worker)) return;
+    any = any || worker->attached;
+  }
+  model->was_ready = any;
+  set_state(model, any ? MODEL_READY : MODEL_UNAVAILABLE, any ? "" : reason);
+  if (any) {
+    model->role = SERVED;
+    tell_state(s, model);
+    log_state(model);
+    reload_came(s, model);
+  } else {
+    reload_failed(s, model);
+  }
+}
+
+/* Requests that it still has wait for its workers, or are refused when none will come. */
+static void update_leaving(struct supervisor *s, struct served_model *model, enum model_state state,
+                           const char *reason) {
+  if (state == model->state) return;
+  set_state(model, state, reason);
+  tell_state(s, model);
+}
+
+void served_model_update(struct supervisor *s, struct served_model *model) {
+  if (!model->planned || s->phase >= PHASE_DRAINING) return; /* readiness is down for all, for good */
+  const char *reason;
+  enum model_state state = state_of(s, model, &reason);
+  if (model->role == SERVED) update_served(s, model, state, reason);
+  if (model->role == COMING) update_coming(s, model, reason);
+  if (model->role == LEAVING) update_leaving(s, model, state, reason);
+}
+
+void served_model_keep(struct supervisor *s, struct served_model *model, const char *why) {
+  if (model->planned) {
+    snprintf(model->note, sizeof model->note, "its reload failed: %.480s", why);
+  } else if (strcmp(model->reason, why) != 0) {
+    set_state(model, MODEL_UNAVAILABLE, why);
+    tell_state(s, model);
+  }
+}
+
+/* ---- leaving ----------------------------------------------------------------------------------------------------- */
+
+static void leave(struct supervisor *s, struct served_model *model) {
+  model->role = LEFT;
+  workers_leave(s, model);
+  served_model_check_gone(model);
+}
+
+void served_model_remove(struct supervisor *s, struct served_model *model) {
+  const struct control_model_number message = {model->number};
+  model->role = LEAVING;
+  LOG_INFO("model leaves", LOG_STR("model", model->name), LOG_INT("version", model->version));
+  if (s->gateway.link == NULL)
+    leave(s, model);
+  else
+    gateway_tell(s, CONTROL_MODEL_REMOVE, &message, NULL, 0);
+}
+
+void served_models_removed(struct supervisor *s, uint32_t number) {
+  list_each (link, &s->models) {
+    struct served_model *model = list_item(link, struct served_model, link);
+    if (model->number == number && model->role == LEAVING) leave(s, model);
+  }
+}
+
+void served_models_forget(struct supervisor *s) {
+  list_each (link, &s->models) {
+    struct served_model *model = list_item(link, struct served_model, link);
+    if (model->role == LEAVING) leave(s, model);
+  }
+}
+
+static void on_timer_closed(uv_handle_t *handle) {
+  struct worker *worker = handle->data;
+  struct served_model *model = worker->model;
+  if (--model->open_timers == 0) served_model_free(model);
+}
+
+static void go(struct net_post *post) {
+  struct served_model *model = list_item(post, struct served_model, gone_post);
+  list_remove(&model->link);
+  LOG_INFO("model has left", LOG_STR("model", model->name), LOG_INT("version", model->version));
+  model->open_timers = model->n_workers;
+  for (size_t i = 0; i < model->n_workers; i++) {
+    list_remove(&model->workers[i].all);
+    uv_close((uv_handle_t *)&model->workers[i].timer, on_timer_closed);
+  }
+  if (model->n_workers == 0) served_model_free(model);
+}
+
+/* It goes with the loop's next turn: somebody may be on the way through the lists right now. */
+void served_model_check_gone(struct served_model *model) {
+  if (model->role != LEFT || model->gone) return;
+  for (size_t i = 0; i < model->n_workers; i++)
+    if (model->workers[i].process != NULL) return;
+  model->gone = true;
+  model->gone_post.run = go;
+  net_loop_post(model->supervisor->loop, &model->gone_post);
 }
 
 /* ---- what a worker found ----------------------------------------------------------------------------------------- */
@@ -263,7 +304,7 @@ static mu_status compare_known(const struct served_model *model, const struct mo
   if (same) return MU_OK;
   return mu_fail(err, MU_INVALID,
                  "the model has other inputs, outputs or batching than when it was first loaded: "
-                 "its file has changed; restart the server to serve it");
+                 "its file has changed; muster reload serves it as it is now");
 }
 
 mu_status served_model_loaded(struct supervisor *s, struct served_model *model, struct control_bytes metadata,

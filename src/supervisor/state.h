@@ -4,16 +4,22 @@
  *
  *   supervisor.c        start, readiness, stop
  *   listeners.c         the sockets that a gateway gets
- *   served_models.c     the models of the repository and their states
+ *   wanted_models.c     the models that settings and repository want
+ *   served_models.c     the models that are served, and their states
+ *   fingerprint.c       what a generation of a model is made of
+ *   reload.c            settings and repository read anew, while everything serves on
  *   workers.c           worker processes: start, attach, death, restart
  *   gateway_process.c   the gateway process: start, drain, death, restart
- *   control_socket.c    `muster status`, `muster stop`
+ *   control_socket.c    `muster status`, `muster stop`, `muster reload`
  *   process.c, death.c, restart_policy.c, worker_plan.c   what they use
  */
 #ifndef SUPERVISOR_STATE_H
 #define SUPERVISOR_STATE_H
 
+#include <jansson.h>
+#include "base/arena.h"
 #include "base/clock.h"
+#include "base/list.h"
 #include "config/options.h"
 #include "control/link.h"
 #include "model/model.h"
@@ -35,22 +41,47 @@ enum phase {
 
 /* ---- models ------------------------------------------------------------------------------------------------------ */
 
-/* A model version that is served, or that should be and cannot. Strings are the repository's. */
+/* Where a generation stands. Requests find one that is SERVED; of a name and version there is at most one. */
+enum served_role {
+  SERVED,
+  COMING,  /* loads; becomes SERVED when its workers are ready, or goes */
+  LEAVING, /* no new request gets it, the gateway finishes those that have it */
+  LEFT     /* its workers leave; then it is gone */
+};
+
+/* A generation of a model version that is served, or that should be and cannot. It keeps its address for life and owns
+ * its strings (in memory) and its workers. */
 struct served_model {
-  uint32_t number;
+  struct list link; /* supervisor.models */
+  struct supervisor *supervisor;
+  uint32_t number; /* never reused */
+  enum served_role role;
+  bool outgoing; /* another version of the name takes its place when it comes */
+  struct net_post gone_post;
+  bool gone;
+  struct arena memory;
   const char *name;
   int64_t version; /* 0: not known, the model's folder is wrong */
   const char *folder;
   const char *path; /* of the model file; NULL for an engine that needs none */
+  int file;         /* that file, kept open: path may come to name another one; -1: none */
   const char *text; /* config.pbtxt */
   size_t text_size;
   bool named; /* given as a file on the command line */
   struct model_options options;
+  bool batching, round_robin; /* what else of the settings it is served with */
+  uint64_t max_batch_wait_ns, first_execution_ns;
+  struct buffer settings;    /* encoded, for its workers */
+  struct buffer fingerprint; /* two generations with the same one are the same */
   struct worker_plan plan;
   bool planned;           /* false: it has no workers, and never gets any */
+  struct worker *workers; /* as many as the plan wants */
+  size_t n_workers;
+  size_t open_timers;     /* of its workers, while it goes */
   struct buffer metadata; /* what a worker found it to be, encoded; empty: not known yet */
   enum model_state state;
   char reason[512];
+  char note[512]; /* of one that serves well: what became of a reload that wanted another one in its place */
   bool was_ready;
 };
 
@@ -61,6 +92,7 @@ enum worker_state {
   WORKER_LOADING,
   WORKER_WARMING,
   WORKER_READY,
+  WORKER_RETIRING, /* the gateway gives it nothing new; then it is told to leave */
   WORKER_STOPPING, /* told to leave, or leaving by itself */
   WORKER_BACKOFF,  /* dead, waits to be started again */
   WORKER_FAILED,   /* dead, is not started again */
@@ -68,6 +100,7 @@ enum worker_state {
 
 /* A place for a worker process; processes come and go in it. */
 struct worker {
+  struct list all; /* supervisor.workers */
   struct supervisor *supervisor;
   struct served_model *model;
   const struct worker_group *group;
@@ -92,7 +125,7 @@ struct worker {
 
 enum gateway_state { GATEWAY_STARTING, GATEWAY_READY, GATEWAY_DRAINING, GATEWAY_BACKOFF, GATEWAY_GONE };
 
-enum { LISTENERS_MAX = CONTROL_FDS_MAX };
+enum { LISTENERS_MAX = CONTROL_FDS_MAX, ADDRESS_MAX = 256 };
 
 struct gateway {
   enum gateway_state state;
@@ -103,8 +136,20 @@ struct gateway {
   uv_timer_t timer;       /* until it is started again */
   int fds[LISTENERS_MAX]; /* n_http sockets, then n_metrics; they stay open here for the next gateway */
   uint32_t n_http, n_metrics;
-  const char *http_address, *metrics_address;
+  char http_address[ADDRESS_MAX], metrics_address[ADDRESS_MAX];
   uint16_t http_port, metrics_port;
+};
+
+/* ---- reload ------------------------------------------------------------------------------------------------------ */
+
+struct reload {
+  bool going;
+  bool again;      /* SIGHUP came meanwhile */
+  bool marked;     /* CONTROL_MARK was sent: with its answer it is over */
+  uint64_t serial; /* of the present or last one */
+  uint64_t started_ns;
+  struct exchange *waiting; /* who wants to hear what became of it */
+  json_t *report;           /* what became of the present or last one; NULL: there was none */
 };
 
 /* ---- all --------------------------------------------------------------------------------------------------------- */
@@ -112,7 +157,9 @@ struct gateway {
 enum { SIGNALS = 3 };
 
 struct supervisor {
-  const struct options *options;
+  struct options *options;
+  int argc; /* the options as they were given: a reload reads them again */
+  char **argv;
   struct net_loop *loop;
   uint64_t started_ns, stop_asked_ns;
   uint32_t cores;
@@ -126,15 +173,13 @@ struct supervisor {
   bool was_ready; /* readiness was reached once, and said */
   bool settled;   /* it was said that it is not reached */
 
-  struct repository repository;
-  struct served_model *models;
-  size_t n_models;
-  struct worker *workers;
-  size_t n_workers;
-  const char *devices[PLAN_DEVICES_MAX]; /* by number; "cpu" is 0 */
+  struct list models;                               /* struct served_model, by name, then version */
+  struct list workers;                              /* struct worker, those of all models */
+  char devices[PLAN_DEVICES_MAX][PLAN_DEVICE_NAME]; /* by number; "cpu" is 0 */
   uint32_t n_devices;
   struct gateway gateway;
-  uint32_t last_worker; /* number given last */
+  struct reload reload;
+  uint32_t last_model, last_worker; /* numbers given last */
   uint64_t last_epoch;
   struct oom_watch oom;
 
@@ -168,15 +213,41 @@ void listeners_close(struct supervisor *s);
 /* "http://127.0.0.1:8000" into text; all addresses are called localhost. */
 void listener_url(const char *address, uint16_t port, char *text, size_t size);
 
+/* ---- wanted_models.c --------------------------------------------------------------------------------------------- */
+
+/* What the options and the repository want served, planned for so many cores, appended to models (struct served_model
+ * without number and workers). What is wrong with one model is its reason, it is not planned then. MU_INVALID, MU_IO,
+ * MU_NOT_FOUND …: what concerns all; models is untouched. */
+MUST_CHECK mu_status wanted_models_find(const struct options *options, uint32_t cores, struct list *models,
+                                        mu_error *err);
+
 /* ---- served_models.c --------------------------------------------------------------------------------------------- */
 
 /* Scans the repository and plans. MU_INVALID and others: nothing can be served, or --exit-on-error forbids to go on. */
 MUST_CHECK mu_status served_models_create(struct supervisor *s, mu_error *err);
-void served_models_free(struct supervisor *s);
+/* The model gets its number and its workers, which will run with these options and are not started. As
+ * workers_create. */
+MUST_CHECK mu_status served_model_enroll(struct supervisor *s, struct served_model *model,
+                                         const struct options *options, mu_error *err);
+/* No process of its workers is left, and no timer of theirs open. */
+void served_model_free(struct served_model *model);
+void served_models_free(struct list *models);
+/* It stays as it is, though another one was to take its place. */
+void served_model_keep(struct supervisor *s, struct served_model *model, const char *why);
+/* Takes it from the requests; it goes when they have ended. */
+void served_model_remove(struct supervisor *s, struct served_model *model);
+/* The gateway has nothing of that model left, or there is no gateway: its workers leave. */
+void served_models_removed(struct supervisor *s, uint32_t number);
+void served_models_forget(struct supervisor *s);
+/* A process of its workers has ended, which all were told to. */
+void served_model_check_gone(struct served_model *model);
 /* Recomputes the model's state from its workers; tells gateway and log when it has changed. */
 void served_model_update(struct supervisor *s, struct served_model *model);
-/* Tells a new gateway everything about all models. */
+/* Tells the gateway of a model that it does not know. */
+void served_model_tell(struct supervisor *s, const struct served_model *model);
+/* Tells a new gateway everything about all models that it is to know; served_models_told: how many are those? */
 void served_models_tell(struct supervisor *s);
+uint32_t served_models_told(const struct supervisor *s);
 /* What a worker found. MU_INVALID: not what an earlier worker of the model found, or nonsense. */
 MUST_CHECK mu_status served_model_loaded(struct supervisor *s, struct served_model *model,
                                          struct control_bytes metadata, mu_error *err);
@@ -185,10 +256,11 @@ bool served_model_must_start(const struct supervisor *s, bool named);
 
 /* ---- workers.c --------------------------------------------------------------------------------------------------- */
 
-/* The table, by the models' plans. MU_NO_MEMORY. */
-MUST_CHECK mu_status workers_create(struct supervisor *s, mu_error *err);
-void workers_free(struct supervisor *s);
-void workers_start(struct supervisor *s);
+/* Those of a model, by its plan; not started. MU_NO_MEMORY; MU_INVALID: too many devices. */
+MUST_CHECK mu_status workers_create(struct supervisor *s, struct served_model *model, mu_error *err);
+/* Forgets those of a model; their timers are closed. */
+void workers_free(struct served_model *model);
+void workers_start(struct served_model *model);
 /* A new gateway is there: offers it every ready worker. */
 void workers_attach(struct supervisor *s);
 /* Those that a new gateway will be offered. */
@@ -198,6 +270,12 @@ void workers_detach(struct supervisor *s);
 /* Word of the gateway about a worker. */
 void workers_attached(struct supervisor *s, const struct control_worker_event *event);
 void workers_condemn(struct supervisor *s, const struct control_worker_event *event, enum death_wish wish);
+/* Those of a model that is not needed any more: they leave. */
+void workers_leave(struct supervisor *s, struct served_model *model);
+/* Word of the gateway: it holds no request any more. */
+void workers_retired(struct supervisor *s, const struct control_worker_event *event);
+/* All that run hear of changed settings. */
+void workers_tell_options(struct supervisor *s);
 /* Tells all to leave; those that could not listen now (loading) are killed. */
 void workers_stop(struct supervisor *s);
 void workers_kill(struct supervisor *s);
@@ -216,6 +294,29 @@ bool gateway_drain(struct supervisor *s, uint64_t deadline_ns);
 /* It is not started again. A process that is there leaves by itself (drained), or now. */
 void gateway_stop(struct supervisor *s, bool now);
 const char *gateway_state_name(enum gateway_state state);
+
+/* ---- fingerprint.c ----------------------------------------------------------------------------------------------- */
+
+/* What the model is made of, as bytes: its configuration, its settings and plan, its files (which, and when changed).
+ * MU_NO_MEMORY. */
+MUST_CHECK mu_status fingerprint_take(struct served_model *model, const struct options *options);
+/* Does the path still name the file that it named at first? */
+bool fingerprint_has_file(const struct served_model *model);
+bool fingerprint_same(const struct served_model *a, const struct served_model *b);
+
+/* ---- reload.c ---------------------------------------------------------------------------------------------------- */
+
+/* Begins, or refuses to. exchange: is answered when it is over; NULL: nobody waits for it (SIGHUP). */
+void reload_request(struct supervisor *s, struct exchange *exchange);
+/* Who waited has left. */
+void reload_forget(struct supervisor *s, const struct exchange *exchange);
+/* A COMING model has come, or cannot: goes on with the reload. */
+void reload_came(struct supervisor *s, struct served_model *model);
+void reload_failed(struct supervisor *s, struct served_model *model);
+/* The gateway has done what was said before the mark, or is a new one. */
+void reload_marked(struct supervisor *s);
+/* The server stops. */
+void reload_abort(struct supervisor *s);
 
 /* ---- control_socket.c -------------------------------------------------------------------------------------------- */
 

@@ -24,13 +24,21 @@ static void on_stop_timer(uv_timer_t *timer);
 
 static size_t count_models(const struct supervisor *s, enum model_state state) {
   size_t n = 0;
-  for (size_t i = 0; i < s->n_models; i++)
-    if (s->models[i].state == state) n++;
+  list_each (link, &s->models) {
+    const struct served_model *model = list_item(link, struct served_model, link);
+    n += model->role == SERVED && model->state == state;
+  }
+  return n;
+}
+
+static size_t count_served(const struct supervisor *s) {
+  size_t n = 0;
+  list_each (link, &s->models) n += list_item(link, struct served_model, link)->role == SERVED;
   return n;
 }
 
 static bool all_ready(const struct supervisor *s) {
-  return s->gateway.state == GATEWAY_READY && count_models(s, MODEL_READY) == s->n_models;
+  return s->gateway.state == GATEWAY_READY && count_models(s, MODEL_READY) == count_served(s);
 }
 
 /* As --strict-readiness wants it. */
@@ -52,7 +60,7 @@ static void log_reached(const struct supervisor *s, const char *message, enum lo
   if (gateway->n_metrics > 0) listener_url(gateway->metrics_address, gateway->metrics_port, metrics, sizeof metrics);
   if (gateway->n_metrics > 0) strncat(metrics, "/metrics", sizeof metrics - strlen(metrics) - 1);
   LOG_AT(level, message, LOG_STR("http", http), LOG_STR("metrics", metrics), LOG_STR("control", s->control_path),
-         LOG_INT("models", count_models(s, MODEL_READY)), LOG_INT("of", s->n_models),
+         LOG_INT("models", count_models(s, MODEL_READY)), LOG_INT("of", count_served(s)),
          LOG_INT("ms", (clock_now_ns() - s->started_ns) / NS_PER_MS));
 }
 
@@ -125,6 +133,7 @@ void supervisor_stop(struct supervisor *s, const char *why) {
   }
   s->phase = PHASE_DRAINING;
   s->stop_asked_ns = clock_now_ns();
+  reload_abort(s);
   uint64_t most = supervisor_stop_ns(s);
   LOG_INFO("stopping", LOG_STR("reason", why), LOG_INT("at_most_s", most / NS_PER_S));
   if (!gateway_drain(s, time_add(clock_now_ns(), most))) {
@@ -144,10 +153,12 @@ void supervisor_give_up(struct supervisor *s) {
 static void report_stuck(struct supervisor *s) {
   if (s->gateway.process != NULL)
     LOG_ERROR("gateway is stuck in the kernel and stays behind", LOG_INT("pid", process_pid(s->gateway.process)));
-  for (size_t i = 0; i < s->n_workers; i++)
-    if (s->workers[i].process != NULL)
-      LOG_ERROR("worker is stuck in the kernel and stays behind", LOG_STR("model", s->workers[i].model->name),
-                LOG_INT("pid", process_pid(s->workers[i].process)));
+  list_each (link, &s->workers) {
+    const struct worker *worker = list_item(link, struct worker, all);
+    if (worker->process != NULL)
+      LOG_ERROR("worker is stuck in the kernel and stays behind", LOG_STR("model", worker->model->name),
+                LOG_INT("pid", process_pid(worker->process)));
+  }
 }
 
 /* A step of stopping has taken too long. */
@@ -177,9 +188,7 @@ static void on_stop_signal(uv_signal_t *handle, int number) {
   supervisor_stop(s, number == SIGINT ? "SIGINT" : "SIGTERM");
 }
 
-static void on_reload_signal(uv_signal_t *handle, int number) {
-  LOG_WARNING("SIGHUP ignored: this version cannot reload its settings");
-}
+static void on_reload_signal(uv_signal_t *handle, int number) { reload_request(handle->data, NULL); }
 
 static const struct {
   int number;
@@ -234,22 +243,27 @@ static mu_status prepare(struct supervisor *s, mu_error *err) {
   status = options_encode(s->options, &s->encoded_options);
   if (status != MU_OK) return mu_fail(err, status, "cannot encode the settings (%s)", status_name(status));
   status = served_models_create(s, err);
-  if (status == MU_OK) status = workers_create(s, err);
   if (status == MU_OK) status = listeners_open(s, err);
   if (status == MU_OK) status = control_socket_open(s, err);
   if (status == MU_OK) status = watch_signals(s, err);
   return status;
 }
 
-static void init(struct supervisor *s, const struct options *options) {
+static void init(struct supervisor *s, struct options *options, int argc, char **argv) {
   *s = (struct supervisor){
       .options = options,
+      .argc = argc,
+      .argv = argv,
       .started_ns = clock_now_ns(),
       .cores = uv_available_parallelism(),
       .log_level = options_log_level(options),
       .log_format = child_log_format(options),
       .oom = {.fd = -1},
+      .devices = {"cpu"},
+      .n_devices = 1,
   };
+  list_init(&s->models);
+  list_init(&s->workers);
   buffer_init(&s->encoded_options, CONTROL_PACKET_MAX);
   oom_watch_open(&s->oom);
 }
@@ -258,20 +272,22 @@ static void release(struct supervisor *s) {
   control_socket_close(s);
   listeners_close(s);
   net_loop_free(s->loop); /* the handles in s are closed before their memory goes */
-  workers_free(s);
-  served_models_free(s);
+  served_models_free(&s->models);
+  json_decref(s->reload.report);
+  options_free(s->options);
   buffer_free(&s->encoded_options);
   oom_watch_close(&s->oom);
 }
 
-int supervisor_main(const struct options *options) {
+int supervisor_main(struct options *options, int argc, char **argv) {
   struct supervisor s;
   mu_error err = {{0}};
   raise_descriptor_limit();
-  init(&s, options);
+  init(&s, options, argc, argv);
   if (prepare(&s, &err) == MU_OK) {
     gateway_start(&s);
-    workers_start(&s);
+    list_each (link, &s.models)
+      if (s.phase < PHASE_STOPPING) workers_start(list_item(link, struct served_model, link));
     if (!s.finished) net_loop_run(s.loop);
     LOG_INFO("stopped", LOG_INT("status", s.exit_status));
   } else {

@@ -11,13 +11,14 @@
 static const uint64_t leaving_ns = 5 * NS_PER_S;
 
 static void start(struct worker *worker);
+static void stop(struct worker *worker);
 static void on_timer(uv_timer_t *timer);
 
 const char *worker_state_name(enum worker_state state) {
   static const char *const names[] = {
       [WORKER_STARTING] = "starting", [WORKER_LOADING] = "loading",   [WORKER_WARMING] = "warming",
       [WORKER_READY] = "ready",       [WORKER_STOPPING] = "stopping", [WORKER_BACKOFF] = "backoff",
-      [WORKER_FAILED] = "failed",
+      [WORKER_FAILED] = "failed",     [WORKER_RETIRING] = "retiring",
   };
   return names[state];
 }
@@ -90,28 +91,30 @@ static void attach(struct worker *worker) {
 }
 
 void workers_attach(struct supervisor *s) {
-  for (size_t i = 0; i < s->n_workers; i++) attach(&s->workers[i]);
+  list_each (link, &s->workers) attach(list_item(link, struct worker, all));
 }
 
 uint32_t workers_ready(const struct supervisor *s) {
   uint32_t n = 0;
-  for (size_t i = 0; i < s->n_workers; i++) n += s->workers[i].state == WORKER_READY;
+  list_each (link, &s->workers) n += list_item(link, struct worker, all)->state == WORKER_READY;
   return n;
 }
 
 void workers_detach(struct supervisor *s) {
-  for (size_t i = 0; i < s->n_workers; i++) {
-    s->workers[i].epoch = 0;
-    s->workers[i].attached = false;
-    if (s->workers[i].state == WORKER_READY) uv_timer_stop(&s->workers[i].timer);
+  list_each (link, &s->workers) {
+    struct worker *worker = list_item(link, struct worker, all);
+    worker->epoch = 0;
+    worker->attached = false;
+    if (worker->state == WORKER_READY) uv_timer_stop(&worker->timer);
+    if (worker->state == WORKER_RETIRING) stop(worker);
   }
-  for (size_t i = 0; i < s->n_models; i++) served_model_update(s, &s->models[i]);
+  list_each (link, &s->models) served_model_update(s, list_item(link, struct served_model, link));
 }
 
 /* The worker of an event, unless what it says is about an earlier attachment. */
 static struct worker *find(struct supervisor *s, const struct control_worker_event *event) {
-  for (size_t i = 0; i < s->n_workers; i++) {
-    struct worker *worker = &s->workers[i];
+  list_each (link, &s->workers) {
+    struct worker *worker = list_item(link, struct worker, all);
     if (worker->process != NULL && worker->number == event->worker && worker->epoch == event->epoch) return worker;
   }
   return NULL;
@@ -128,6 +131,11 @@ void workers_attached(struct supervisor *s, const struct control_worker_event *e
 void workers_condemn(struct supervisor *s, const struct control_worker_event *event, enum death_wish wish) {
   struct worker *worker = find(s, event);
   if (worker != NULL) condemn(worker, wish, event->why);
+}
+
+void workers_retired(struct supervisor *s, const struct control_worker_event *event) {
+  struct worker *worker = find(s, event);
+  if (worker != NULL && worker->state == WORKER_RETIRING) stop(worker);
 }
 
 /* ---- what a worker says ------------------------------------------------------------------------------------------ */
@@ -261,6 +269,8 @@ static void on_ended(void *context, int code, int status) {
   worker->attached = false;
   if (s->phase >= PHASE_STOPPING)
     supervisor_check(s);
+  else if (worker->model->role == LEFT)
+    served_model_check_gone(worker->model);
   else
     after_end(worker, death.blamed, death.why);
 }
@@ -271,6 +281,9 @@ static void on_timer(uv_timer_t *timer) {
     case WORKER_BACKOFF:
       worker->restarts++;
       start(worker);
+      break;
+    case WORKER_RETIRING:
+      stop(worker);
       break;
     case WORKER_STOPPING:
       condemn(worker, DEATH_BROKEN, "it did not leave");
@@ -285,7 +298,6 @@ static void on_timer(uv_timer_t *timer) {
 }
 
 static mu_status send_start(struct worker *worker) {
-  const struct supervisor *s = worker->supervisor;
   const struct served_model *model = worker->model;
   const struct control_worker_start message = {
       .worker = worker->number,
@@ -295,14 +307,19 @@ static mu_status send_start(struct worker *worker) {
       .path = model->path,
       .folder = model->folder,
       .config = {model->text, model->text_size},
-      .options = {s->encoded_options.data, s->encoded_options.size},
+      .options = {model->settings.data, model->settings.size},
       .engine = model->plan.engine,
       .device = worker->group->device,
       .threads = model->plan.threads,
       .instances = worker->group->instances,
       .max_batch = (uint32_t)model->options.max_batch_size,
   };
-  return control_link_send(worker->link, CONTROL_WORKER_START, &message, NULL, 0);
+  /* A model that was replaced on disk and not reloaded, or not yet, goes on as it was. */
+  size_t n_files = fingerprint_has_file(model) ? 0 : 1;
+  if (n_files > 0)
+    LOG_WARNING("the model's file is another one now: the one before is loaded again, until muster reload",
+                LOG_STR("model", model->name), LOG_INT("version", model->version), LOG_STR("file", model->path));
+  return control_link_send(worker->link, CONTROL_WORKER_START, &message, &model->file, n_files);
 }
 
 static mu_status spawn(struct worker *worker, mu_error *err) {
@@ -342,33 +359,65 @@ static void start(struct worker *worker) {
            LOG_INT("threads", worker->model->plan.threads));
 }
 
-void workers_start(struct supervisor *s) {
-  for (size_t i = 0; i < s->n_workers && s->phase < PHASE_STOPPING; i++) start(&s->workers[i]);
+void workers_start(struct served_model *model) {
+  for (size_t i = 0; i < model->n_workers; i++) {
+    if (model->supervisor->phase >= PHASE_STOPPING) return;
+    start(&model->workers[i]);
+  }
+}
+
+void workers_tell_options(struct supervisor *s) {
+  const struct control_options message = {{s->encoded_options.data, s->encoded_options.size}};
+  list_each (link, &s->workers) {
+    struct worker *worker = list_item(link, struct worker, all);
+    if (worker->link == NULL) continue;
+    mu_status status = control_link_send(worker->link, CONTROL_OPTIONS, &message, NULL, 0);
+    if (status != MU_OK && status != MU_CANCELED) condemn(worker, DEATH_UNREACHABLE, status_name(status));
+  }
 }
 
 /* ---- stop -------------------------------------------------------------------------------------------------------- */
 
 static void stop(struct worker *worker) {
-  bool listens = worker->state == WORKER_READY;
+  bool listens = worker->state == WORKER_READY || worker->state == WORKER_RETIRING;
   uv_timer_stop(&worker->timer);
   worker->state = WORKER_STOPPING;
   if (worker->process == NULL) return;
+  set_timer(worker, leaving_ns);
   if (worker->wish == DEATH_UNASKED) worker->wish = DEATH_STOPPED;
   if (!listens || control_link_send(worker->link, CONTROL_STOP, NULL, NULL, 0) != MU_OK)
     process_kill(worker->process, SIGKILL);
 }
 
+/* The gateway lets go of it first. */
+static void retire(struct worker *worker) {
+  const struct control_worker_retire message = {worker->number, worker->epoch};
+  worker->state = WORKER_RETIRING;
+  set_timer(worker, attach_ns(worker));
+  gateway_tell(worker->supervisor, CONTROL_WORKER_RETIRE, &message, NULL, 0);
+}
+
+void workers_leave(struct supervisor *s, struct served_model *model) {
+  for (size_t i = 0; i < model->n_workers; i++) {
+    struct worker *worker = &model->workers[i];
+    if (worker->attached && worker->state == WORKER_READY && s->gateway.link != NULL)
+      retire(worker);
+    else
+      stop(worker);
+  }
+}
+
 void workers_stop(struct supervisor *s) {
-  for (size_t i = 0; i < s->n_workers; i++) stop(&s->workers[i]);
+  list_each (link, &s->workers) stop(list_item(link, struct worker, all));
 }
 
 void workers_kill(struct supervisor *s) {
-  for (size_t i = 0; i < s->n_workers; i++) condemn(&s->workers[i], DEATH_STOPPED, "");
+  list_each (link, &s->workers) condemn(list_item(link, struct worker, all), DEATH_STOPPED, "");
 }
 
 bool workers_gone(const struct supervisor *s) {
-  for (size_t i = 0; i < s->n_workers; i++)
-    if (s->workers[i].process != NULL) return false;
+  list_each (link, &s->workers)
+    if (list_item(link, struct worker, all)->process != NULL) return false;
   return true;
 }
 
@@ -381,7 +430,7 @@ static mu_status device_number(struct supervisor *s, const char *device, uint32_
     return MU_OK;
   }
   if (s->n_devices == PLAN_DEVICES_MAX) return mu_fail(err, MU_INVALID, "more than %d devices", PLAN_DEVICES_MAX);
-  s->devices[s->n_devices] = device;
+  snprintf(s->devices[s->n_devices], PLAN_DEVICE_NAME, "%s", device);
   *ret_number = s->n_devices++;
   return MU_OK;
 }
@@ -391,33 +440,29 @@ static mu_status add_group(struct supervisor *s, struct served_model *model, con
   uint32_t device = 0;
   mu_status status = device_number(s, group->device, &device, err);
   for (uint32_t i = 0; status == MU_OK && i < model->plan.processes; i++) {
-    struct worker *worker = &s->workers[s->n_workers++];
+    struct worker *worker = &model->workers[model->n_workers++];
     *worker = (struct worker){.supervisor = s, .model = model, .group = group, .device = device};
     uv_timer_init(net_loop_uv(s->loop), &worker->timer);
     worker->timer.data = worker;
+    list_push_back(&s->workers, &worker->all);
   }
   return status;
 }
 
-mu_status workers_create(struct supervisor *s, mu_error *err) {
-  size_t n = 0;
-  for (size_t i = 0; i < s->n_models; i++)
-    if (s->models[i].planned) n += (size_t)s->models[i].plan.processes * s->models[i].plan.n_groups;
-  s->workers = calloc(n + 1, sizeof *s->workers);
-  if (s->workers == NULL) return mu_fail(err, MU_NO_MEMORY, "no memory for %zu workers", n);
-  s->devices[s->n_devices++] = "cpu";
-  for (size_t i = 0; i < s->n_models; i++) {
-    struct served_model *model = &s->models[i];
-    for (uint32_t k = 0; model->planned && k < model->plan.n_groups; k++) {
-      mu_status status = add_group(s, model, &model->plan.groups[k], err);
-      if (status != MU_OK) return status;
-    }
-  }
-  return MU_OK;
+mu_status workers_create(struct supervisor *s, struct served_model *model, mu_error *err) {
+  if (!model->planned) return MU_OK;
+  size_t n = (size_t)model->plan.processes * model->plan.n_groups;
+  model->workers = calloc(n, sizeof *model->workers);
+  if (model->workers == NULL) return mu_fail(err, MU_NO_MEMORY, "no memory for %zu workers", n);
+  mu_status status = MU_OK;
+  for (uint32_t k = 0; status == MU_OK && k < model->plan.n_groups; k++)
+    status = add_group(s, model, &model->plan.groups[k], err);
+  return status;
 }
 
-void workers_free(struct supervisor *s) {
-  free(s->workers);
-  s->workers = NULL;
-  s->n_workers = 0;
+void workers_free(struct served_model *model) {
+  for (size_t i = 0; i < model->n_workers; i++) list_remove(&model->workers[i].all);
+  free(model->workers);
+  model->workers = NULL;
+  model->n_workers = 0;
 }

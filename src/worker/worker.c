@@ -25,6 +25,7 @@ struct worker {
   int control;
   int wake; /* eventfd: a lane's thread has ended */
   struct control_packet start;
+  char file[32]; /* path of the model file, where it came as a descriptor */
   struct worker_model model;
   struct lane **lanes;
   struct peer *peer;
@@ -80,8 +81,13 @@ static mu_status send_loaded(const struct worker *worker, mu_error *err) {
 
 static mu_status receive_start(struct worker *worker, mu_error *err) {
   mu_status status = control_receive(worker->control, &worker->start, err);
-  if (status != MU_OK || worker->start.type == CONTROL_WORKER_START) return status;
-  return mu_fail(err, MU_INVALID, "the first message is of type %d", (int)worker->start.type);
+  if (status != MU_OK) return status;
+  if (worker->start.type != CONTROL_WORKER_START)
+    return mu_fail(err, MU_INVALID, "the first message is of type %d", (int)worker->start.type);
+  if (worker->start.n_fds == 0) return MU_OK;
+  snprintf(worker->file, sizeof worker->file, "/proc/self/fd/%d", worker->start.fds[0]);
+  worker->start.worker_start.path = worker->file;
+  return MU_OK;
 }
 
 /* Before the model is read, which is the first that a stranger has made, and before there is a second thread. */
@@ -170,8 +176,16 @@ static void take_stop(struct worker *worker, struct control_packet *packet) {
   end_peer(worker, false);
 }
 
+/* What a model is served with does not change while it is; only the log does. */
+static void take_options(struct worker *worker, struct control_packet *packet) {
+  struct options *options;
+  if (options_decode(packet->options.options.data, packet->options.options.size, &options) != MU_OK) return;
+  log_set_level(options_log_level(options));
+  options_free(options);
+}
+
 static void (*const takers[CONTROL_TYPE_COUNT])(struct worker *worker, struct control_packet *packet) = {
-    [CONTROL_WORKER_PEER] = take_peer, [CONTROL_STOP] = take_stop};
+    [CONTROL_WORKER_PEER] = take_peer, [CONTROL_STOP] = take_stop, [CONTROL_OPTIONS] = take_options};
 
 /* MU_CANCELED: the supervisor is gone. */
 static mu_status take_message(struct worker *worker, mu_error *err) {

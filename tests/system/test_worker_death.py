@@ -189,13 +189,14 @@ def test_dying_again_and_again_backs_off(serve, tmp_path):
 
 
 def test_model_that_fails_for_good_lets_nobody_wait(serve, tmp_path):
-    put_model(tmp_path / "models", "model", "mlp.onnx")
+    file = put_model(tmp_path / "models", "model") / "model" / "1" / "model.onnx"
+    file.write_bytes((MODELS / "mlp.onnx").read_bytes())
     server = serve(tmp_path / "models")
     (pid,) = worker_pids(server)
     with crowd() as threads, standing_still(pid):
         answers = [threads.submit(infer, server, "model", {"x": rows(i)}) for i in range(5)]
         wait_depth(server, 5)
-        (tmp_path / "models" / "model" / "1" / "model.onnx").unlink()
+        file.write_bytes(b"nonsense")  # in place: a new file of that name would not be looked at
         os.kill(pid, signal.SIGKILL)
         refused = [answer.result() for answer in answers]  # long before their deadline, which is 60 s away
     assert [answer.status for answer in refused] == [503] * 5 and "failed" in refused[0].error

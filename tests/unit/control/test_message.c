@@ -18,7 +18,27 @@
 /* One message of every type, no two fields alike. */
 static const struct control_gateway_start gateway_start = {BYTES("a\0b"), 4, 1, 16, 9};
 static const struct control_model_set model_set = {
-    7, "magika", -3, "/models/magika", BYTES("max_batch_size: 4"), 1, "loading", 64, 1000, UINT64_C(1) << 40};
+    .model = 7,
+    .listed = true,
+    .name = "magika",
+    .version = -3,
+    .folder = "/models/magika",
+    .config = BYTES("max_batch_size: 4"),
+    .state = 1,
+    .reason = "loading",
+    .batching = true,
+    .round_robin = true,
+    .max_queue_requests = 1000,
+    .max_queue_bytes = UINT64_C(1) << 40,
+    .max_queue_delay_us = -1,
+    .max_batch_wait_ns = UINT64_MAX - 28,
+    .max_execution_ns = UINT64_MAX - 29,
+    .first_execution_ns = UINT64_MAX - 30,
+};
+static const struct control_model_number model_number = {31};
+static const struct control_worker_retire worker_retire = {32, UINT64_MAX - 33};
+static const struct control_mark mark = {UINT64_MAX - 34};
+static const struct control_options options = {BYTES("MUO1\0")};
 static const struct control_model_loaded model_loaded = {8, BYTES("\1\2\3\0"), true, 3};
 static const struct control_worker_attach worker_attach = {9, 10, 11, 12, 13, 14, UINT64_MAX, "cpu", -15};
 static const struct control_worker_gone worker_gone = {16, 17, true, "killed by signal 11 (Segmentation fault)"};
@@ -38,17 +58,24 @@ static const struct sample {
     {CONTROL_GATEWAY_START, &gateway_start, 5},
     {CONTROL_MODEL_SET, &model_set, 0},
     {CONTROL_MODEL_LOADED, &model_loaded, 0},
+    {CONTROL_MODEL_REMOVE, &model_number, 0},
     {CONTROL_WORKER_ATTACH, &worker_attach, 1},
+    {CONTROL_WORKER_RETIRE, &worker_retire, 0},
     {CONTROL_WORKER_GONE, &worker_gone, 0},
+    {CONTROL_MARK, &mark, 0},
     {CONTROL_DRAIN, &drain, 0},
     {CONTROL_GATEWAY_READY, NULL, 0},
     {CONTROL_WORKER_ATTACHED, &worker_event, 0},
     {CONTROL_WORKER_HUNG, &worker_event, 0},
     {CONTROL_WORKER_BROKEN, &worker_event, 0},
+    {CONTROL_WORKER_RETIRED, &worker_event, 0},
+    {CONTROL_MODEL_REMOVED, &model_number, 0},
+    {CONTROL_MARKED, &mark, 0},
     {CONTROL_DRAINED, NULL, 0},
-    {CONTROL_WORKER_START, &worker_start, 0},
+    {CONTROL_WORKER_START, &worker_start, 1},
     {CONTROL_WORKER_PEER, &worker_peer, 1},
     {CONTROL_STOP, NULL, 0},
+    {CONTROL_OPTIONS, &options, 0},
     {CONTROL_LOADED, &loaded, 0},
     {CONTROL_READY, NULL, 0},
     {CONTROL_FAILED, &failed, 0},
@@ -82,9 +109,14 @@ static void assert_model_set(const struct control_model_set *m) {
   assert_bytes_equal(m->config, model_set.config);
   assert_int_equal(m->state, model_set.state);
   assert_string_equal(m->reason, model_set.reason);
-  assert_int_equal(m->max_batch, model_set.max_batch);
+  assert_true(m->listed == model_set.listed && m->batching == model_set.batching);
+  assert_true(m->round_robin == model_set.round_robin);
   assert_int_equal(m->max_queue_requests, model_set.max_queue_requests);
   assert_true(m->max_queue_bytes == model_set.max_queue_bytes);
+  assert_true(m->max_queue_delay_us == model_set.max_queue_delay_us);
+  assert_true(m->max_batch_wait_ns == model_set.max_batch_wait_ns);
+  assert_true(m->max_execution_ns == model_set.max_execution_ns);
+  assert_true(m->first_execution_ns == model_set.first_execution_ns);
 }
 
 static void assert_worker_attach(const struct control_worker_attach *m) {
@@ -143,6 +175,21 @@ static void assert_sample(const struct control_packet *packet) {
       assert_true(packet->worker_gone.blamed);
       assert_string_equal(packet->worker_gone.why, worker_gone.why);
       break;
+    case CONTROL_MODEL_REMOVE:
+    case CONTROL_MODEL_REMOVED:
+      assert_int_equal(packet->model_number.model, model_number.model);
+      break;
+    case CONTROL_WORKER_RETIRE:
+      assert_int_equal(packet->worker_retire.worker, worker_retire.worker);
+      assert_true(packet->worker_retire.epoch == worker_retire.epoch);
+      break;
+    case CONTROL_MARK:
+    case CONTROL_MARKED:
+      assert_true(packet->mark.serial == mark.serial);
+      break;
+    case CONTROL_OPTIONS:
+      assert_bytes_equal(packet->options.options, options.options);
+      break;
     case CONTROL_DRAIN:
       assert_true(packet->drain.drain_delay_ns == drain.drain_delay_ns);
       assert_true(packet->drain.deadline_ns == drain.deadline_ns);
@@ -150,6 +197,7 @@ static void assert_sample(const struct control_packet *packet) {
     case CONTROL_WORKER_ATTACHED:
     case CONTROL_WORKER_HUNG:
     case CONTROL_WORKER_BROKEN:
+    case CONTROL_WORKER_RETIRED:
       assert_event(&packet->worker_event);
       break;
     case CONTROL_WORKER_START:

@@ -1,0 +1,322 @@
+/*
+ * Settings and repository read anew, while everything serves on. What concerns all (settings that do not parse or that
+ * a reload cannot change, a repository that cannot be read) refuses the whole before anything has changed. Then every
+ * model goes its own way: one that is new or changed loads beside the others and is found by requests when it is ready;
+ * the one before it leaves only then; and stays when the new one cannot be served.
+ */
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "supervisor/state.h"
+
+/* ---- what became of it ------------------------------------------------------------------------------------------- */
+
+static void record(struct supervisor *s, const char *list, const struct served_model *model, const char *reason) {
+  json_t *entry = json_pack("{s:s, s:I}", "name", model->name, "version", (json_int_t)model->version);
+  if (reason != NULL) json_object_set_new(entry, "reason", json_string(reason));
+  json_array_append_new(json_object_get(s->reload.report, list), entry);
+}
+
+static size_t recorded(const struct supervisor *s, const char *list) {
+  return json_array_size(json_object_get(s->reload.report, list));
+}
+
+static void record_failure(struct supervisor *s, const struct served_model *model) {
+  LOG_ERROR("model cannot be reloaded", LOG_STR("model", model->name), LOG_INT("version", model->version),
+            LOG_STR("error", model->reason));
+  record(s, "failed", model, model->reason);
+}
+
+static void answer(struct supervisor *s) {
+  struct exchange *exchange = s->reload.waiting;
+  s->reload.waiting = NULL;
+  if (exchange == NULL) return;
+  char *text = json_dumps(s->reload.report, JSON_COMPACT);
+  if (text != NULL)
+    exchange_reply_json(exchange, 200, text, strlen(text));
+  else
+    exchange_reply_error(exchange, 500, "no memory for the answer");
+  free(text);
+}
+
+/* error: of all of it; NULL: none. */
+static void finish(struct supervisor *s, const char *state, const char *error) {
+  struct reload *reload = &s->reload;
+  reload->going = reload->marked = false;
+  json_object_set_new(reload->report, "state", json_string(state));
+  if (error != NULL) json_object_set_new(reload->report, "error", json_string(error));
+  if (error != NULL)
+    LOG_ERROR("reload refused, everything is as it was", LOG_STR("error", error));
+  else
+    LOG_AT(recorded(s, "failed") > 0 ? LOG_LEVEL_ERROR : LOG_LEVEL_INFO, "reloaded", LOG_STR("state", state),
+           LOG_INT("added", recorded(s, "added")), LOG_INT("changed", recorded(s, "changed")),
+           LOG_INT("removed", recorded(s, "removed")), LOG_INT("unchanged", recorded(s, "unchanged")),
+           LOG_INT("failed", recorded(s, "failed")), LOG_INT("ms", (clock_now_ns() - reload->started_ns) / NS_PER_MS));
+  answer(s);
+  if (!reload->again) return;
+  reload->again = false;
+  reload_request(s, NULL);
+}
+
+/* ---- going on ---------------------------------------------------------------------------------------------------- */
+
+static bool any_coming(const struct supervisor *s) {
+  list_each (link, &s->models)
+    if (list_item(link, struct served_model, link)->role == COMING) return true;
+  return false;
+}
+
+/* Over when nothing is to come any more and the gateway has done what it was told: who then asks is answered by the new
+ * state. A gateway that is not there hears of that state first of all. */
+static void advance(struct supervisor *s) {
+  if (!s->reload.going || s->reload.marked || any_coming(s)) return;
+  list_each (link, &s->models) list_item(link, struct served_model, link)->outgoing = false;
+  const struct control_mark message = {s->reload.serial};
+  s->reload.marked = true;
+  gateway_tell(s, CONTROL_MARK, &message, NULL, 0);
+}
+
+void reload_marked(struct supervisor *s) {
+  if (!s->reload.going || !s->reload.marked) return;
+  finish(s, recorded(s, "failed") > 0 ? "partly applied" : "applied", NULL);
+}
+
+/* Is it the one whose place the other takes? A model that had no version at all has version 0. */
+static bool is_place_of(const struct served_model *served, const struct served_model *other) {
+  return served->role == SERVED && served != other && strcmp(served->name, other->name) == 0 &&
+         (served->version == other->version || served->version == 0);
+}
+
+void reload_came(struct supervisor *s, struct served_model *model) {
+  bool changed = false;
+  list_each (link, &s->models) {
+    struct served_model *before = list_item(link, struct served_model, link);
+    bool replaced = is_place_of(before, model);
+    bool outgoing = before->role == SERVED && before->outgoing && strcmp(before->name, model->name) == 0;
+    changed = changed || replaced;
+    if (outgoing && !replaced) record(s, "removed", before, NULL);
+    if (outgoing || replaced) served_model_remove(s, before);
+  }
+  record(s, changed ? "changed" : "added", model, NULL);
+  supervisor_check(s);
+  advance(s);
+}
+
+static void keep_place(struct supervisor *s, const struct served_model *model) {
+  list_each (link, &s->models) {
+    struct served_model *before = list_item(link, struct served_model, link);
+    bool same_name = before->role == SERVED && strcmp(before->name, model->name) == 0;
+    if (is_place_of(before, model) || (same_name && model->version == 0)) served_model_keep(s, before, model->reason);
+  }
+}
+
+void reload_failed(struct supervisor *s, struct served_model *model) {
+  record_failure(s, model);
+  keep_place(s, model);
+  served_model_remove(s, model);
+  advance(s);
+}
+
+void reload_abort(struct supervisor *s) {
+  s->reload.again = false;
+  if (s->reload.going) finish(s, "aborted", "the server is stopping");
+}
+
+void reload_forget(struct supervisor *s, const struct exchange *exchange) {
+  if (s->reload.waiting == exchange) s->reload.waiting = NULL;
+}
+
+/* ---- what changes ------------------------------------------------------------------------------------------------ */
+
+static struct served_model *find_wanted(const struct list *wanted, const char *name, int64_t version) {
+  list_each (link, wanted) {
+    struct served_model *model = list_item(link, struct served_model, link);
+    if (strcmp(model->name, name) == 0 && model->version == version) return model;
+  }
+  return NULL;
+}
+
+static const struct served_model *find_place(const struct supervisor *s, const struct served_model *wanted) {
+  list_each (link, &s->models) {
+    const struct served_model *served = list_item(link, struct served_model, link);
+    if (is_place_of(served, wanted)) return served;
+  }
+  return NULL;
+}
+
+/* One that has failed is tried again though nothing about it has changed. */
+static bool is_unchanged(const struct served_model *served, const struct served_model *wanted) {
+  return served != NULL && served->planned && served->version == wanted->version && fingerprint_same(served, wanted) &&
+         served->state != MODEL_UNAVAILABLE;
+}
+
+/* Whether a version that is wanted no more goes: at once, when another one of its name has come, or not at all, because
+ * nobody knows what is wanted of that name. */
+enum farewell { GOES, GOES_LATER, STAYS };
+
+static enum farewell farewell_of(const struct list *wanted, const struct served_model *served) {
+  enum farewell farewell = GOES;
+  if (find_wanted(wanted, served->name, served->version) != NULL) return STAYS;
+  list_each (link, wanted) {
+    const struct served_model *other = list_item(link, struct served_model, link);
+    if (strcmp(other->name, served->name) != 0) continue;
+    if (!other->planned) return STAYS;
+    if (other->role == COMING) farewell = GOES_LATER;
+  }
+  return farewell;
+}
+
+static void remove_unwanted(struct supervisor *s, const struct list *wanted) {
+  list_each (link, &s->models) {
+    struct served_model *served = list_item(link, struct served_model, link);
+    if (served->role != SERVED) continue;
+    served->note[0] = '\0';
+    enum farewell farewell = farewell_of(wanted, served);
+    served->outgoing = farewell == GOES_LATER;
+    if (farewell != GOES) continue;
+    record(s, "removed", served, NULL);
+    served_model_remove(s, served);
+  }
+}
+
+static bool comes_before(const struct served_model *a, const struct served_model *b) {
+  int order = strcmp(a->name, b->name);
+  return order < 0 || (order == 0 && a->version <= b->version);
+}
+
+static void insert(struct supervisor *s, struct served_model *model) {
+  struct list *at = s->models.next;
+  while (at != &s->models && comes_before(list_item(at, struct served_model, link), model)) at = at->next;
+  list_remove(&model->link);
+  list_insert_before(at, &model->link);
+}
+
+static void start_wanted(struct supervisor *s, struct list *wanted) {
+  list_each (link, wanted) {
+    struct served_model *model = list_item(link, struct served_model, link);
+    if (model->role == COMING) {
+      insert(s, model);
+      served_model_tell(s, model);
+      workers_start(model);
+      continue;
+    }
+    if (model->planned) {
+      record(s, "unchanged", model, NULL);
+    } else {
+      record_failure(s, model);
+      keep_place(s, model);
+    }
+    served_model_free(model);
+  }
+}
+
+static void use_options(struct supervisor *s, struct options *options, struct buffer *encoded) {
+  const struct control_options message = {{encoded->data, encoded->size}};
+  options_free(s->options);
+  buffer_free(&s->encoded_options);
+  s->options = options;
+  s->encoded_options = *encoded;
+  s->log_level = options_log_level(options);
+  log_set_level(s->log_level);
+  gateway_tell(s, CONTROL_OPTIONS, &message, NULL, 0);
+  workers_tell_options(s);
+}
+
+/* ---- reading anew: everything that can fail, before anything changes --------------------------------------------- */
+
+static mu_status read_options(struct supervisor *s, struct options **ret_options, struct buffer *encoded,
+                              mu_error *err) {
+  struct options *options;
+  mu_status status = options_load(s->argc, s->argv, environ, &options, err);
+  if (status != MU_OK) return status;
+  status = options_check_reload(s->options, options, err);
+  if (status == MU_OK && options_encode(options, encoded) != MU_OK)
+    status = mu_fail(err, MU_NO_MEMORY, "no memory for the settings");
+  if (status != MU_OK) {
+    options_free(options);
+    return status;
+  }
+  for (size_t i = 0; i < options->warnings.n; i++) LOG_WARNING(options->warnings.items[i]);
+  *ret_options = options;
+  return MU_OK;
+}
+
+/* Those of wanted that have to be loaded are made ready for it. */
+static mu_status enroll_wanted(struct supervisor *s, struct list *wanted, const struct options *options,
+                               mu_error *err) {
+  mu_status status = MU_OK;
+  list_each (link, wanted) {
+    struct served_model *model = list_item(link, struct served_model, link);
+    if (!model->planned || is_unchanged(find_place(s, model), model)) continue;
+    model->role = COMING;
+    status = served_model_enroll(s, model, options, err);
+    if (status != MU_OK) return status;
+  }
+  return status;
+}
+
+/* Those that were made ready have timers, which close with the loop's next turn. */
+static void drop_wanted(struct supervisor *s, struct list *wanted) {
+  list_each (link, wanted) {
+    struct served_model *model = list_item(link, struct served_model, link);
+    if (model->role != COMING) {
+      served_model_free(model);
+      continue;
+    }
+    insert(s, model);
+    model->supervisor = s;
+    model->role = LEFT;
+    served_model_check_gone(model);
+  }
+}
+
+static mu_status apply(struct supervisor *s, mu_error *err) {
+  struct options *options = NULL;
+  struct buffer encoded;
+  struct list wanted;
+  buffer_init(&encoded, CONTROL_PACKET_MAX);
+  list_init(&wanted);
+  mu_status status = read_options(s, &options, &encoded, err);
+  if (status == MU_OK) status = wanted_models_find(options, s->cores, &wanted, err);
+  if (status == MU_OK) status = enroll_wanted(s, &wanted, options, err);
+  if (status != MU_OK) {
+    drop_wanted(s, &wanted);
+    buffer_free(&encoded);
+    options_free(options);
+    return status;
+  }
+  use_options(s, options, &encoded);
+  remove_unwanted(s, &wanted);
+  start_wanted(s, &wanted);
+  return MU_OK;
+}
+
+static void begin(struct supervisor *s, struct exchange *exchange) {
+  struct reload *reload = &s->reload;
+  json_decref(reload->report);
+  *reload = (struct reload){.going = true,
+                            .serial = reload->serial + 1,
+                            .started_ns = clock_now_ns(),
+                            .waiting = exchange,
+                            .report = json_pack("{s:s, s:[], s:[], s:[], s:[], s:[]}", "state", "running", "added",
+                                                "changed", "removed", "unchanged", "failed")};
+  LOG_INFO("reloading", LOG_STR("reason", exchange != NULL ? "muster reload" : "SIGHUP"));
+}
+
+void reload_request(struct supervisor *s, struct exchange *exchange) {
+  mu_error err;
+  const char *refusal = s->phase >= PHASE_DRAINING ? "the server is stopping"
+                        : s->reload.going          ? "a reload is going on: wait for its end, then try again"
+                                                   : NULL;
+  if (refusal != NULL && exchange != NULL) {
+    exchange_reply_error(exchange, 409, refusal);
+  } else if (refusal != NULL) {
+    s->reload.again = s->phase < PHASE_DRAINING;
+  } else {
+    begin(s, exchange);
+    if (apply(s, &err) == MU_OK)
+      advance(s);
+    else
+      finish(s, "refused", err.message);
+  }
+}
