@@ -1,7 +1,6 @@
 """What goes wrong, on a schedule that a seed repeats. Every event waits (bounded) until it has had its effect."""
 import contextlib
 import os
-import pathlib
 import random
 import resource
 import shutil
@@ -13,6 +12,7 @@ import traceback
 from clients import Client, Guilty
 from models import CRASH, HANG, put_extra
 from muster_server import binary_path, run_muster, wait_for
+from processes import descriptors
 
 
 class Burst(Client):
@@ -97,8 +97,7 @@ class Chaos:
     def send(self, pid: int, number: int):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
-            if number in self.signals:
-                self.signals[number] += 1
+            self.signals[number] += 1
 
     def spare(self, model: str):
         """Two deaths that count in quick succession may meet a request that is being tried alone: by design it is then
@@ -149,22 +148,16 @@ class Chaos:
         """Shorter than what counts as hung."""
         model, pid = self.worker("echo", "identity", "magika")
         seconds = self.chance.uniform(0.1, 0.8)
-        self.send(pid, signal.SIGSTOP)
-        try:
+        with self.standing_still(pid):
             time.sleep(seconds)
-        finally:
-            self.send(pid, signal.SIGCONT)
         return f"{model} {pid} for {seconds:.1f} s"
 
     def do_hang_worker(self):
         """Stopped until the server takes it for hung and kills it."""
         model, pid = self.worker("echo")
         self.spare(model)
-        self.send(pid, signal.SIGSTOP)
-        try:
+        with self.standing_still(pid):
             self.wait_replaced(model, pid)
-        finally:
-            self.send(pid, signal.SIGCONT)
         self.blamed_at[model] = time.monotonic()
         return f"{model} {pid}"
 
@@ -200,36 +193,104 @@ class Chaos:
 
     # ---- the gateway
 
+    def lasting_workers(self) -> set[int]:
+        """Those that only chaos itself ends."""
+        return {w["pid"] for w in self.workers() if w["model"] in ("identity", "magika")}
+
+    def gateway(self) -> int:
+        return wait_for(lambda: self.server.status().get("gateway", {}).get("pid"), "a gateway", self.soak.patience)
+
+    def end_gateway(self, pid: int):
+        self.ledger.kills.append(time.monotonic())
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+    def wait_gateway(self, *gone: int):
+        wait_for(lambda: self.gateway() not in gone and self.soak.page("/v2/health/ready") == 200,
+                 "the next gateway to serve", self.soak.patience)
+
     def do_kill_gateway(self):
         """Workers stay as they are."""
-        def kept():
-            return {w["pid"] for w in self.workers() if w["model"] in ("identity", "magika")}
-        before, pid = kept(), self.server.status()["gateway"]["pid"]
-        self.ledger.kills.append(time.monotonic())
-        os.kill(pid, signal.SIGKILL)
-        wait_for(lambda: self.server.status().get("gateway", {}).get("pid") not in (None, 0, pid) and
-                 self.soak.page("/v2/health/ready") == 200, "the next gateway to serve", self.soak.patience)
-        assert kept() == before, f"the workers were {before} and are {kept()}"
+        before, pid = self.lasting_workers(), self.gateway()
+        self.end_gateway(pid)
+        self.wait_gateway(pid)
+        assert self.lasting_workers() == before, f"the workers were {before} and are {self.lasting_workers()}"
         return f"pid {pid}"
 
-    def do_descriptors_run_out(self):
-        """The gateway may open hardly any more, and many connect."""
-        pid = self.server.status()["gateway"]["pid"]
+    def do_kill_gateway_twice(self):
+        """The next one as well, while it attaches to the workers."""
+        before, pid = self.lasting_workers(), self.gateway()
+        self.end_gateway(pid)
+        second = wait_for(lambda: self.gateway() if self.gateway() != pid else None, "the next gateway", self.soak.patience)
+        self.end_gateway(second)
+        self.wait_gateway(pid, second)
+        assert self.lasting_workers() == before, f"the workers were {before} and are {self.lasting_workers()}"
+        return f"pids {pid}, {second}"
+
+    def do_kill_worker_and_gateway(self):
+        model, pid = self.worker("echo", "faulty")
+        gateway = self.gateway()
+        self.send(pid, signal.SIGKILL)
+        self.end_gateway(gateway)
+        self.wait_gateway(gateway)
+        self.wait_replaced(model, pid)
+        return f"{model} {pid}, gateway {gateway}"
+
+    @contextlib.contextmanager
+    def standing_still(self, pid: int):
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+    def do_pause_gateway(self):
+        pid, seconds = self.gateway(), self.chance.uniform(0.1, 1)
+        with self.standing_still(pid):
+            time.sleep(seconds)
+        return f"{pid} for {seconds:.1f} s"
+
+    def do_pause_supervisor(self):
+        """And a worker dies meanwhile."""
+        model, pid = self.worker("echo")
+        with self.standing_still(self.server.process.pid):
+            self.send(pid, signal.SIGKILL)
+            time.sleep(self.chance.uniform(0.1, 1))
+        self.wait_replaced(model, pid)
+        return f"while {model} {pid} dies"
+
+    @contextlib.contextmanager
+    def few_descriptors(self, pid: int):
+        """It may open hardly any more, and many connect."""
         before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
-        opened = len(list(pathlib.Path(f"/proc/{pid}/fd").iterdir()))
         sockets = []
         try:
-            resource.prlimit(pid, resource.RLIMIT_NOFILE, (opened + 8, before[1]))
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (descriptors(pid) + 8, before[1]))
             for _ in range(100):
                 sockets.append(socket.create_connection(("127.0.0.1", self.soak.port), self.soak.patience))
-            time.sleep(1)
+            yield
         finally:
             with contextlib.suppress(ProcessLookupError):
                 resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
             for one in sockets:
                 one.close()
+
+    def do_descriptors_run_out(self):
+        with self.few_descriptors(self.gateway()):
+            time.sleep(1)
         assert self.soak.page("/v2/health/live") == 200
-        return f"{opened} open, 8 more allowed, 100 wanted"
+        return "8 more allowed, 100 connections"
+
+    def do_kill_worker_without_descriptors(self):
+        """Its successor cannot be attached until there are some again."""
+        model, pid = self.worker("echo")
+        with self.few_descriptors(self.gateway()):
+            self.send(pid, signal.SIGKILL)
+            time.sleep(1)
+        self.wait_replaced(model, pid)
+        assert self.soak.page("/v2/health/live") == 200
+        return f"{model} {pid}"
 
     # ---- too much
 

@@ -153,6 +153,15 @@ class Soak:
         except AssertionError:
             self.ledger.violation(f"descriptors before {dict(before)}, after {dict(self.holdings())}")
 
+    MOST_MB = {"supervisor": 8, "gateway": 64, "worker magika": 400}  # RssAnon; others: 64
+
+    def judge_memory(self, seen):
+        """In the release build: the sanitizers keep freed memory."""
+        for (role, pid), samples in seen.items():
+            most = max((kib for kib, _ in samples), default=0) / 1024
+            if self.preset == "release" and most > self.MOST_MB.get(role, 64):
+                self.ledger.violation(f"{role} {pid} had {most:.0f} MB of its own")
+
     def counters(self) -> dict[tuple[str, str], int]:
         from traffic import metric
         return {(model, name): int(metric(self.server, f"nv_inference_request_{name}", model=model))
@@ -269,6 +278,7 @@ class Soak:
             sampler.over.set()
             sampler.join()
             self.lines += sampler.table()
+            self.judge_memory(sampler.seen)
             self.stop_under_load()
             self.kill_supervisor()
         except Exception:
