@@ -104,6 +104,8 @@ class Client(threading.Thread):
                 entry.sent = time.monotonic()
         except OSError as error:
             trouble = error  # an answer may be there all the same: it was refused before its end
+        for entry in entries:  # on a busy machine a client may itself sleep too long between its look and its request
+            entry.rested = time.monotonic() - connection.used
         self.read(connection, requests, trouble)
 
     def read(self, connection: Connection, requests: list[Request], trouble=None):

@@ -27,11 +27,11 @@ def reason_of(status: int, error: str) -> str | None:
 
 class Entry:
     """A request on its way. may: reasons for a refusal besides ALWAYS; guilty: must not be answered with 200."""
-    __slots__ = ("number", "model", "kind", "may", "guilty", "timeout", "born", "opened", "sent", "outcome")
+    __slots__ = ("number", "model", "kind", "may", "guilty", "timeout", "born", "opened", "rested", "sent", "outcome")
 
     def __init__(self, number, model, kind, may=(), guilty=False, timeout=None):
         self.number, self.model, self.kind, self.may, self.guilty = number, model, kind, set(may), guilty
-        self.timeout, self.born, self.opened, self.sent, self.outcome = timeout, 0.0, 0.0, None, None
+        self.timeout, self.born, self.opened, self.rested, self.sent, self.outcome = timeout, 0.0, 0.0, 0.0, None, None
 
     @property
     def id(self) -> str:
@@ -39,7 +39,8 @@ class Entry:
 
 
 class Ledger:
-    def __init__(self, slack: float):
+    def __init__(self, slack: float, idle_timeout: float):
+        self.idle_timeout = idle_timeout  # of the server
         self.slack = slack  # seconds past its time within which an answer still counts as in time, on a busy machine
         self.numbers = itertools.count(1)
         self.lock = threading.Lock()
@@ -129,6 +130,8 @@ class Ledger:
             self._wrong(entry, "NO ANSWER: a hang")
         elif any(entry.born <= kill <= now for kill in self.kills):
             self._end(entry, "cut, gateway killed")
+        elif entry.rested > self.idle_timeout * 0.9:
+            self._end(entry, "cut, idle")
         elif self.stopping is not None and (entry.sent is None or entry.sent >= self.stopping):
             self._end(entry, "not taken, stopping")
         else:

@@ -36,10 +36,10 @@ class Soak:
         self.folder, self.seconds, self.seed, self.preset = folder, seconds, seed, preset
         self.slow = 1 if preset == "release" else 3  # how much longer everything may take
         self.default_timeout, self.max_execution, self.load_timeout = 20 * self.slow, 4 * self.slow, 10 * self.slow
-        self.idle_timeout, self.head_timeout = 6, 3
+        self.idle_timeout, self.head_timeout = 8, 4
         self.patience = self.default_timeout * 2 + 30  # an answer that has not come by then never comes
         self.blame_gap = 2.0 * self.slow
-        self.ledger = Ledger(slack=10.0 * self.slow)
+        self.ledger = Ledger(slack=10.0 * self.slow, idle_timeout=self.idle_timeout)
         self.real = Simulated() if preset == "tsan" else Real(200, seed)
         self.n_clients = 0
         self.repository = folder / "models"
