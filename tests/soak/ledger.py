@@ -13,7 +13,7 @@ REASONS = [
     ("too large", (413,), r"at most|larger than|too large|do not fit"),
     ("worker died, alone", (500,), r"The worker died while it ran this request alone"),
     ("engine's error", (400,), r"told to fail on"),
-    ("gateway starting", (503,), r"the gateway is started again"),
+    ("gateway starting", (503,), r"the gateway is started again|is still loading|has no worker yet"),
     ("model not there", (404, 503), r"Request for unknown model"),
     ("model unloaded", (503,), r"was unloaded|is being unloaded|failed for good"),
     ("stopping", (503,), r"stopping|draining|shut"),

@@ -248,7 +248,8 @@ class Soak:
         """Every death has a cause that we know of."""
         from processes import ends
         events, (workers, gateways) = self.events, ends(self.server)
-        allowed = {"signal 9": events.signals[signal.SIGKILL], "signal 11": events.signals[signal.SIGSEGV],
+        allowed = {"found no free file descriptor": events.counts.get("kill_worker_without_descriptors", 0) * 2,
+                   "signal 9": events.signals[signal.SIGKILL], "signal 11": events.signals[signal.SIGSEGV],
                    "signal 6": 2 * events.counts.get("crash_input", 0),
                    "hung": 2 * events.counts.get("hang_input", 0) + 2 * events.counts.get("hang_worker", 0)}
         for cause, n in workers.items():
@@ -322,13 +323,16 @@ def main():
     soak.run()
     text = result(soak)
     print(text)
-    for violation in soak.ledger.violations[:40]:
+    (folder / "violations").write_text("\n".join(soak.ledger.violations))
+    for violation in sorted(soak.ledger.violations, key=lambda text: text.startswith("soak-"))[:40]:
         print(f"VIOLATION: {violation}")
     violations, totals = len(soak.ledger.violations), soak.ledger.totals()
     if not options.no_record:
         from record import record
         record(f"chaos, {options.preset}", text)
-    if not violations and options.keep is None:
+    if violations:
+        print(f"all violations and the server's logs: {folder}")
+    elif options.keep is None:
         shutil.rmtree(folder)
     refused = sum(n for word, n in totals.items() if word[:1].isdigit())
     print(f"soak {options.preset}: {soak.ledger.sent} requests: {totals['right']} answered right, {refused} refused with reason, "
