@@ -10,7 +10,7 @@ import time
 import traceback
 
 from clients import Client, Guilty
-from models import CRASH, HANG, put_extra
+from models import CRASH, HANG, put_echo, put_extra
 from muster_server import binary_path, run_muster, wait_for
 from processes import descriptors
 
@@ -43,10 +43,8 @@ class Chaos:
 
     def events(self):
         names = [name.removeprefix("do_") for name in dir(self) if name.startswith("do_")]
-        return [name for name in names if self.soak.has_command(self.NEEDS.get(name))]
-
-    NEEDS = {"reload_added": "reload", "reload_changed": "reload", "reload_removed": "reload", "reload_broken": "reload",
-             "upgrade": "upgrade"}
+        return [name for name in names if self.soak.has_command(name.partition("_")[0]) or
+                not name.startswith(("reload", "upgrade"))]
 
     def run(self, until: float):
         """Rounds of every kind of event, each in an order of its own, until the time is over; the first round is always
@@ -313,46 +311,69 @@ class Chaos:
 
     # ---- changes while it runs
 
-    def reload(self):
-        if self.chance.random() < 0.5:
-            done = run_muster("reload", "--control-socket", self.server.socket)
-            assert done.returncode == 0, f"muster reload: {done.returncode} {done.stderr}"
-        else:
-            os.kill(self.server.process.pid, signal.SIGHUP)
+    def reload(self, works=True) -> str:
+        """By the command, which says how it went, or by the signal."""
+        if works and self.chance.random() < 0.5:
+            self.server.signal(signal.SIGHUP)
+            return "SIGHUP"
+        done = run_muster("reload", "--control-socket", self.server.socket)
+        assert (done.returncode == 0) == works, f"muster reload: {done.returncode} {done.stdout} {done.stderr}"
+        return f"muster reload, exit status {done.returncode}"
 
-    def wait_extra(self, status: int):
-        wait_for(lambda: self.soak.page("/v2/models/extra/ready") == status, f"extra to answer {status}",
+    def wait_extra(self, *statuses: int):
+        wait_for(lambda: self.soak.page("/v2/models/extra/ready") in statuses, f"extra to answer {statuses}",
                  self.soak.patience)
 
     def do_reload_added(self):
         put_extra(self.soak.repository, base_ms=self.chance.randint(1, 5))
-        self.reload()
+        how = self.reload()
         self.wait_extra(200)
+        return how
 
     def do_reload_changed(self):
-        put_extra(self.soak.repository, base_ms=self.chance.randint(1, 50) + 100)
-        self.reload()
-        self.wait_extra(200)
+        """A model under full load: what is in flight with the old one is answered, too."""
+        put_echo(self.soak.repository, base_ms=self.chance.randint(1, 4))
+        before = {w["pid"] for w in self.workers() if w["model"] == "echo"}
+        how = self.reload()
+        wait_for(lambda: not before & {w["pid"] for w in self.workers()}, "echo's workers to be new ones", self.soak.patience)
+        self.worker("echo")
+        return how
 
     def do_reload_removed(self):
         shutil.rmtree(self.soak.repository / "extra", ignore_errors=True)
-        self.reload()
-        wait_for(lambda: self.soak.page("/v2/models/extra/ready") != 200, "extra to be gone", self.soak.patience)
+        how = self.reload()
+        self.wait_extra(400, 404, 503)
+        return how
+
+    def do_reload_settings(self):
+        size = self.chance.randint(32, 64)
+        self.soak.settings(max_queue_size=size)
+        return f"{self.reload()}, max_queue_size {size}"
 
     def do_reload_broken(self):
         """A change that cannot be applied: it says so, and what was there serves on."""
-        put_extra(self.soak.repository, base_ms="nonsense")
-        run_muster("reload", "--control-socket", self.server.socket)
-        assert self.soak.page("/v2/models/echo/ready") == 200
-        shutil.rmtree(self.soak.repository / "extra", ignore_errors=True)
+        put_extra(self.soak.repository, base_ms=1)
         self.reload()
+        self.wait_extra(200)
+        put_extra(self.soak.repository, base_ms="nonsense")
+        how = self.reload(works=False)
+        assert self.soak.page("/v2/models/extra/ready") == 200, "a model is gone because its new settings are wrong"
+        put_extra(self.soak.repository, base_ms=2)
+        self.reload()
+        return how
 
     def do_upgrade(self):
-        """The same program under another path."""
+        """The same program under another path: no request may fail."""
         path = self.soak.folder / f"muster-{self.counts.get('upgrade', 0)}"
         shutil.copy2(binary_path(), path)
         pid = self.server.process.pid
-        done = run_muster("upgrade", path, "--control-socket", self.server.socket)
-        assert done.returncode == 0, f"muster upgrade: {done.returncode} {done.stderr}"
-        wait_for(lambda: self.soak.page("/v2/health/ready") == 200, "readiness", self.soak.patience)
+        done = run_muster("upgrade", "--binary", path, "--control-socket", self.server.socket)
+        assert done.returncode == 0, f"muster upgrade: {done.returncode} {done.stdout} {done.stderr}"
         assert self.server.status()["pid"] == pid, "the supervisor's process number has changed"
+        assert self.soak.page("/v2/health/ready") == 200
+        return str(path)
+
+    def finish(self):
+        """The models are those of the beginning again."""
+        if self.soak.has_command("reload"):
+            self.event("reload_removed")

@@ -32,16 +32,26 @@ def write_repository(folder: pathlib.Path, simulated: bool) -> pathlib.Path:
     else:
         put_model(folder, "identity", "identity.onnx")
         put_model(folder, "magika", MAGIKA)
-    put_model(folder, "echo", config=echo_config(max_batch_size=8, base_ms=2, per_item_ms=0.2, jitter_ms=2, load_ms=150))
+    put_echo(folder)
     put_model(folder, "faulty", config=echo_config(max_batch_size=4, base_ms=8, jitter_ms=4, crash_on=CRASH, hang_on=HANG,
                                                    fail_on=FAIL))
     return folder
 
 
+def put_echo(folder: pathlib.Path, base_ms=2):
+    """In one step, as an operator should: a reload may come at any moment."""
+    put(folder, "echo", echo_config(max_batch_size=8, base_ms=base_ms, per_item_ms=0.2, jitter_ms=2, load_ms=150))
+
+
 def put_extra(folder: pathlib.Path, **settings):
     """A fifth model, which comes, changes and goes while the server runs."""
-    (folder / "extra" / "1").mkdir(parents=True, exist_ok=True)
-    (folder / "extra" / "config.pbtxt").write_text(echo_config(max_batch_size=4, **settings))
+    put(folder, "extra", echo_config(max_batch_size=4, **settings))
+
+
+def put(folder: pathlib.Path, name: str, config: str):
+    (folder / name / "1").mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.new").write_text(config)
+    (folder / f"{name}.new").rename(folder / name / "config.pbtxt")
 
 
 class Request:

@@ -56,11 +56,11 @@ class Soak:
 
     # ---- the server
 
-    def settings(self) -> pathlib.Path:
+    def settings(self, max_queue_size=48) -> pathlib.Path:
         path = self.folder / "muster.yaml"
         path.write_text(f"""models:
   echo: {{processes: 2, max_execution: {self.max_execution}s}}
-  faulty: {{max_execution: {self.max_execution}s, max_queue_size: 48}}
+  faulty: {{max_execution: {self.max_execution}s, max_queue_size: {max_queue_size}}}
 """)
         return path
 
@@ -78,8 +78,6 @@ class Soak:
         return server
 
     def has_command(self, name) -> bool:
-        if name is None:
-            return True
         if self.commands is None:
             from muster_server import run_muster
             self.commands = run_muster("help").stdout
@@ -139,6 +137,7 @@ class Soak:
         self.events = events
         try:
             events.run(time.monotonic() + self.seconds)
+            events.finish()
         finally:
             self.dismiss(clients)
         self.wait_calm()
