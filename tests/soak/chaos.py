@@ -43,8 +43,10 @@ class Chaos:
 
     def events(self):
         names = [name.removeprefix("do_") for name in dir(self) if name.startswith("do_")]
-        return [name for name in names if self.soak.has_command(name.partition("_")[0]) or
-                not name.startswith(("reload", "upgrade"))]
+        def there(name):
+            command = name.partition("_")[0]
+            return command not in ("reload", "upgrade") or self.soak.has_command(command)
+        return [name for name in names if name not in self.soak.without and there(name)]
 
     def run(self, until: float):
         """Rounds of every kind of event, each in an order of its own, until the time is over; the first round is always

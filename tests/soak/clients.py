@@ -125,7 +125,7 @@ class Client(threading.Thread):
             self.judge(request, reply)
             if reply.headers.get("Connection", "").lower() == "close":
                 for late in requests[i + 1:]:
-                    self.ledger.lost(late.entry, ConnectionError("Connection: close before its answer"))
+                    self.ledger.not_taken(late.entry, reply.status)
                 self.drop()
                 return
 
@@ -306,7 +306,7 @@ class HalfUploader(Client):
                 return
             connection.send(wire[half:])
             request.entry.sent = time.monotonic()
-            request.entry.timeout += 3  # it runs from the first byte or from the last
+            request.entry.grace = 3  # its time runs from the first byte or from the last
         except OSError as error:
             self.read(connection, [request], error)
             return

@@ -27,11 +27,11 @@ def reason_of(status: int, error: str) -> str | None:
 
 class Entry:
     """A request on its way. may: reasons for a refusal besides ALWAYS; guilty: must not be answered with 200."""
-    __slots__ = ("number", "model", "kind", "may", "guilty", "timeout", "born", "opened", "rested", "sent", "outcome")
+    __slots__ = ("number", "model", "kind", "may", "guilty", "timeout", "born", "opened", "rested", "sent", "grace", "outcome")
 
     def __init__(self, number, model, kind, may=(), guilty=False, timeout=None):
         self.number, self.model, self.kind, self.may, self.guilty = number, model, kind, set(may), guilty
-        self.timeout, self.born, self.opened, self.rested, self.sent, self.outcome = timeout, 0.0, 0.0, 0.0, None, None
+        self.timeout, self.born, self.opened, self.rested, self.sent, self.grace, self.outcome = timeout, 0.0, 0.0, 0.0, None, 0, None
 
     @property
     def id(self) -> str:
@@ -95,7 +95,7 @@ class Ledger:
         self._wrong(entry, what)
 
     def late(self, entry: Entry) -> bool:
-        return entry.timeout is not None and time.monotonic() - entry.opened > entry.timeout + self.slack
+        return entry.timeout is not None and time.monotonic() - entry.opened > entry.timeout + entry.grace + self.slack
 
     def refused(self, entry: Entry, status: int, error: str, retry_after: str | None):
         word = reason_of(status, error)
@@ -122,6 +122,14 @@ class Ledger:
     def left(self, entry: Entry):
         """The client itself went away."""
         self._end(entry, "left")
+
+    def not_taken(self, entry: Entry, status: int):
+        """An earlier reply on the connection says that it is closed: right after a refusal (the rest of a body is not read
+        then), or when the server stops."""
+        if status >= 400 or self.stopping is not None:
+            self._end(entry, f"not taken, closed after {status}")
+        else:
+            self._wrong(entry, f"not taken: the connection was closed after {status}")
 
     def lost(self, entry: Entry, error: BaseException):
         """The connection ended, or nothing came for as long as the client waits."""

@@ -80,6 +80,13 @@ def test_a_connection_that_ends_without_a_cause(ledger):
     assert "without a cause" in only_violation(ledger)
 
 
+def test_a_connection_that_is_closed_after_an_earlier_answer(ledger):
+    ledger.not_taken(sent(ledger), 503)
+    assert ledger.violations == []
+    ledger.not_taken(sent(ledger), 200)
+    assert "closed after 200" in only_violation(ledger)
+
+
 def test_a_connection_that_rested_too_long(ledger):
     entry = sent(ledger)
     entry.rested = 4.9
