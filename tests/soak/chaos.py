@@ -313,12 +313,19 @@ class Chaos:
 
     # ---- changes while it runs
 
+    def command(self, *words):
+        """Of muster. One that finds an earlier change still going on, as SIGHUP begins them, is given again."""
+        def done():
+            answer = run_muster(*words, "--control-socket", self.server.socket)
+            return None if "is going on" in answer.stderr else answer
+        return wait_for(done, f"muster {words[0]} to be taken", self.soak.patience)
+
     def reload(self, works=True) -> str:
         """By the command, which says how it went, or by the signal."""
         if works and self.chance.random() < 0.5:
             self.server.signal(signal.SIGHUP)
             return "SIGHUP"
-        done = run_muster("reload", "--control-socket", self.server.socket)
+        done = self.command("reload")
         assert (done.returncode == 0) == works, f"muster reload: {done.returncode} {done.stdout} {done.stderr}"
         return f"muster reload, exit status {done.returncode}"
 
@@ -369,7 +376,7 @@ class Chaos:
         path = self.soak.folder / f"muster-{self.counts.get('upgrade', 0)}"
         shutil.copy2(binary_path(), path)
         pid = self.server.process.pid
-        done = run_muster("upgrade", "--binary", path, "--control-socket", self.server.socket)
+        done = self.command("upgrade", "--binary", path)
         assert done.returncode == 0, f"muster upgrade: {done.returncode} {done.stdout} {done.stderr}"
         assert self.server.status()["pid"] == pid, "the supervisor's process number has changed"
         assert self.soak.page("/v2/health/ready") == 200
