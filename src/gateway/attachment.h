@@ -18,8 +18,9 @@ struct flight {
   struct output_block *block;            /* NULL while stalled */
   bool stopping;                         /* the worker was asked to stop it */
   bool fetching;                         /* the run is over, its outputs did not fit: they are asked for again */
-  uint64_t needed[CHANNEL_TENSORS_MAX];  /* ... and take so many bytes */
-  struct batch_times times;              /* of what the worker has done for it so far */
+  bool sized;                            /* a run has said how many bytes they take: */
+  uint64_t needed[CHANNEL_TENSORS_MAX];
+  struct batch_times times; /* of what the worker has done for it so far */
 };
 
 struct lane {

@@ -162,22 +162,33 @@ static void flight_done(struct core *core, struct flight *flight, const struct c
   answer_members(core, flight, n, outbox);
 }
 
-static void flight_error(struct core *core, struct flight *flight, const struct channel_completion *completion,
-                         struct list *outbox) {
-  fail_run(core, flight, completion->status, completion->message, outbox);
-}
-
-static void flight_overflow(struct core *core, struct flight *flight, const struct channel_completion *completion,
-                            struct list *outbox) {
-  for (uint32_t i = 0; i < completion->n_outputs; i++) flight->needed[i] = completion->outputs[i].size;
+/* Into the lane's ring once more, with room for what the run said that it needs. */
+static void send_again(struct core *core, struct flight *flight, bool fetching, struct list *outbox) {
   core_block_release(core, flight->block);
   flight->block = NULL;
-  flight->fetching = true;
+  flight->fetching = fetching;
   list_remove(&flight->link);
   if (flight->batch->live > 0)
     flight_start(core, flight, outbox);
   else
     flight_fail(core, flight, MU_CANCELED, "nobody waits for it any more", outbox);
+}
+
+static void flight_error(struct core *core, struct flight *flight, const struct channel_completion *completion,
+                         struct list *outbox) {
+  /* A fetch runs nothing that could refuse an input: the batch behind this one had been sent before the fetch was, and
+   * the lane holds only what its last run produced. So it runs again. */
+  if (flight->fetching && completion->status == MU_INVALID)
+    send_again(core, flight, false, outbox);
+  else
+    fail_run(core, flight, completion->status, completion->message, outbox);
+}
+
+static void flight_overflow(struct core *core, struct flight *flight, const struct channel_completion *completion,
+                            struct list *outbox) {
+  for (uint32_t i = 0; i < completion->n_outputs; i++) flight->needed[i] = completion->outputs[i].size;
+  flight->sized = true;
+  send_again(core, flight, true, outbox);
 }
 
 static void (*const handlers[])(struct core *, struct flight *, const struct channel_completion *, struct list *) = {

@@ -81,7 +81,7 @@ static uint64_t plan_places(struct flight *flight, struct channel_job *job) {
     struct channel_place *place = &job->places[i];
     mu_tensor shape;
     place->index = flight->outputs[i];
-    if (flight->fetching) { /* the run is over and said what it needs */
+    if (flight->sized) { /* a run is over and said what it needs */
       place->known = false;
       place->capacity = flight->needed[i];
       shape = (mu_tensor){.dtype = model->model.metadata->outputs[place->index].info.dtype};
@@ -185,7 +185,7 @@ struct flight *flight_create(struct core *core, struct sched_batch *batch) {
   flight->batch = batch;
   flight->lane = lane->index;
   flight->block = NULL;
-  flight->stopping = flight->fetching = false;
+  flight->stopping = flight->fetching = flight->sized = false;
   flight->times = (struct batch_times){0};
   list_init(&flight->link);
   batch->owner = flight;

@@ -225,6 +225,19 @@ def test_outputs_of_unknown_shape(serve):
     assert worker_pids(server)
 
 
+def test_outputs_that_do_not_fit_with_the_next_batch_right_behind(serve, tmp_path):
+    """The worker holds what did not fit until its next run, and that one is in its queue already."""
+    server = serve(sim_model(tmp_path / "models", dims="-1", max_batch_size=2, base_ms=1))
+    with crowd() as threads:
+        for width in (30_000, 50_000, 70_000):  # outputs of unknown shape, above the first guess
+            requests = [{"x": numbers(width + i, 2, width)} for i in range(4)]  # each a full batch
+            with standing_still(*worker_pids(server)):
+                answers = [threads.submit(infer, server, "echo", inputs) for inputs in requests]
+                wait_depth(server, len(requests))
+            for inputs, answer in zip(requests, answers):
+                assert answer.result().status == 200 and same(answer.result().outputs["y"], inputs["x"])
+
+
 def test_empty_output(serve):
     server = serve(MODELS / "nonzero.onnx")
     for _ in range(4):
