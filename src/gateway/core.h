@@ -36,8 +36,10 @@ struct gateway_loop {
   uint32_t n_draining;            /* servers whose drain is not over */
   struct list free_calls;         /* struct call, kept for reuse */
   uint32_t n_free_calls;
-  pthread_t thread;                      /* of every loop but the first */
-  struct net_post drain_post, stop_post; /* the loop may be stopped while its drain is still on its way */
+  pthread_t thread; /* of every loop but the first */
+  bool ending;      /* it drains or hands over */
+  /* Each may be on its way while another one is. drained_post goes to loop 0. */
+  struct net_post open_post, hand_over_post, drain_post, drained_post, stop_post;
 };
 
 /* One generation of a model version. Made by CONTROL_MODEL_SET; after CONTROL_MODEL_REMOVE it goes when no call holds

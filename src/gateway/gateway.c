@@ -5,6 +5,7 @@
 #include "gateway/call.h"
 #include "sandbox/sandbox.h"
 
+#include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,6 +19,8 @@ enum {
   BODY_GRACE_S = 10,          /* ... from here on */
   SLOW_REPLY_MS = 20,         /* an unwritten reply is copied then, so that nobody's memory waits for a slow reader */
   HOUSEKEEPING_MS = 100,
+  SERVER_HTTP = 0, /* of gateway_loop.servers */
+  SERVER_METRICS = 1,
   IDLE_TICKS = 20, /* of housekeeping without a request, then a model's slots go back to the budget */
 };
 
@@ -27,10 +30,10 @@ struct gateway {
   struct options *options;
   uv_poll_t timer;
   uv_timer_t housekeeping, drain_timer, drain_deadline;
-  struct control_packet start; /* with the sockets, until it listens */
-  uint32_t models_due;         /* to be told before it listens */
-  bool listens;
-  uint32_t n_undrained; /* loops */
+  struct control_link *predecessor; /* a gateway that hands over to this one; NULL: none */
+  uint32_t adopted;                 /* connections of it, so far */
+  int heir;                         /* socket of the gateway that this one hands over to; -1: none */
+  uint32_t n_undrained;             /* loops */
   int exit_status;
 };
 
@@ -47,10 +50,13 @@ static void report_drained(struct gateway *gateway) {
   leave(gateway, 0);
 }
 
-/* ---- draining: readiness flips, then after the delay the listeners close and what is in flight finishes ---------- */
+/* ---- the end of serving ------------------------------------------------------------------------------------------
+ * Draining: readiness flips, then after the delay the listeners close and what is in flight finishes. Handing over: the
+ * listeners are left to the next gateway, and every connection goes there when it is between two requests. Both end
+ * when no connection is left. */
 
 static void loop_drained(struct net_post *post) {
-  struct gateway_loop *loop = list_item(post, struct gateway_loop, drain_post);
+  struct gateway_loop *loop = list_item(post, struct gateway_loop, drained_post);
   struct gateway *gateway = list_item(loop->core, struct gateway, core);
   if (--gateway->n_undrained == 0) report_drained(gateway);
 }
@@ -58,26 +64,59 @@ static void loop_drained(struct net_post *post) {
 static void server_drained(void *context) {
   struct gateway_loop *loop = context;
   if (--loop->n_draining > 0) return;
-  loop->drain_post.run = loop_drained;
-  net_loop_post(loop->core->loops[0].net, &loop->drain_post);
+  loop->drained_post.run = loop_drained;
+  net_loop_post(loop->core->loops[0].net, &loop->drained_post);
+}
+
+/* Ends the loop's servers, one way or the other. */
+static void end_loop(struct gateway_loop *loop, void (*end)(struct gateway_loop *loop, bool metrics)) {
+  bool first = !loop->ending;
+  loop->ending = true;
+  size_t n = sizeof loop->servers / sizeof *loop->servers;
+  if (first) loop->n_draining = 1; /* so that a server that is drained at once does not end the loop's drain early */
+  for (size_t i = 0; i < n; i++) {
+    if (loop->servers[i] == NULL) continue;
+    if (first) loop->n_draining++;
+    end(loop, i == SERVER_METRICS);
+  }
+  if (first) server_drained(loop);
+}
+
+static void drain_server(struct gateway_loop *loop, bool metrics) {
+  http_server_drain(loop->servers[metrics], server_drained, loop);
 }
 
 static void drain_loop(struct net_post *post) {
-  struct gateway_loop *loop = list_item(post, struct gateway_loop, drain_post);
-  size_t n = sizeof loop->servers / sizeof *loop->servers;
-  loop->n_draining = 1; /* so that a server that is drained at once does not end the loop's drain early */
-  for (size_t i = 0; i < n; i++) {
-    if (loop->servers[i] == NULL) continue;
-    loop->n_draining++;
-    http_server_drain(loop->servers[i], server_drained, loop);
-  }
-  server_drained(loop);
+  end_loop(list_item(post, struct gateway_loop, drain_post), drain_server);
+}
+
+/* Any loop: packets are whole, whoever sends them. */
+static mu_status give(struct gateway_loop *loop, int fd, bool metrics) {
+  const struct gateway *gateway = list_item(loop->core, struct gateway, core);
+  const struct control_connection message = {metrics};
+  return control_send(gateway->heir, CONTROL_CONNECTION, &message, &fd, 1, NULL);
+}
+
+static mu_status give_http(void *context, int fd) { return give(context, fd, false); }
+static mu_status give_metrics(void *context, int fd) { return give(context, fd, true); }
+
+static void hand_over_server(struct gateway_loop *loop, bool metrics) {
+  http_server_hand_over(loop->servers[metrics], metrics ? give_metrics : give_http, server_drained, loop);
+}
+
+static void hand_over_loop(struct net_post *post) {
+  end_loop(list_item(post, struct gateway_loop, hand_over_post), hand_over_server);
+}
+
+/* The first of the two begins to count the loops. */
+static void begin_end(struct gateway *gateway) {
+  if (gateway->n_undrained == 0) gateway->n_undrained = gateway->core.n_loops;
 }
 
 static void begin_drain(uv_timer_t *timer) {
   struct gateway *gateway = timer->data;
   struct core *core = &gateway->core;
-  gateway->n_undrained = core->n_loops;
+  begin_end(gateway);
   for (uint32_t i = 0; i < core->n_loops; i++) {
     core->loops[i].drain_post.run = drain_loop;
     net_loop_post(core->loops[i].net, &core->loops[i].drain_post);
@@ -85,20 +124,79 @@ static void begin_drain(uv_timer_t *timer) {
 }
 
 static void drain_over(uv_timer_t *timer) {
-  LOG_WARNING("requests were still in flight at the end of --exit-timeout: they are cut");
+  LOG_WARNING("requests were still in flight at the end of the time for them: they are cut");
   report_drained(timer->data);
+}
+
+static void bound_end(struct gateway *gateway, uint64_t deadline) {
+  uint64_t now = clock_now_ns();
+  uv_timer_start(&gateway->drain_deadline, drain_over, deadline > now ? (deadline - now) / NS_PER_MS : 0, 0);
 }
 
 static void on_drain(struct gateway *gateway, struct control_packet *packet) {
   if (gateway->core.draining) return;
   gateway->core.draining = true;
-  if (!gateway->listens) {
-    report_drained(gateway);
+  uv_timer_start(&gateway->drain_timer, begin_drain, packet->drain.drain_delay_ns / NS_PER_MS, 0);
+  bound_end(gateway, packet->drain.deadline_ns);
+}
+
+static void on_hand_over(struct gateway *gateway, struct control_packet *packet) {
+  struct core *core = &gateway->core;
+  if (core->draining || gateway->heir >= 0) return;
+  gateway->heir = packet->fds[0];
+  packet->fds[0] = -1;
+  fcntl(gateway->heir, F_SETFL, O_NONBLOCK); /* no loop waits for the next gateway */
+  begin_end(gateway);
+  for (uint32_t i = 0; i < core->n_loops; i++) {
+    core->loops[i].hand_over_post.run = hand_over_loop;
+    net_loop_post(core->loops[i].net, &core->loops[i].hand_over_post);
+  }
+  bound_end(gateway, packet->hand_over.deadline_ns);
+}
+
+/* ---- connections of a gateway that hands over to this one -------------------------------------------------------- */
+
+struct adoption {
+  struct net_post post;
+  struct http_server *server;
+  int fd;
+};
+
+static void adopt(struct net_post *post) {
+  struct adoption *adoption = list_item(post, struct adoption, post);
+  if (http_server_adopt(adoption->server, adoption->fd) != MU_OK) LOG_WARNING("no memory for a connection");
+  free(adoption);
+}
+
+static void on_connection(void *context, struct control_packet *packet) {
+  struct gateway *gateway = context;
+  struct core *core = &gateway->core;
+  if (packet->type != CONTROL_CONNECTION) return;
+  bool metrics = packet->connection.metrics;
+  struct gateway_loop *loop = &core->loops[metrics ? 0 : gateway->adopted++ % core->n_loops];
+  struct adoption *adoption = loop->servers[metrics] != NULL ? calloc(1, sizeof *adoption) : NULL;
+  if (adoption == NULL) {
+    LOG_WARNING("a connection of the gateway before has no place here");
     return;
   }
-  uint64_t now = clock_now_ns(), deadline = packet->drain.deadline_ns;
-  uv_timer_start(&gateway->drain_timer, begin_drain, packet->drain.drain_delay_ns / NS_PER_MS, 0);
-  uv_timer_start(&gateway->drain_deadline, drain_over, deadline > now ? (deadline - now) / NS_PER_MS : 0, 0);
+  *adoption = (struct adoption){{.run = adopt}, loop->servers[metrics], packet->fds[0]};
+  packet->fds[0] = -1;
+  net_loop_post(loop->net, &adoption->post);
+}
+
+static void on_predecessor_gone(void *context, const mu_error *err) {
+  struct gateway *gateway = context;
+  LOG_VERBOSE("the gateway before has handed over", LOG_INT("connections", gateway->adopted));
+  control_link_free(gateway->predecessor);
+  gateway->predecessor = NULL;
+}
+
+static void follow(struct gateway *gateway, int socket) {
+  static const struct control_link_events events = {.message = on_connection, .lost = on_predecessor_gone};
+  gateway->predecessor = control_link_create(gateway->core.loops[0].net, socket, &events, gateway);
+  if (gateway->predecessor != NULL) return;
+  LOG_ERROR("no memory to take the connections of the gateway before");
+  close(socket);
 }
 
 /* ---- starting ---------------------------------------------------------------------------------------------------- */
@@ -128,7 +226,7 @@ static struct http_limits http_limits(const struct options *options) {
                               .connections = (uint32_t)options->max_connections};
 }
 
-/* A server with one listening socket, which is taken over. */
+/* A server with one listening socket, which is taken over. It accepts from CONTROL_GATEWAY_LISTEN on. */
 static mu_status listen_on(struct gateway_loop *loop, size_t server, int fd, mu_error *err) {
   struct http_limits limits = http_limits(loop->core->options);
   loop->servers[server] = http_server_create(loop->net, &gateway_service, loop, &limits);
@@ -136,6 +234,7 @@ static mu_status listen_on(struct gateway_loop *loop, size_t server, int fd, mu_
     close(fd);
     return mu_fail(err, MU_NO_MEMORY, "no memory for the listener");
   }
+  http_server_hold(loop->servers[server]);
   return http_server_listen(loop->servers[server], fd, err);
 }
 
@@ -147,7 +246,7 @@ static mu_status listen_all(struct core *core, struct control_packet *packet, mu
     int fd = packet->fds[i];
     packet->fds[i] = -1;
     bool metrics = i >= n_http;
-    mu_status status = listen_on(&core->loops[metrics ? 0 : i], metrics, fd, err);
+    mu_status status = listen_on(&core->loops[metrics ? 0 : i], metrics ? SERVER_METRICS : SERVER_HTTP, fd, err);
     if (status != MU_OK) return status;
   }
   return MU_OK;
@@ -173,19 +272,6 @@ static void keep_house(uv_timer_t *timer) {
   core_keep_house(&gateway->core, IDLE_TICKS);
 }
 
-/* All models are known: from here on nobody hears that one of them does not exist. */
-static mu_status open_up(struct gateway *gateway, mu_error *err) {
-  struct core *core = &gateway->core;
-  mu_status status = listen_all(core, &gateway->start, err);
-  if (status == MU_OK) status = start_threads(core, err);
-  if (status != MU_OK) return status;
-  gateway->listens = true;
-  LOG_VERBOSE("gateway listens", LOG_INT("loops", core->n_loops), LOG_INT("models", core->n_models));
-  control_packet_free(&gateway->start);
-  status = control_link_send(core->control, CONTROL_GATEWAY_READY, NULL, NULL, 0);
-  return status == MU_OK ? status : mu_fail(err, status, "the supervisor cannot be told that the gateway is ready");
-}
-
 static mu_status start(struct gateway *gateway, mu_error *err) {
   struct core *core = &gateway->core;
   uv_loop_t *loop = net_loop_uv(core->loops[0].net);
@@ -198,18 +284,36 @@ static mu_status start(struct gateway *gateway, mu_error *err) {
     timers[i]->data = gateway;
   }
   uv_timer_start(&gateway->housekeeping, keep_house, HOUSEKEEPING_MS, HOUSEKEEPING_MS);
-  return gateway->models_due > 0 ? MU_OK : open_up(gateway, err);
+  return start_threads(core, err);
 }
 
 /* ---- the supervisor's messages ----------------------------------------------------------------------------------- */
 
+static void open_loop(struct net_post *post) {
+  struct gateway_loop *loop = list_item(post, struct gateway_loop, open_post);
+  for (size_t i = 0; i < sizeof loop->servers / sizeof *loop->servers; i++)
+    if (loop->servers[i] != NULL) http_server_open(loop->servers[i]);
+}
+
+/* All models are known: from here on nobody hears that one of them does not exist. */
+static void on_listen(struct gateway *gateway, struct control_packet *packet) {
+  struct core *core = &gateway->core;
+  if (packet->n_fds > 0) {
+    follow(gateway, packet->fds[0]);
+    packet->fds[0] = -1;
+  }
+  for (uint32_t i = 0; i < core->n_loops; i++) {
+    core->loops[i].open_post.run = open_loop;
+    net_loop_post(core->loops[i].net, &core->loops[i].open_post);
+  }
+  LOG_VERBOSE("gateway listens", LOG_INT("loops", core->n_loops), LOG_INT("models", core->n_models));
+  if (control_link_send(core->control, CONTROL_GATEWAY_READY, NULL, NULL, 0) == MU_OK) return;
+  LOG_ERROR("the supervisor cannot be told that the gateway is ready");
+  leave(gateway, 1);
+}
+
 static void on_model_set(struct gateway *gateway, struct control_packet *packet) {
   core_set_model(&gateway->core, &packet->model_set);
-  if (gateway->models_due == 0 || --gateway->models_due > 0) return;
-  mu_error err;
-  if (open_up(gateway, &err) == MU_OK) return;
-  LOG_ERROR("the gateway cannot start", LOG_STR("error", err.message));
-  leave(gateway, 1);
 }
 
 static void on_model_loaded(struct gateway *gateway, struct control_packet *packet) {
@@ -264,6 +368,8 @@ static void (*const message_handlers[CONTROL_TYPE_COUNT])(struct gateway *, stru
     [CONTROL_WORKER_GONE] = on_worker_gone,
     [CONTROL_OPTIONS] = on_options,
     [CONTROL_MARK] = on_mark,
+    [CONTROL_GATEWAY_LISTEN] = on_listen,
+    [CONTROL_HAND_OVER] = on_hand_over,
     [CONTROL_DRAIN] = on_drain,
 };
 
@@ -297,7 +403,7 @@ static mu_status create_loops(struct core *core, mu_error *err) {
 
 /* The first message says all that there is to start with. */
 static mu_status prepare(struct gateway *gateway, int control, mu_error *err) {
-  struct control_packet *packet = &gateway->start;
+  struct control_packet first = {.n_fds = 0}, *packet = &first;
   mu_status status = control_receive(control, packet, err);
   if (status != MU_OK) return status;
   if (packet->type != CONTROL_GATEWAY_START) return mu_fail(err, MU_INVALID, "the first message is not the start");
@@ -311,8 +417,9 @@ static mu_status prepare(struct gateway *gateway, int control, mu_error *err) {
   if (status != MU_OK) return status;
   gateway->core.control = control_link_create(gateway->core.loops[0].net, control, &link_events, gateway);
   if (gateway->core.control == NULL) return mu_fail(err, MU_NO_MEMORY, "no memory for the control link");
-  gateway->models_due = message->n_models;
-  return start(gateway, err);
+  status = listen_all(&gateway->core, packet, err);
+  control_packet_free(packet);
+  return status == MU_OK ? start(gateway, err) : status;
 }
 
 static void stop_loop(struct net_post *post) { net_loop_stop(list_item(post, struct gateway_loop, stop_post)->net); }
@@ -327,7 +434,7 @@ static void stop_threads(struct core *core) {
 }
 
 int gateway_main(int control) {
-  static struct gateway gateway; /* large: it holds the dispatcher's scratch */
+  static struct gateway gateway = {.heir = -1}; /* large: it holds the dispatcher's scratch */
   mu_error err;
   signal(SIGPIPE, SIG_IGN);
   prctl(PR_SET_NAME, "muster-gateway");
@@ -337,7 +444,6 @@ int gateway_main(int control) {
     return 1;
   }
   net_loop_run(gateway.core.loops[0].net);
-  control_packet_free(&gateway.start);
   stop_threads(&gateway.core);
   /* Requests, workers and shared memory go with the process: nothing outlives it that somebody else would need. */
   return gateway.exit_status;
