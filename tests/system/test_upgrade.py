@@ -10,7 +10,7 @@ import threading
 
 import pytest
 
-from muster_server import PATIENCE, binary_path, environment, put_model, run_muster, wait_for
+from muster_server import PATIENCE, VISIBLE, binary_path, environment, put_model, run_muster, wait_for
 from oip import Wire, binary_body, outputs_of, same
 from traffic import Answer, Client, echo, infer, rows, sim_model, standing_still, worker_pids
 
@@ -115,7 +115,7 @@ def slow_models(tmp_path, **settings):
 # ---- what it is for --------------------------------------------------------------------------------------------------
 
 def test_no_request_fails(serve, tmp_path, new_binary):
-    server = serve(slow_models(tmp_path))
+    server = serve(slow_models(tmp_path), *VISIBLE)
     before = server.status()
     worker_pids(server)
     idle, slow, half = Client(server), Client(server), Wire(server.port)
@@ -156,7 +156,7 @@ def test_no_request_fails(serve, tmp_path, new_binary):
 
 
 def test_five_in_a_row_leave_nothing_behind(serve, tmp_path, new_binary):
-    server = serve(sim_model(tmp_path / "models", base_ms=2))
+    server = serve(sim_model(tmp_path / "models", base_ms=2), *VISIBLE)
     worker_pids(server)
     counts = []
     with Load(server, strict=2, library=1) as load:
@@ -173,7 +173,7 @@ def test_the_file_that_it_was_started_from(serve, tmp_path, monkeypatch, new_bin
     """The usual way: the package manager has put another file in its place."""
     place = pathlib.Path(shutil.copy(binary_path(), tmp_path / "muster"))
     monkeypatch.setenv("MUSTER_BINARY", str(place))
-    server = serve(sim_model(tmp_path / "models"))
+    server = serve(sim_model(tmp_path / "models"), *VISIBLE)
     inode = new_binary.stat().st_ino
     new_binary.rename(place)
     upgraded(server)
@@ -217,7 +217,7 @@ def refused(server, binary, *words):
 
 
 def test_what_is_no_muster_is_refused(serve, tmp_path):
-    server = serve(sim_model(tmp_path / "models"))
+    server = serve(sim_model(tmp_path / "models"), *VISIBLE)
     worker_pids(server)
     text = tmp_path / "text"
     text.write_text("no program\n")
@@ -261,7 +261,7 @@ def test_a_check_that_hangs_is_ended(serve, tmp_path, new_binary):
 def test_settings_that_the_new_binary_would_not_take(serve, tmp_path, new_binary):
     settings = tmp_path / "muster.yaml"
     settings.write_text("max-queue-size: 100\n")
-    server = serve(sim_model(tmp_path / "models"), "--config", settings)
+    server = serve(sim_model(tmp_path / "models"), "--config", settings, *VISIBLE)
     worker_pids(server)
     settings.write_text("max-queue-syze: 100\n")
     refused(server, new_binary, "max-queue-syze")
@@ -313,7 +313,7 @@ def test_a_gateway_that_does_not_come_up(serve, tmp_path, new_binary):
 
 
 def test_a_worker_that_is_killed_meanwhile(serve, tmp_path, new_binary):
-    server = serve(sim_model(tmp_path / "models", base_ms=2), "--processes", "2")
+    server = serve(sim_model(tmp_path / "models", base_ms=2), "--processes", "2", *VISIBLE)
     pids = worker_pids(server)
     with Load(server) as load:
         results = []
@@ -328,7 +328,7 @@ def test_a_worker_that_is_killed_meanwhile(serve, tmp_path, new_binary):
 
 def test_the_next_gateway_is_killed_right_after(serve, tmp_path, new_binary):
     """The one before may have connections still: it keeps them. What the killed one had is cut, nothing else."""
-    server = serve(slow_models(tmp_path))
+    server = serve(slow_models(tmp_path), *VISIBLE)
     worker_pids(server)
     slow = Client(server)
     slow.send_infer("slow", {"x": rows(5)})
