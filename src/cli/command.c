@@ -15,7 +15,7 @@ int command_output(const struct command *command, struct buffer *out) {
   int exit_status = COMMAND_OK;
   if (out->failed)
     exit_status = command_fail(command, COMMAND_FAILED, "no memory for the output");
-  else if (fwrite(out->data, 1, out->size, stdout) != out->size || fflush(stdout) != 0)
+  else if ((out->size > 0 && fwrite(out->data, 1, out->size, stdout) != out->size) || fflush(stdout) != 0)
     exit_status = command_fail(command, COMMAND_FAILED, strerror(errno));
   buffer_free(out);
   return exit_status;

@@ -20,8 +20,8 @@ struct command {
   int (*run)(int argc, char **argv);
 };
 
-extern const struct command command_serve, command_config, command_status, command_reload, command_stop,
-    command_version, command_help, command_bench;
+extern const struct command command_serve, command_config, command_status, command_reload, command_upgrade,
+    command_stop, command_version, command_help, command_bench;
 
 /* The table, in the order of `muster help`. */
 const struct command *const *command_table(size_t *ret_n);
@@ -40,6 +40,10 @@ int command_load_options(const struct command *command, int argc, char **argv, s
 
 /* Removes flag from argv (before "--"); was it there? */
 bool command_take_flag(int *argc, char **argv, const char *flag);
+
+/* upgrade.c: the role in which the supervisor tries a binary before it becomes that; argv: of `muster serve`, the
+ * server's state is descriptor 3. Returns the exit status. */
+int upgrade_check(int argc, char **argv);
 
 /* --help of one command. */
 int command_print_help(const struct command *command);

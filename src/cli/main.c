@@ -1,6 +1,6 @@
 /*
  * muster: the table of commands, and the door through which the supervisor starts its other processes (the same binary
- * with --role, the control socket as descriptor 3).
+ * with --role, the control socket as descriptor 3), or tries another binary (--role upgrade-check).
  */
 #include "cli/command.h"
 #include "gateway/gateway.h"
@@ -12,7 +12,7 @@
 #include <unistd.h>
 
 static const struct command *const commands[] = {
-    &command_serve, &command_bench,  &command_status,  &command_reload,
+    &command_serve, &command_bench,  &command_status,  &command_reload, &command_upgrade,
     &command_stop,  &command_config, &command_version, &command_help,
 };
 enum { N_COMMANDS = sizeof commands / sizeof *commands };
@@ -44,6 +44,7 @@ static int refuse_role(const char *why) {
 }
 
 static int run_role(int argc, char **argv) {
+  if (argc > 0 && strcmp(argv[0], "upgrade-check") == 0) return upgrade_check(argc - 1, argv + 1);
   struct stat found;
   int level, format, end = 0;
   const char *log = getenv(role_log);

@@ -3,6 +3,7 @@
 
 static int run(int argc, char **argv) {
   struct options *options;
+  int state = upgrade_take_state();
   int exit_status = command_load_options(&command_serve, argc, argv, &options);
   if (exit_status != COMMAND_OK) return exit_status;
   if (options->models.n == 0) {
@@ -12,7 +13,7 @@ static int run(int argc, char **argv) {
   }
   log_setup("supervisor", options_log_level(options), (enum log_format)options->log_format);
   for (size_t i = 0; i < options->warnings.n; i++) LOG_WARNING(options->warnings.items[i]);
-  return supervisor_main(options, argc, argv);
+  return supervisor_main(options, argc, argv, state);
 }
 
 const struct command command_serve = {

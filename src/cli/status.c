@@ -91,6 +91,18 @@ static void print_reload(struct buffer *out, const json_t *report) {
   buffer_print(out, "reload   %s%s%s\n", state, error[0] != '\0' ? ": " : "", error);
 }
 
+/* Nothing where there was none. */
+static void print_upgrade(struct buffer *out, const json_t *upgrade) {
+  char state[CELL_MAX], from[CELL_MAX], to[CELL_MAX], error[CELL_MAX];
+  cell_text(upgrade, "state", state);
+  cell_text(upgrade, "from", from);
+  cell_text(upgrade, "to", to);
+  cell_text(upgrade, "error", error);
+  if (state[0] == '\0' || strcmp(state, "none") == 0) return;
+  buffer_print(out, "upgrade  %s, from %s%s%s%s%s\n", state, from, to[0] != '\0' ? " to " : "", to,
+               error[0] != '\0' ? ": " : "", error);
+}
+
 static void print_status(struct buffer *out, const json_t *status) {
   char state[CELL_MAX], pid[CELL_MAX], version[CELL_MAX], gateway[CELL_MAX], restarts[CELL_MAX], gateway_pid[CELL_MAX];
   const json_t *gateway_status = json_object_get(status, "gateway");
@@ -103,6 +115,7 @@ static void print_status(struct buffer *out, const json_t *status) {
   buffer_print(out, "state    %s\n", state);
   print_uptime(out, json_number_value(json_object_get(status, "uptime_s")));
   buffer_print(out, "server   muster %s, pid %s\n", version, pid);
+  print_upgrade(out, json_object_get(status, "upgrade"));
   buffer_print(out, "gateway  %s, pid %s, restarts %s\n", gateway, gateway_pid, restarts);
   print_urls(out, "http", json_object_get(status, "http"), "");
   print_urls(out, "metrics", json_object_get(status, "metrics"), "/metrics");

@@ -89,7 +89,7 @@ static const struct option_row rows[] = {
      .help = "Address for Prometheus."},
     {"metrics-port", .group = LISTEN, PORT(metrics_port, "8002"), .help = "Port for Prometheus; 0 is any free one."},
     {"control-socket", .group = LISTEN, TEXT(control_socket, ""), .placeholder = "PATH",
-     .help = "Unix socket for muster status, reload and stop. Without it PORT.sock (the HTTP port) in "
+     .help = "Unix socket for muster status, reload, upgrade and stop. Without it PORT.sock (the HTTP port) in "
              "$XDG_RUNTIME_DIR/muster, or where that is not set in /tmp/muster-UID."},
     {"gateway-threads",
      {"http-thread-count"},

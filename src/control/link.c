@@ -140,6 +140,9 @@ mu_status control_link_send(struct control_link *link, enum control_type type, c
   return status;
 }
 
+int control_link_socket(const struct control_link *link) { return link->socket; }
+bool control_link_flushed(const struct control_link *link) { return list_empty(&link->queue); }
+
 /* ---- life -------------------------------------------------------------------------------------------------------- */
 
 static void on_poll(uv_poll_t *poll, int status, int events) {

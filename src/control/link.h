@@ -32,6 +32,11 @@ void control_link_free(struct control_link *link); /* accepts NULL */
 MUST_CHECK mu_status control_link_send(struct control_link *link, enum control_type type, const void *message,
                                        const int *fds, size_t n_fds);
 
+/* Its socket, to be handed to another program in this process; only while nothing is queued for it. */
+int control_link_socket(const struct control_link *link);
+/* Whether nothing waits to be sent. */
+bool control_link_flushed(const struct control_link *link);
+
 /* Delivers what has arrived already, without waiting: the last words of a peer whose process has ended. */
 void control_link_read(struct control_link *link);
 

@@ -4,33 +4,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-/*
- * A packet: version, type (u16 each), then the fields of the type in the order of the table, in the machine's own byte
- * order (both ends are one binary on one machine). A string or run of bytes is a u32 length and its bytes; a string has
- * its terminator after it, so that it can be used where it lies.
- */
-
-enum field_kind { FIELD_U32, FIELD_U64, FIELD_I32, FIELD_I64, FIELD_BOOL, FIELD_STRING, FIELD_BYTES };
-
-struct field {
-  enum field_kind kind;
-  size_t offset; /* in the message's struct */
-};
-
-/* The kind follows from the member's type, so that the two cannot disagree. */
-/* clang-format off */
-#define KIND_OF(member)                 \
-  _Generic((member),                    \
-           uint32_t: FIELD_U32,         \
-           uint64_t: FIELD_U64,         \
-           int32_t: FIELD_I32,          \
-           int64_t: FIELD_I64,          \
-           bool: FIELD_BOOL,            \
-           const char *: FIELD_STRING,  \
-           struct control_bytes: FIELD_BYTES)
-/* clang-format on */
-#define FIELD(type, member) \
-  { KIND_OF(((struct type *)NULL)->member), offsetof(struct type, member) }
+/* A packet: version, type (u16 each), then the fields of the type in the order of the table. */
 
 enum { FIELDS_MAX = 20 };
 
@@ -44,15 +18,15 @@ struct message_type {
 #define ROW_FDS(type, min, max, ...) \
   [CONTROL_##type] = {#type, min, max, {__VA_ARGS__}, sizeof((struct field[]){__VA_ARGS__}) / sizeof(struct field)}
 #define ROW(type, ...) ROW_FDS(type, 0, 0, __VA_ARGS__)
-#define EMPTY(type) [CONTROL_##type] = {#type, 0, 0, {{0}}, 0}
+#define EMPTY_FDS(type, min, max) [CONTROL_##type] = {#type, min, max, {{0}}, 0}
+#define EMPTY(type) EMPTY_FDS(type, 0, 0)
 
 #define EVENT_FIELDS \
   FIELD(control_worker_event, worker), FIELD(control_worker_event, epoch), FIELD(control_worker_event, why)
 
 static const struct message_type message_types[CONTROL_TYPE_COUNT] = {
     ROW_FDS(GATEWAY_START, 0, CONTROL_FDS_MAX, FIELD(control_gateway_start, options),
-            FIELD(control_gateway_start, n_http), FIELD(control_gateway_start, n_metrics),
-            FIELD(control_gateway_start, n_models), FIELD(control_gateway_start, n_workers)),
+            FIELD(control_gateway_start, n_http), FIELD(control_gateway_start, n_metrics)),
     ROW(MODEL_SET, FIELD(control_model_set, model), FIELD(control_model_set, listed), FIELD(control_model_set, name),
         FIELD(control_model_set, version), FIELD(control_model_set, folder), FIELD(control_model_set, config),
         FIELD(control_model_set, state), FIELD(control_model_set, reason), FIELD(control_model_set, batching),
@@ -72,6 +46,9 @@ static const struct message_type message_types[CONTROL_TYPE_COUNT] = {
     ROW(WORKER_GONE, FIELD(control_worker_gone, worker), FIELD(control_worker_gone, epoch),
         FIELD(control_worker_gone, blamed), FIELD(control_worker_gone, why)),
     ROW(MARK, FIELD(control_mark, serial)),
+    EMPTY_FDS(GATEWAY_LISTEN, 0, 1),
+    ROW_FDS(HAND_OVER, 1, 1, FIELD(control_hand_over, deadline_ns)),
+    ROW_FDS(CONNECTION, 1, 1, FIELD(control_connection, metrics)),
     ROW(DRAIN, FIELD(control_drain, drain_delay_ns), FIELD(control_drain, deadline_ns)),
     EMPTY(GATEWAY_READY),
     ROW(WORKER_ATTACHED, EVENT_FIELDS),
@@ -113,101 +90,6 @@ bool control_type_takes(enum control_type type, size_t n_fds) {
   return found != NULL && n_fds >= found->min_fds && n_fds <= found->max_fds;
 }
 
-/* ---- encoding ---------------------------------------------------------------------------------------------------- */
-
-static mu_status put_run(const void *data, size_t size, struct buffer *out) {
-  if (size > CONTROL_PACKET_MAX) return MU_TOO_LARGE;
-  uint32_t length = (uint32_t)size;
-  mu_status status = buffer_append(out, &length, sizeof length);
-  return status != MU_OK ? status : buffer_append(out, data, size);
-}
-
-static mu_status put_u32(const void *member, struct buffer *out) {
-  return buffer_append(out, member, sizeof(uint32_t));
-}
-
-static mu_status put_u64(const void *member, struct buffer *out) {
-  return buffer_append(out, member, sizeof(uint64_t));
-}
-
-static mu_status put_bool(const void *member, struct buffer *out) {
-  return buffer_putc(out, *(const bool *)member ? 1 : 0);
-}
-
-static mu_status put_string(const void *member, struct buffer *out) {
-  const char *text = *(const char *const *)member;
-  if (text == NULL) text = "";
-  mu_status status = put_run(text, strlen(text), out);
-  return status != MU_OK ? status : buffer_putc(out, '\0');
-}
-
-static mu_status put_bytes(const void *member, struct buffer *out) {
-  const struct control_bytes *bytes = member;
-  if (bytes->data == NULL && bytes->size > 0) return MU_INVALID;
-  return put_run(bytes->data, bytes->size, out);
-}
-
-/* ---- decoding ---------------------------------------------------------------------------------------------------- */
-
-struct reader {
-  const char *at, *end;
-};
-
-static mu_status take(struct reader *reader, void *ret_data, size_t size) {
-  if ((size_t)(reader->end - reader->at) < size) return MU_INVALID;
-  memcpy(ret_data, reader->at, size);
-  reader->at += size;
-  return MU_OK;
-}
-
-static mu_status take_run(struct reader *reader, size_t *ret_size, const char **ret_data) {
-  uint32_t length;
-  if (take(reader, &length, sizeof length) != MU_OK) return MU_INVALID;
-  if ((size_t)(reader->end - reader->at) < length) return MU_INVALID;
-  *ret_size = length;
-  *ret_data = reader->at;
-  reader->at += length;
-  return MU_OK;
-}
-
-static mu_status take_u32(struct reader *reader, void *member) { return take(reader, member, sizeof(uint32_t)); }
-static mu_status take_u64(struct reader *reader, void *member) { return take(reader, member, sizeof(uint64_t)); }
-
-static mu_status take_bool(struct reader *reader, void *member) {
-  uint8_t byte;
-  if (take(reader, &byte, sizeof byte) != MU_OK || byte > 1) return MU_INVALID;
-  *(bool *)member = byte == 1;
-  return MU_OK;
-}
-
-static mu_status take_string(struct reader *reader, void *member) {
-  const char *text;
-  size_t length;
-  char terminator;
-  if (take_run(reader, &length, &text) != MU_OK || take(reader, &terminator, 1) != MU_OK) return MU_INVALID;
-  if (terminator != '\0' || memchr(text, '\0', length) != NULL) return MU_INVALID;
-  *(const char **)member = text;
-  return MU_OK;
-}
-
-static mu_status take_bytes(struct reader *reader, void *member) {
-  const char *data;
-  size_t size;
-  if (take_run(reader, &size, &data) != MU_OK) return MU_INVALID;
-  *(struct control_bytes *)member = (struct control_bytes){data, size};
-  return MU_OK;
-}
-
-static const struct field_codec {
-  mu_status (*put)(const void *member, struct buffer *out);
-  mu_status (*take)(struct reader *reader, void *member);
-} field_codecs[] = {
-    [FIELD_U32] = {put_u32, take_u32},       [FIELD_U64] = {put_u64, take_u64},
-    [FIELD_I32] = {put_u32, take_u32},       [FIELD_I64] = {put_u64, take_u64},
-    [FIELD_BOOL] = {put_bool, take_bool},    [FIELD_STRING] = {put_string, take_string},
-    [FIELD_BYTES] = {put_bytes, take_bytes},
-};
-
 /* ---- messages ---------------------------------------------------------------------------------------------------- */
 
 mu_status control_encode(enum control_type type, const void *message, struct buffer *out) {
@@ -216,10 +98,7 @@ mu_status control_encode(enum control_type type, const void *message, struct buf
   size_t start = out->size;
   uint16_t header[2] = {CONTROL_VERSION, (uint16_t)type};
   mu_status status = buffer_append(out, header, sizeof header);
-  for (size_t i = 0; status == MU_OK && i < row->n_fields; i++) {
-    const struct field *field = &row->fields[i];
-    status = field_codecs[field->kind].put((const char *)message + field->offset, out);
-  }
+  if (status == MU_OK) status = fields_put(row->fields, row->n_fields, message, out);
   if (status == MU_OK && out->size - start > CONTROL_PACKET_MAX) status = MU_TOO_LARGE;
   if (status != MU_OK) out->size = start;
   return status;
@@ -236,12 +115,8 @@ mu_status control_decode(const void *bytes, size_t size, struct control_packet *
   packet.memory = malloc(size);
   if (packet.memory == NULL) return MU_NO_MEMORY;
   memcpy(packet.memory, bytes, size);
-  struct reader reader = {(const char *)packet.memory + sizeof header, (const char *)packet.memory + size};
-  mu_status status = MU_OK;
-  for (size_t i = 0; status == MU_OK && i < row->n_fields; i++) {
-    const struct field *field = &row->fields[i];
-    status = field_codecs[field->kind].take(&reader, (char *)&packet + MESSAGE_OFFSET + field->offset);
-  }
+  struct field_reader reader = {(const char *)packet.memory + sizeof header, (const char *)packet.memory + size};
+  mu_status status = fields_take(&reader, row->fields, row->n_fields, (char *)&packet + MESSAGE_OFFSET);
   if (status == MU_OK && reader.at != reader.end) status = MU_INVALID;
   if (status != MU_OK) {
     free(packet.memory);

@@ -11,13 +11,9 @@
 
 #include "base/buffer.h"
 #include "base/status.h"
+#include "control/fields.h"
 
 enum { CONTROL_VERSION = 2, CONTROL_FDS_MAX = 64, CONTROL_PACKET_MAX = 1 << 20 };
-
-struct control_bytes {
-  const void *data;
-  size_t size;
-};
 
 enum control_type {
   /* supervisor -> gateway */
@@ -29,6 +25,8 @@ enum control_type {
   CONTROL_WORKER_RETIRE,     /* it gets no new batch; those that it has end as usual, then WORKER_RETIRED */
   CONTROL_WORKER_GONE,       /* its death is confirmed */
   CONTROL_MARK,              /* MARKED is the answer, when everything said before it holds */
+  CONTROL_GATEWAY_LISTEN,    /* it knows all that it has to; + fd: where a gateway that hands over gives connections */
+  CONTROL_HAND_OVER,         /* the next gateway listens; + fd: where connections are given to it */
   CONTROL_DRAIN,
   /* gateway -> supervisor */
   CONTROL_GATEWAY_READY,   /* listening */
@@ -39,6 +37,8 @@ enum control_type {
   CONTROL_MODEL_REMOVED,   /* no request has it any more: its workers may leave, and its memory goes with them */
   CONTROL_MARKED,
   CONTROL_DRAINED, /* nothing left in flight, listeners closed */
+  /* gateway -> the next gateway */
+  CONTROL_CONNECTION, /* + fd: a connection that is between two requests */
   /* supervisor -> worker */
   CONTROL_WORKER_START, /* + fd, where path names another file by now: the model file */
   CONTROL_WORKER_PEER,  /* a gateway wants to attach; + fd: the worker's end of the channel socket */
@@ -55,8 +55,6 @@ enum control_type {
 struct control_gateway_start {
   struct control_bytes options; /* options_encode */
   uint32_t n_http, n_metrics;   /* sockets for each loop: n_http = loops */
-  uint32_t n_models;            /* MODEL_SET messages that follow at once, */
-  uint32_t n_workers;           /* and WORKER_ATTACH of those that were there before it; it listens when it has them */
 };
 struct control_model_set {
   uint32_t model; /* the supervisor's number: every generation of a model version has its own, never reused */
@@ -117,6 +115,12 @@ struct control_drain {
   uint64_t drain_delay_ns; /* readiness is down, everything still served */
   uint64_t deadline_ns;    /* absolute: what is in flight then is cut */
 };
+struct control_hand_over {
+  uint64_t deadline_ns; /* absolute: what is in flight then is cut */
+};
+struct control_connection {
+  bool metrics; /* it came in on the metrics port */
+};
 struct control_worker_event { /* WORKER_ATTACHED, WORKER_HUNG, WORKER_BROKEN, WORKER_RETIRED */
   uint32_t worker;
   uint64_t epoch;
@@ -161,6 +165,8 @@ struct control_packet {
     struct control_mark mark;
     struct control_options options;
     struct control_drain drain;
+    struct control_hand_over hand_over;
+    struct control_connection connection;
     struct control_worker_event worker_event;
     struct control_worker_start worker_start;
     struct control_worker_peer worker_peer;

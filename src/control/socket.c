@@ -50,6 +50,7 @@ static void attach_fds(struct msghdr *header, union fd_space *space, const int *
 static mu_status send_failed(int error, size_t size, mu_error *err) {
   switch (error) {
     case EAGAIN:
+    case ETOOMANYREFS: /* file descriptors that were sent and not yet received */
       return mu_fail(err, MU_UNAVAILABLE, "the control socket is full");
     case EPIPE:
     case ECONNRESET:

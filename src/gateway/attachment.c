@@ -277,19 +277,6 @@ void core_attach_worker(struct core *core, const struct control_worker_attach *m
   send_event(core, CONTROL_WORKER_BROKEN, &event);
 }
 
-bool core_workers_settled(struct core *core) {
-  bool settled = true;
-  pthread_mutex_lock(&core->lock);
-  list_each (link, &core->attachments) {
-    const struct attachment *attachment = list_item(link, struct attachment, link);
-    const struct gateway_model *model = attachment->model;
-    bool serves = attachment->attached && (!model->listed || model->model.state == MODEL_READY);
-    settled = settled && (serves || attachment->retiring || attachment->reported);
-  }
-  pthread_mutex_unlock(&core->lock);
-  return settled;
-}
-
 /* ---- retirement -------------------------------------------------------------------------------------------------- */
 
 void core_retire_worker(struct core *core, const struct control_worker_retire *message) {

@@ -36,11 +36,10 @@ struct gateway_loop {
   uint32_t n_draining;            /* servers whose drain is not over */
   struct list free_calls;         /* struct call, kept for reuse */
   uint32_t n_free_calls;
-  pthread_t thread;                      /* of every loop but the first */
-  struct net_post drain_post, stop_post; /* the loop may be stopped while its drain is still on its way */
-  struct net_post listen_post;
-  mu_status listen_status; /* of its sockets, when they were opened; and why not */
-  mu_error listen_error;
+  pthread_t thread; /* of every loop but the first */
+  bool ending;      /* it drains or hands over */
+  /* Each may be on its way while another one is. drained_post goes to loop 0. */
+  struct net_post open_post, hand_over_post, drain_post, drained_post, stop_post;
 };
 
 /* One generation of a model version. Made by CONTROL_MODEL_SET; after CONTROL_MODEL_REMOVE it goes when no call holds
@@ -240,8 +239,6 @@ void core_tick(struct core *core);
 void core_attach_worker(struct core *core, const struct control_worker_attach *message, int socket);
 void core_retire_worker(struct core *core, const struct control_worker_retire *message);
 void core_worker_gone(struct core *core, const struct control_worker_gone *message);
-/* Every worker that was announced takes requests, and the supervisor has said so; or it never will. Takes the lock. */
-bool core_workers_settled(struct core *core);
 /* Now and then, on loop 0: says which of the workers that were retired have finished. Locked. */
 void core_settle_workers(struct core *core);
 

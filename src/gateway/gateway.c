@@ -5,6 +5,7 @@
 #include "gateway/call.h"
 #include "sandbox/sandbox.h"
 
+#include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,9 +22,9 @@ enum {
   METRICS_CONNECTIONS = 16,   /* on the metrics port, beside --max-connections */
   SLOW_REPLY_MS = 20,         /* an unwritten reply is copied then, so that nobody's memory waits for a slow reader */
   HOUSEKEEPING_MS = 100,
-  OPENING_MS = 1000,   /* how long it may wait for the workers of a gateway before it ... */
-  OPENING_STEP_MS = 2, /* ... and how often it looks whether they are there */
-  IDLE_TICKS = 20,     /* of housekeeping without a request, then a model's slots go back to the budget */
+  SERVER_HTTP = 0, /* of gateway_loop.servers */
+  SERVER_METRICS = 1,
+  IDLE_TICKS = 20, /* of housekeeping without a request, then a model's slots go back to the budget */
 };
 
 /* The role's own state; everything shared between loops is in core. Loop 0's thread. */
@@ -31,13 +32,11 @@ struct gateway {
   struct core core;
   struct options *options;
   uv_poll_t timer;
-  uv_timer_t housekeeping, opening, drain_timer, drain_deadline;
-  struct control_packet start; /* with the sockets, until it listens */
-  uint32_t models_due;         /* to be told before it listens */
-  uint32_t workers_due;        /* to be announced before it listens ... */
-  uint64_t open_by_ns;         /* ... and to be attached, but not for longer than this */
-  bool opening_up, listens;
-  uint32_t n_unopened, n_undrained; /* loops */
+  uv_timer_t housekeeping, drain_timer, drain_deadline;
+  struct control_link *predecessor; /* a gateway that hands over to this one; NULL: none */
+  uint32_t adopted;                 /* connections of it, so far */
+  int heir;                         /* socket of the gateway that this one hands over to; -1: none */
+  uint32_t n_undrained;             /* loops */
   int exit_status;
 };
 
@@ -54,10 +53,13 @@ static void report_drained(struct gateway *gateway) {
   leave(gateway, 0);
 }
 
-/* ---- draining: readiness flips, then after the delay the listeners close and what is in flight finishes ---------- */
+/* ---- the end of serving ------------------------------------------------------------------------------------------
+ * Draining: readiness flips, then after the delay the listeners close and what is in flight finishes. Handing over: the
+ * listeners are left to the next gateway, and every connection goes there when it is between two requests. Both end
+ * when no connection is left. */
 
 static void loop_drained(struct net_post *post) {
-  struct gateway_loop *loop = list_item(post, struct gateway_loop, drain_post);
+  struct gateway_loop *loop = list_item(post, struct gateway_loop, drained_post);
   struct gateway *gateway = list_item(loop->core, struct gateway, core);
   if (--gateway->n_undrained == 0) report_drained(gateway);
 }
@@ -65,26 +67,59 @@ static void loop_drained(struct net_post *post) {
 static void server_drained(void *context) {
   struct gateway_loop *loop = context;
   if (--loop->n_draining > 0) return;
-  loop->drain_post.run = loop_drained;
-  net_loop_post(loop->core->loops[0].net, &loop->drain_post);
+  loop->drained_post.run = loop_drained;
+  net_loop_post(loop->core->loops[0].net, &loop->drained_post);
+}
+
+/* Ends the loop's servers, one way or the other. */
+static void end_loop(struct gateway_loop *loop, void (*end)(struct gateway_loop *loop, bool metrics)) {
+  bool first = !loop->ending;
+  loop->ending = true;
+  size_t n = sizeof loop->servers / sizeof *loop->servers;
+  if (first) loop->n_draining = 1; /* so that a server that is drained at once does not end the loop's drain early */
+  for (size_t i = 0; i < n; i++) {
+    if (loop->servers[i] == NULL) continue;
+    if (first) loop->n_draining++;
+    end(loop, i == SERVER_METRICS);
+  }
+  if (first) server_drained(loop);
+}
+
+static void drain_server(struct gateway_loop *loop, bool metrics) {
+  http_server_drain(loop->servers[metrics], server_drained, loop);
 }
 
 static void drain_loop(struct net_post *post) {
-  struct gateway_loop *loop = list_item(post, struct gateway_loop, drain_post);
-  size_t n = sizeof loop->servers / sizeof *loop->servers;
-  loop->n_draining = 1; /* so that a server that is drained at once does not end the loop's drain early */
-  for (size_t i = 0; i < n; i++) {
-    if (loop->servers[i] == NULL) continue;
-    loop->n_draining++;
-    http_server_drain(loop->servers[i], server_drained, loop);
-  }
-  server_drained(loop);
+  end_loop(list_item(post, struct gateway_loop, drain_post), drain_server);
+}
+
+/* Any loop: packets are whole, whoever sends them. */
+static mu_status give(struct gateway_loop *loop, int fd, bool metrics) {
+  const struct gateway *gateway = list_item(loop->core, struct gateway, core);
+  const struct control_connection message = {metrics};
+  return control_send(gateway->heir, CONTROL_CONNECTION, &message, &fd, 1, NULL);
+}
+
+static mu_status give_http(void *context, int fd) { return give(context, fd, false); }
+static mu_status give_metrics(void *context, int fd) { return give(context, fd, true); }
+
+static void hand_over_server(struct gateway_loop *loop, bool metrics) {
+  http_server_hand_over(loop->servers[metrics], metrics ? give_metrics : give_http, server_drained, loop);
+}
+
+static void hand_over_loop(struct net_post *post) {
+  end_loop(list_item(post, struct gateway_loop, hand_over_post), hand_over_server);
+}
+
+/* The first of the two begins to count the loops. */
+static void begin_end(struct gateway *gateway) {
+  if (gateway->n_undrained == 0) gateway->n_undrained = gateway->core.n_loops;
 }
 
 static void begin_drain(uv_timer_t *timer) {
   struct gateway *gateway = timer->data;
   struct core *core = &gateway->core;
-  gateway->n_undrained = core->n_loops;
+  begin_end(gateway);
   for (uint32_t i = 0; i < core->n_loops; i++) {
     core->loops[i].drain_post.run = drain_loop;
     net_loop_post(core->loops[i].net, &core->loops[i].drain_post);
@@ -92,20 +127,79 @@ static void begin_drain(uv_timer_t *timer) {
 }
 
 static void drain_over(uv_timer_t *timer) {
-  LOG_WARNING("requests were still in flight at the end of --exit-timeout: they are cut");
+  LOG_WARNING("requests were still in flight at the end of the time for them: they are cut");
   report_drained(timer->data);
+}
+
+static void bound_end(struct gateway *gateway, uint64_t deadline) {
+  uint64_t now = clock_now_ns();
+  uv_timer_start(&gateway->drain_deadline, drain_over, deadline > now ? (deadline - now) / NS_PER_MS : 0, 0);
 }
 
 static void on_drain(struct gateway *gateway, struct control_packet *packet) {
   if (gateway->core.draining) return;
   gateway->core.draining = true;
-  if (!gateway->listens) {
-    report_drained(gateway);
+  uv_timer_start(&gateway->drain_timer, begin_drain, packet->drain.drain_delay_ns / NS_PER_MS, 0);
+  bound_end(gateway, packet->drain.deadline_ns);
+}
+
+static void on_hand_over(struct gateway *gateway, struct control_packet *packet) {
+  struct core *core = &gateway->core;
+  if (core->draining || gateway->heir >= 0) return;
+  gateway->heir = packet->fds[0];
+  packet->fds[0] = -1;
+  fcntl(gateway->heir, F_SETFL, O_NONBLOCK); /* no loop waits for the next gateway */
+  begin_end(gateway);
+  for (uint32_t i = 0; i < core->n_loops; i++) {
+    core->loops[i].hand_over_post.run = hand_over_loop;
+    net_loop_post(core->loops[i].net, &core->loops[i].hand_over_post);
+  }
+  bound_end(gateway, packet->hand_over.deadline_ns);
+}
+
+/* ---- connections of a gateway that hands over to this one -------------------------------------------------------- */
+
+struct adoption {
+  struct net_post post;
+  struct http_server *server;
+  int fd;
+};
+
+static void adopt(struct net_post *post) {
+  struct adoption *adoption = list_item(post, struct adoption, post);
+  if (http_server_adopt(adoption->server, adoption->fd) != MU_OK) LOG_WARNING("no memory for a connection");
+  free(adoption);
+}
+
+static void on_connection(void *context, struct control_packet *packet) {
+  struct gateway *gateway = context;
+  struct core *core = &gateway->core;
+  if (packet->type != CONTROL_CONNECTION) return;
+  bool metrics = packet->connection.metrics;
+  struct gateway_loop *loop = &core->loops[metrics ? 0 : gateway->adopted++ % core->n_loops];
+  struct adoption *adoption = loop->servers[metrics] != NULL ? calloc(1, sizeof *adoption) : NULL;
+  if (adoption == NULL) {
+    LOG_WARNING("a connection of the gateway before has no place here");
     return;
   }
-  uint64_t now = clock_now_ns(), deadline = packet->drain.deadline_ns;
-  uv_timer_start(&gateway->drain_timer, begin_drain, packet->drain.drain_delay_ns / NS_PER_MS, 0);
-  uv_timer_start(&gateway->drain_deadline, drain_over, deadline > now ? (deadline - now) / NS_PER_MS : 0, 0);
+  *adoption = (struct adoption){{.run = adopt}, loop->servers[metrics], packet->fds[0]};
+  packet->fds[0] = -1;
+  net_loop_post(loop->net, &adoption->post);
+}
+
+static void on_predecessor_gone(void *context, const mu_error *err) {
+  struct gateway *gateway = context;
+  LOG_VERBOSE("the gateway before has handed over", LOG_INT("connections", gateway->adopted));
+  control_link_free(gateway->predecessor);
+  gateway->predecessor = NULL;
+}
+
+static void follow(struct gateway *gateway, int socket) {
+  static const struct control_link_events events = {.message = on_connection, .lost = on_predecessor_gone};
+  gateway->predecessor = control_link_create(gateway->core.loops[0].net, socket, &events, gateway);
+  if (gateway->predecessor != NULL) return;
+  LOG_ERROR("no memory to take the connections of the gateway before");
+  close(socket);
 }
 
 /* ---- starting ---------------------------------------------------------------------------------------------------- */
@@ -149,11 +243,10 @@ static void size_room(struct core *core) {
               LOG_INT("connections", most), LOG_INT("files", files));
 }
 
-/* A server with one listening socket, which is taken over. */
+/* A server with one listening socket, which is taken over. It accepts from CONTROL_GATEWAY_LISTEN on. */
 static mu_status listen_on(struct gateway_loop *loop, size_t server, int fd, mu_error *err) {
   struct http_limits limits = http_limits(loop->core->options);
-  bool metrics = server > 0;
-  if (metrics)
+  if (server == SERVER_METRICS)
     limits.connections = METRICS_CONNECTIONS;
   else
     limits.room = &loop->core->room;
@@ -162,31 +255,24 @@ static mu_status listen_on(struct gateway_loop *loop, size_t server, int fd, mu_
     close(fd);
     return mu_fail(err, MU_NO_MEMORY, "no memory for the listener");
   }
-  pthread_mutex_lock(&loop->core->lock); /* a loop that listens already may be counting the others' connections */
   loop->servers[server] = made;
-  pthread_mutex_unlock(&loop->core->lock);
+  http_server_hold(made);
   return http_server_listen(made, fd, err);
 }
 
-static mu_status check_sockets(const struct control_packet *packet, uint32_t n_loops, mu_error *err) {
+static mu_status listen_all(struct core *core, struct control_packet *packet, mu_error *err) {
   uint32_t n_http = packet->gateway_start.n_http, n_metrics = packet->gateway_start.n_metrics;
-  if (packet->n_fds == (size_t)n_http + n_metrics && n_metrics <= 1 && n_http <= n_loops) return MU_OK;
-  return mu_fail(err, MU_INVALID, "%zu sockets for %u + %u listeners", packet->n_fds, n_http, n_metrics);
-}
-
-/* The loop's share of the sockets that came with the start: one for HTTP, and on loop 0 the one for metrics. Each loop
- * takes its own out of the packet. */
-static mu_status listen_own(struct gateway_loop *loop, struct control_packet *packet, mu_error *err) {
-  uint32_t n_http = packet->gateway_start.n_http, n = n_http + packet->gateway_start.n_metrics;
-  mu_status status = MU_OK;
-  for (uint32_t i = loop->index; status == MU_OK && i<n; i += n_http> 0 ? n_http : 1) {
-    bool metrics = i >= n_http;
-    if (metrics && loop->index > 0) break;
+  if (packet->n_fds != (size_t)n_http + n_metrics || n_metrics > 1 || n_http > core->n_loops)
+    return mu_fail(err, MU_INVALID, "%zu sockets for %u + %u listeners", packet->n_fds, n_http, n_metrics);
+  size_room(core);
+  for (uint32_t i = 0; i < n_http + n_metrics; i++) {
     int fd = packet->fds[i];
     packet->fds[i] = -1;
-    status = listen_on(loop, metrics, fd, err);
+    bool metrics = i >= n_http;
+    mu_status status = listen_on(&core->loops[metrics ? 0 : i], metrics ? SERVER_METRICS : SERVER_HTTP, fd, err);
+    if (status != MU_OK) return status;
   }
-  return status;
+  return MU_OK;
 }
 
 static mu_status start_threads(struct core *core, mu_error *err) {
@@ -209,81 +295,48 @@ static void keep_house(uv_timer_t *timer) {
   core_keep_house(&gateway->core, IDLE_TICKS);
 }
 
-static void cannot_start(struct gateway *gateway, const char *why) {
-  LOG_ERROR("the gateway cannot start", LOG_STR("error", why));
-  leave(gateway, 1);
-}
-
-/* On loop 0: one more listens, or cannot. */
-static void loop_opened(struct net_post *post) {
-  struct gateway_loop *loop = list_item(post, struct gateway_loop, listen_post);
-  struct core *core = loop->core;
-  struct gateway *gateway = list_item(core, struct gateway, core);
-  if (loop->listen_status != MU_OK) {
-    cannot_start(gateway, loop->listen_error.message);
-    return;
-  }
-  if (--gateway->n_unopened > 0) return;
-  gateway->listens = true;
-  LOG_VERBOSE("gateway listens", LOG_INT("loops", core->n_loops), LOG_INT("models", core->n_models));
-  control_packet_free(&gateway->start);
-  if (control_link_send(core->control, CONTROL_GATEWAY_READY, NULL, NULL, 0) != MU_OK)
-    cannot_start(gateway, "the supervisor cannot be told that it is ready");
-}
-
-/* On the loop's own thread, which its server belongs to. */
-static void open_loop(struct net_post *post) {
-  struct gateway_loop *loop = list_item(post, struct gateway_loop, listen_post);
-  struct gateway *gateway = list_item(loop->core, struct gateway, core);
-  loop->listen_status = listen_own(loop, &gateway->start, &loop->listen_error);
-  post->run = loop_opened;
-  net_loop_post(loop->core->loops[0].net, post);
-}
-
-/*
- * All models are known: from here on nobody hears that one of them does not exist. After a gateway that has died, its
- * workers are there again, too, so that the first thing that anybody sees is a server that is ready; until then
- * connections wait in the backlog. A worker that does not come holds up the others only for a moment: what is asked of
- * it then waits in the queue.
- */
-static void open_up(struct gateway *gateway) {
-  struct core *core = &gateway->core;
-  if (gateway->opening_up || core->draining || gateway->models_due > 0) return;
-  bool complete = gateway->workers_due == 0 && core_workers_settled(core);
-  if (!complete && clock_now_ns() < gateway->open_by_ns) return;
-  gateway->opening_up = true;
-  uv_timer_stop(&gateway->opening);
-  gateway->n_unopened = core->n_loops;
-  for (uint32_t i = 0; i < core->n_loops; i++) {
-    core->loops[i].listen_post.run = open_loop;
-    net_loop_post(core->loops[i].net, &core->loops[i].listen_post);
-  }
-}
-
-static void on_opening(uv_timer_t *timer) { open_up(timer->data); }
-
 static mu_status start(struct gateway *gateway, mu_error *err) {
   struct core *core = &gateway->core;
   uv_loop_t *loop = net_loop_uv(core->loops[0].net);
   if (uv_poll_init(loop, &gateway->timer, core->timer) != 0) return mu_fail(err, MU_IO, "the timer cannot be polled");
   gateway->timer.data = gateway;
   uv_poll_start(&gateway->timer, UV_READABLE, on_timer);
-  uv_timer_t *timers[] = {&gateway->housekeeping, &gateway->opening, &gateway->drain_timer, &gateway->drain_deadline};
+  uv_timer_t *timers[] = {&gateway->housekeeping, &gateway->drain_timer, &gateway->drain_deadline};
   for (size_t i = 0; i < sizeof timers / sizeof *timers; i++) {
     uv_timer_init(loop, timers[i]);
     timers[i]->data = gateway;
   }
   uv_timer_start(&gateway->housekeeping, keep_house, HOUSEKEEPING_MS, HOUSEKEEPING_MS);
-  gateway->open_by_ns = clock_now_ns() + OPENING_MS * NS_PER_MS;
-  uv_timer_start(&gateway->opening, on_opening, OPENING_STEP_MS, OPENING_STEP_MS);
   return start_threads(core, err);
 }
 
 /* ---- the supervisor's messages ----------------------------------------------------------------------------------- */
 
+static void open_loop(struct net_post *post) {
+  struct gateway_loop *loop = list_item(post, struct gateway_loop, open_post);
+  for (size_t i = 0; i < sizeof loop->servers / sizeof *loop->servers; i++)
+    if (loop->servers[i] != NULL) http_server_open(loop->servers[i]);
+}
+
+/* All models are known: from here on nobody hears that one of them does not exist. */
+static void on_listen(struct gateway *gateway, struct control_packet *packet) {
+  struct core *core = &gateway->core;
+  if (packet->n_fds > 0) {
+    follow(gateway, packet->fds[0]);
+    packet->fds[0] = -1;
+  }
+  for (uint32_t i = 0; i < core->n_loops; i++) {
+    core->loops[i].open_post.run = open_loop;
+    net_loop_post(core->loops[i].net, &core->loops[i].open_post);
+  }
+  LOG_VERBOSE("gateway listens", LOG_INT("loops", core->n_loops), LOG_INT("models", core->n_models));
+  if (control_link_send(core->control, CONTROL_GATEWAY_READY, NULL, NULL, 0) == MU_OK) return;
+  LOG_ERROR("the supervisor cannot be told that the gateway is ready");
+  leave(gateway, 1);
+}
+
 static void on_model_set(struct gateway *gateway, struct control_packet *packet) {
   core_set_model(&gateway->core, &packet->model_set);
-  if (gateway->models_due > 0 && --gateway->models_due == 0) open_up(gateway);
 }
 
 static void on_model_loaded(struct gateway *gateway, struct control_packet *packet) {
@@ -294,7 +347,6 @@ static void on_worker_attach(struct gateway *gateway, struct control_packet *pac
   int socket = packet->n_fds > 0 ? packet->fds[0] : -1; /* lost on the way where descriptors are short */
   packet->n_fds = 0;
   core_attach_worker(&gateway->core, &packet->worker_attach, socket);
-  if (gateway->workers_due > 0) gateway->workers_due--;
 }
 
 static void on_model_remove(struct gateway *gateway, struct control_packet *packet) {
@@ -335,6 +387,8 @@ static void (*const message_handlers[CONTROL_TYPE_COUNT])(struct gateway *, stru
     [CONTROL_WORKER_GONE] = on_worker_gone,
     [CONTROL_OPTIONS] = on_options,
     [CONTROL_MARK] = on_mark,
+    [CONTROL_GATEWAY_LISTEN] = on_listen,
+    [CONTROL_HAND_OVER] = on_hand_over,
     [CONTROL_DRAIN] = on_drain,
 };
 
@@ -368,13 +422,11 @@ static mu_status create_loops(struct core *core, mu_error *err) {
 
 /* The first message says all that there is to start with. */
 static mu_status prepare(struct gateway *gateway, int control, mu_error *err) {
-  struct control_packet *packet = &gateway->start;
+  struct control_packet first = {.n_fds = 0}, *packet = &first;
   mu_status status = control_receive(control, packet, err);
   if (status != MU_OK) return status;
   if (packet->type != CONTROL_GATEWAY_START) return mu_fail(err, MU_INVALID, "the first message is not the start");
   const struct control_gateway_start *message = &packet->gateway_start;
-  status = check_sockets(packet, message->n_http > 0 ? message->n_http : 1, err);
-  if (status != MU_OK) return status;
   status = options_decode(message->options.data, message->options.size, &gateway->options);
   if (status != MU_OK) return mu_fail(err, status, "the options do not add up");
   status = sandbox_enter(gateway->options->sandbox ? SANDBOX_GATEWAY : SANDBOX_OFF, err);
@@ -382,12 +434,11 @@ static mu_status prepare(struct gateway *gateway, int control, mu_error *err) {
     status = core_init(&gateway->core, gateway->options, message->n_http > 0 ? message->n_http : 1, err);
   if (status == MU_OK) status = create_loops(&gateway->core, err);
   if (status != MU_OK) return status;
-  size_room(&gateway->core);
   gateway->core.control = control_link_create(gateway->core.loops[0].net, control, &link_events, gateway);
   if (gateway->core.control == NULL) return mu_fail(err, MU_NO_MEMORY, "no memory for the control link");
-  gateway->models_due = message->n_models;
-  gateway->workers_due = message->n_workers;
-  return start(gateway, err);
+  status = listen_all(&gateway->core, packet, err);
+  control_packet_free(packet);
+  return status == MU_OK ? start(gateway, err) : status;
 }
 
 static void stop_loop(struct net_post *post) { net_loop_stop(list_item(post, struct gateway_loop, stop_post)->net); }
@@ -402,7 +453,7 @@ static void stop_threads(struct core *core) {
 }
 
 int gateway_main(int control) {
-  static struct gateway gateway; /* large: it holds the dispatcher's scratch */
+  static struct gateway gateway = {.heir = -1}; /* large: it holds the dispatcher's scratch */
   mu_error err;
   signal(SIGPIPE, SIG_IGN);
   prctl(PR_SET_NAME, "muster-gateway");
@@ -412,7 +463,6 @@ int gateway_main(int control) {
     return 1;
   }
   net_loop_run(gateway.core.loops[0].net);
-  control_packet_free(&gateway.start);
   stop_threads(&gateway.core);
   /* Requests, workers and shared memory go with the process: nothing outlives it that somebody else would need. */
   return gateway.exit_status;

@@ -61,7 +61,7 @@ static enum wait next_wait(const struct http1_connection *c) {
   if (c->stalled) return WAIT_NONE;
   if (http1_codec_busy(c->codec)) return WAIT_HEAD;
   if (c->n_exchanges > 0) return WAIT_NONE;
-  return c->server->draining ? WAIT_FIRST : WAIT_IDLE;
+  return c->server->draining && !c->server->patient ? WAIT_FIRST : WAIT_IDLE;
 }
 
 static void start_wait(struct http1_connection *c, enum wait kind) {
@@ -127,8 +127,16 @@ void http1_connection_expire(struct http_server *server, enum wait wait, struct 
 
 /* ---- polling ----------------------------------------------------------------------------------------------------- */
 
+/* Between two requests, as far as reading goes. */
+static bool is_between(const struct http1_connection *c) {
+  return c->input == INPUT_OPEN && !c->in_message && c->held.size == 0 && !c->stalled && !http1_codec_busy(c->codec);
+}
+
+/* What comes after the requests that are in hand is the next process's to read. */
+static bool is_handed_over(const struct http1_connection *c) { return c->server->give != NULL && is_between(c); }
+
 static bool wants_read(const struct http1_connection *c) {
-  if (c->closed || c->peer_closed) return false;
+  if (c->closed || c->peer_closed || is_handed_over(c)) return false;
   return c->input == INPUT_LINGER || (c->input == INPUT_OPEN && !c->paused && !c->stalled);
 }
 
@@ -241,6 +249,16 @@ static void leave_if_idle(struct http1_connection *c) {
   if (idle && c->requests > 0) http1_connection_close(c);
 }
 
+void http1_connection_give(struct http1_connection *c) {
+  struct http_server *server = c->server;
+  if (c->closed || c->peer_closed || c->finishing || c->n_exchanges > 0 || !is_handed_over(c)) return;
+  mu_status status = server->give(server->drained_context, c->fd);
+  if (status == MU_OK)
+    http1_connection_close(c);
+  else if (status != MU_UNAVAILABLE)
+    http_server_keep_all(server);
+}
+
 void http1_connection_settle(struct http1_connection *c) {
   if (c->drain_due && !c->closed) leave_if_idle(c);
   do {
@@ -250,6 +268,8 @@ void http1_connection_settle(struct http1_connection *c) {
   } while (http1_request_replay(c));
   if (c->closed) return;
   if (c->finishing && list_empty(&c->exchanges) && c->input != INPUT_LINGER) finish(c);
+  if (c->closed) return;
+  http1_connection_give(c);
   if (c->closed) return;
   list_remove(&c->ready);
   update_wait(c);

@@ -108,6 +108,8 @@ void http1_connection_wake(struct http1_connection *connection);
 void http1_connection_settle(struct http1_connection *connection);
 /* The wait of this kind is over. */
 void http1_connection_expire(struct http_server *server, enum wait wait, struct deadline *item);
+/* The server hands over: the connection is given away if it is idle, or as soon as it is. */
+void http1_connection_give(struct http1_connection *connection);
 /* The server begins to drain: soon the connection closes if it is idle. */
 void http1_connection_drain(struct http1_connection *connection);
 

@@ -254,7 +254,7 @@ static void http1_reply(struct exchange *exchange, const struct reply *reply) {
   }
   if (c->current == x) abandon_body(x);
   bool last = c->exchanges.prev == &x->link;
-  if (c->server->draining && last) x->keep_alive = false;
+  if (c->server->draining && c->server->give == NULL && last) x->keep_alive = false;
   if (!x->keep_alive) c->input = INPUT_CLOSED;
   if (fill_answer(x, reply))
     http1_connection_wake(c);

@@ -39,7 +39,8 @@ static void listener_close(struct listener *listener) {
 
 static bool has_room(const struct http_server *server) {
   const struct connection_room *room = server->limits.room;
-  return atomic_load_explicit(&server->connections_open, memory_order_relaxed) < server->limits.connections &&
+  return !server->held &&
+         atomic_load_explicit(&server->connections_open, memory_order_relaxed) < server->limits.connections &&
          (room == NULL || atomic_load_explicit(&room->open, memory_order_relaxed) < room->most);
 }
 
@@ -148,7 +149,36 @@ fail:
   return mu_fail(err, MU_IO, "cannot listen: %s", strerror(error));
 }
 
+void http_server_hold(struct http_server *server) { server->held = server->accept_held = true; }
+
+void http_server_open(struct http_server *server) {
+  server->held = false;
+  server->now_ns = clock_now_ns();
+  resume_accept(server);
+}
+
+mu_status http_server_adopt(struct http_server *server, int fd) {
+  server->now_ns = clock_now_ns();
+  counter_add(&server->connections_open, 1); /* it is open: whether there is room is no question any more */
+  if (server->limits.room != NULL) atomic_fetch_add_explicit(&server->limits.room->open, 1, memory_order_relaxed);
+  counter_add(&server->connections_total, 1);
+  arm_coarse(server);
+  mu_status status = http1_connection_open(server, fd);
+  if (status != MU_OK) give_room(server);
+  return status;
+}
+
 /* ---- timers and turns -------------------------------------------------------------------------------------------- */
+
+/* Looks after every connection before the loop waits again. */
+static void wake_all(struct http_server *server) {
+  list_each (link, &server->connections) http1_connection_wake(list_item(link, struct http1_connection, link));
+}
+
+void http_server_keep_all(struct http_server *server) {
+  server->give = NULL;
+  wake_all(server);
+}
 
 static void expire(struct http_server *server, enum wait wait) {
   for (struct deadline *item; (item = deadlines_take(&server->waits[wait], server->now_ns)) != NULL;)
@@ -159,6 +189,7 @@ static void on_coarse(uv_timer_t *timer) {
   struct http_server *server = timer->data;
   server->now_ns = clock_now_ns();
   for (enum wait wait = 0; wait < WAIT_SLOW; wait++) expire(server, wait);
+  if (server->give != NULL) wake_all(server);
   resume_accept(server);
   if (list_empty(&server->connections) && !server->accept_held) uv_timer_stop(timer);
 }
@@ -279,9 +310,11 @@ static void close_listeners(struct http_server *server) {
 void http_server_drain(struct http_server *server, void (*drained)(void *context), void *context) {
   server->on_drained = drained;
   server->drained_context = context;
-  if (server->draining) return;
+  if (server->draining && !server->patient) return;
   server->now_ns = clock_now_ns();
   server->draining = true;
+  server->patient = false;
+  server->give = NULL;
   /* What is in the backlog of a closed listener is reset, and to its client that looks like a crash. */
   list_each (link, &server->listeners) accept_some(list_item(link, struct listener, link), SOMAXCONN);
   close_listeners(server);
@@ -292,6 +325,18 @@ void http_server_drain(struct http_server *server, void (*drained)(void *context
     list_push_back(&server->connections, link);
     http1_connection_drain(list_item(link, struct http1_connection, link));
   }
+}
+
+void http_server_hand_over(struct http_server *server, mu_status (*give)(void *context, int fd),
+                           void (*drained)(void *context), void *context) {
+  if (server->draining) return;
+  server->on_drained = drained;
+  server->drained_context = context;
+  server->now_ns = clock_now_ns();
+  server->draining = server->patient = true;
+  server->give = give;
+  close_listeners(server);
+  wake_all(server);
 }
 
 void http_server_free(struct http_server *server) {

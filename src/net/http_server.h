@@ -43,6 +43,26 @@ MUST_CHECK mu_status http_server_listen(struct http_server *server, int fd, mu_e
  * answer, closes idle connections; calls drained(context) once no connection is left. */
 void http_server_drain(struct http_server *server, void (*drained)(void *context), void *context);
 
+/* Between these two nothing is accepted: connections wait in the backlog. hold: before listening. */
+void http_server_hold(struct http_server *server);
+void http_server_open(struct http_server *server);
+
+/*
+ * Hands over to another process that has the same listening sockets: closes its own descriptors of them, which leaves
+ * the backlog to the other one, and gives every connection away as soon as it is between two requests with nothing
+ * unwritten. What the client sends next waits in the socket; it notices nothing. Calls drained(context) once no
+ * connection is left.
+ *   give: sends the descriptor, which stays the server's. MU_OK: sent; MU_UNAVAILABLE: not now, tried again soon; else:
+ *   nobody is there to take it. From then on connections stay until their client speaks (the answer says
+ *   `Connection: close`) or has been idle for too long.
+ * http_server_drain may follow and hurries it.
+ */
+void http_server_hand_over(struct http_server *server, mu_status (*give)(void *context, int fd),
+                           void (*drained)(void *context), void *context);
+
+/* A connection given away by another process. Takes fd over, also when it fails. MU_NO_MEMORY. */
+MUST_CHECK mu_status http_server_adopt(struct http_server *server, int fd);
+
 /* Closes everything at once; `gone` is called for open exchanges. Memory goes with the loop's next turn. */
 void http_server_free(struct http_server *server); /* accepts NULL */
 

@@ -47,9 +47,13 @@ struct http_server {
   size_t n_handles; /* open ones, connections and listeners too: the server is freed after the last */
   bool closed;
   bool accept_held;       /* no descriptors or no room: the backlog waits */
+  bool held;              /* by http_server_hold */
   bool draining, drained; /* drained: said so */
+  bool patient;           /* draining: idle connections may stay as long as at other times */
+  mu_status (*give)(void *context,
+                    int fd); /* draining: to somebody who takes idle connections; NULL: there is nobody */
   void (*on_drained)(void *context);
-  void *drained_context;
+  void *drained_context; /* of give, too */
 
   struct list spare; /* exchanges kept for reuse */
   size_t n_spare;
@@ -66,6 +70,7 @@ struct http_server {
 void http_server_attach(struct http_server *server);            /* one more handle holds the server */
 void http_server_detach(struct http_server *server);            /* one less; may free the server */
 void http_server_connection_closed(struct http_server *server); /* there is room for another one */
+void http_server_keep_all(struct http_server *server);          /* nobody takes connections any more */
 void http_server_arm_fine(struct http_server *server);          /* after something was put into WAIT_SLOW */
 
 /* Relaxed: the counters are read for people. */

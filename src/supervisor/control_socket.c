@@ -72,20 +72,21 @@ static json_t *workers_json(const struct supervisor *s) {
   return workers;
 }
 
-static json_t *gateway_json(const struct gateway *gateway) {
-  return json_pack("{s:o, s:s, s:I}", "pid", pid_json(gateway->process), "state", gateway_state_name(gateway->state),
-                   "restarts", (json_int_t)gateway->restarts);
+static json_t *gateway_json(const struct supervisor *s) {
+  return json_pack("{s:o, s:s, s:I}", "pid", pid_json(s->gateway->process), "state",
+                   gateway_state_name(s->gateway->state), "restarts", (json_int_t)s->gateway_restarts);
 }
 
 static json_t *status_json(const struct supervisor *s) {
-  const struct gateway *gateway = &s->gateway;
+  const struct listeners *listeners = &s->listeners;
   double uptime_s = (double)(clock_now_ns() - s->started_ns) / (double)NS_PER_S;
-  return json_pack("{s:s, s:i, s:f, s:s, s:o, s:o, s:o, s:o, s:o, s:f, s:O?}", "state", supervisor_state_name(s), "pid",
-                   (int)getpid(), "uptime_s", uptime_s, "version", MUSTER_VERSION, "http",
-                   listeners_json(gateway->http_address, gateway->http_port, gateway->n_http), "metrics",
-                   listeners_json(gateway->metrics_address, gateway->metrics_port, gateway->n_metrics), "gateway",
-                   gateway_json(gateway), "models", models_json(s), "workers", workers_json(s), "stop_timeout_s",
-                   (double)supervisor_stop_ns(s) / (double)NS_PER_S, "reload", s->reload.report);
+  return json_pack("{s:s, s:i, s:f, s:s, s:o, s:o, s:o, s:o, s:o, s:f, s:O?, s:o}", "state", supervisor_state_name(s),
+                   "pid", (int)getpid(), "uptime_s", uptime_s, "version", MUSTER_VERSION, "http",
+                   listeners_json(listeners->http_address, listeners->http_port, listeners->n_http), "metrics",
+                   listeners_json(listeners->metrics_address, listeners->metrics_port, listeners->n_metrics), "gateway",
+                   gateway_json(s), "models", models_json(s), "workers", workers_json(s), "stop_timeout_s",
+                   (double)supervisor_stop_ns(s) / (double)NS_PER_S, "reload", s->reload.report, "upgrade",
+                   upgrade_json(s));
 }
 
 static void answer_status(struct supervisor *s, struct exchange *exchange) {
@@ -120,6 +121,7 @@ static const struct route {
     {"/status", "GET", answer_status},
     {"/stop", "POST", answer_stop},
     {"/reload", "POST", answer_reload},
+    {"/upgrade", "POST", upgrade_request},
 };
 
 static void on_begin(void *context, struct exchange *exchange) {}
@@ -135,31 +137,35 @@ static void on_end(void *context, struct exchange *exchange) {
       exchange_reply_error(exchange, 405, "wrong method");
     return;
   }
-  exchange_reply_error(exchange, 404, "there are GET /status, POST /stop and POST /reload");
+  exchange_reply_error(exchange, 404, "there are GET /status, POST /stop, POST /reload and POST /upgrade");
 }
 
 static mu_status choose_path(struct supervisor *s, char path[CONTROL_SOCKET_PATH_MAX], mu_error *err) {
-  int64_t port = s->gateway.n_http > 0 ? s->gateway.http_port : s->options->http_port;
+  int64_t port = s->listeners.n_http > 0 ? s->listeners.http_port : s->options->http_port;
   mu_status status = options_control_socket(s->options, port, path, err);
   if (status == MU_OK && s->options->control_socket[0] == '\0') status = control_folder_create(err);
   return status;
 }
 
-mu_status control_socket_open(struct supervisor *s, mu_error *err) {
+mu_status control_socket_adopt(struct supervisor *s, int fd, const char *path, mu_error *err) {
   static const struct service service = {.begin = on_begin, .body = on_body, .end = on_end, .gone = on_gone};
+  s->control_path = strdup(path);
+  s->control_server = http_server_create(s->loop, &service, s, &limits);
+  s->control_socket = fd;
+  if (s->control_path != NULL && s->control_server != NULL) return http_server_listen(s->control_server, fd, err);
+  close(fd);
+  return mu_fail(err, MU_NO_MEMORY, "no memory for the control socket");
+}
+
+mu_status control_socket_open(struct supervisor *s, mu_error *err) {
   char path[CONTROL_SOCKET_PATH_MAX];
   int fd;
   mu_status status = choose_path(s, path, err);
   if (status == MU_OK) status = listen_unix(path, &fd, err);
   if (status != MU_OK) return status;
-  s->control_path = strdup(path);
-  s->control_server = http_server_create(s->loop, &service, s, &limits);
-  if (s->control_path == NULL || s->control_server == NULL) {
-    close(fd);
-    unlink(path);
-    return mu_fail(err, MU_NO_MEMORY, "no memory for the control socket");
-  }
-  return http_server_listen(s->control_server, fd, err);
+  status = control_socket_adopt(s, fd, path, err);
+  if (status != MU_OK) unlink(path);
+  return status;
 }
 
 void control_socket_close(struct supervisor *s) {

@@ -9,11 +9,11 @@ static uint32_t gateway_loops(const struct supervisor *s) {
   return half < 1 ? 1 : half > 4 ? 4 : half;
 }
 
-static mu_status open_sockets(struct gateway *gateway, const char *address, int64_t port, uint32_t n,
+static mu_status open_sockets(struct listeners *listeners, const char *address, int64_t port, uint32_t n,
                               uint16_t *ret_port, mu_error *err) {
-  uint32_t at = gateway->n_http + gateway->n_metrics;
+  uint32_t at = listeners->n_http + listeners->n_metrics;
   if (n > LISTENERS_MAX - at) return mu_fail(err, MU_INVALID, "%u gateway threads: at most %d", n, LISTENERS_MAX - 1);
-  return listen_tcp(address, (uint16_t)port, n, gateway->fds + at, ret_port, err);
+  return listen_tcp(address, (uint16_t)port, n, listeners->fds + at, ret_port, err);
 }
 
 static mu_status copy_address(char address[ADDRESS_MAX], const char *from, mu_error *err) {
@@ -24,31 +24,32 @@ static mu_status copy_address(char address[ADDRESS_MAX], const char *from, mu_er
 
 mu_status listeners_open(struct supervisor *s, mu_error *err) {
   const struct options *options = s->options;
-  struct gateway *gateway = &s->gateway;
+  struct listeners *listeners = &s->listeners;
   mu_status status = MU_OK;
   if (options->allow_http) {
     uint32_t loops = gateway_loops(s);
-    status = copy_address(gateway->http_address, options->http_address, err);
+    status = copy_address(listeners->http_address, options->http_address, err);
     if (status != MU_OK) return status;
-    status = open_sockets(gateway, gateway->http_address, options->http_port, loops, &gateway->http_port, err);
+    status = open_sockets(listeners, listeners->http_address, options->http_port, loops, &listeners->http_port, err);
     if (status != MU_OK) return status;
-    gateway->n_http = loops;
+    listeners->n_http = loops;
   }
   if (options->allow_metrics) {
-    status = copy_address(gateway->metrics_address, options->metrics_address, err);
+    status = copy_address(listeners->metrics_address, options->metrics_address, err);
     if (status != MU_OK) return status;
-    status = open_sockets(gateway, gateway->metrics_address, options->metrics_port, 1, &gateway->metrics_port, err);
+    status =
+        open_sockets(listeners, listeners->metrics_address, options->metrics_port, 1, &listeners->metrics_port, err);
     if (status != MU_OK) return status;
-    gateway->n_metrics = 1;
+    listeners->n_metrics = 1;
   }
   return MU_OK;
 }
 
 void listeners_close(struct supervisor *s) {
-  struct gateway *gateway = &s->gateway;
-  for (uint32_t i = 0; i < gateway->n_http + gateway->n_metrics; i++) {
-    if (gateway->fds[i] >= 0) close(gateway->fds[i]);
-    gateway->fds[i] = -1;
+  struct listeners *listeners = &s->listeners;
+  for (uint32_t i = 0; i < listeners->n_http + listeners->n_metrics; i++) {
+    if (listeners->fds[i] >= 0) close(listeners->fds[i]);
+    listeners->fds[i] = -1;
   }
 }
 

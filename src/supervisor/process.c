@@ -25,6 +25,7 @@ struct process {
 };
 
 pid_t process_pid(const struct process *process) { return process->pid; }
+int process_pidfd(const struct process *process) { return process->pidfd; }
 
 void process_kill(struct process *process, int signal) {
   /* Fails only when the process is gone already, which is what was wanted. */
@@ -108,8 +109,8 @@ static pid_t fork_child(const struct process_spec *spec, int control, char **env
   return pid;
 }
 
-static mu_status watch(struct net_loop *loop, struct process *process, mu_error *err) {
-  process->pidfd = pidfd_open(process->pid, 0);
+static mu_status watch(struct net_loop *loop, struct process *process, int pidfd, mu_error *err) {
+  process->pidfd = pidfd;
   if (process->pidfd < 0) return mu_fail(err, MU_IO, "cannot watch process %d: %s", process->pid, strerror(errno));
   int status = uv_poll_init(net_loop_uv(loop), &process->poll, process->pidfd);
   if (status != 0) {
@@ -130,7 +131,7 @@ static mu_status start(struct net_loop *loop, const struct process_spec *spec, i
   int error = errno;
   free(environment);
   if (process->pid < 0) return mu_fail(err, MU_IO, "cannot start a process: %s", strerror(error));
-  mu_status status = watch(loop, process, err);
+  mu_status status = watch(loop, process, pidfd_open(process->pid, 0), err);
   if (status != MU_OK) {
     kill(process->pid, SIGKILL);
     waitpid(process->pid, NULL, 0);
@@ -159,6 +160,22 @@ mu_status process_spawn(struct net_loop *loop, const struct process_spec *spec, 
   *ret_process = process;
   *ret_control = sockets[0];
   return MU_OK;
+}
+
+mu_status process_adopt(struct net_loop *loop, pid_t pid, int pidfd, process_ended *ended, void *context,
+                        struct process **ret_process, mu_error *err) {
+  struct process *process = calloc(1, sizeof *process);
+  if (process == NULL) {
+    close(pidfd);
+    return mu_fail(err, MU_NO_MEMORY, "no memory to watch a process");
+  }
+  *process = (struct process){.pid = pid, .ended = ended, .context = context};
+  mu_status status = watch(loop, process, pidfd, err);
+  if (status == MU_OK)
+    *ret_process = process;
+  else
+    free(process);
+  return status;
 }
 
 static void on_closed(uv_handle_t *handle) { free(handle->data); }

@@ -29,7 +29,12 @@ typedef void process_ended(void *context, int code, int status);
 MUST_CHECK mu_status process_spawn(struct net_loop *loop, const struct process_spec *spec, process_ended *ended,
                                    void *context, struct process **ret_process, int *ret_control, mu_error *err);
 
+/* Watches a child that is there already; takes pidfd over, also when it fails. As process_spawn. */
+MUST_CHECK mu_status process_adopt(struct net_loop *loop, pid_t pid, int pidfd, process_ended *ended, void *context,
+                                   struct process **ret_process, mu_error *err);
+
 pid_t process_pid(const struct process *process);
+int process_pidfd(const struct process *process);
 
 /* Harmless when the process has ended. */
 void process_kill(struct process *process, int signal);

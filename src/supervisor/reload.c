@@ -53,12 +53,35 @@ static void finish(struct supervisor *s, const char *state, const char *error) {
            LOG_INT("removed", recorded(s, "removed")), LOG_INT("unchanged", recorded(s, "unchanged")),
            LOG_INT("failed", recorded(s, "failed")), LOG_INT("ms", (clock_now_ns() - reload->started_ns) / NS_PER_MS));
   answer(s);
+  upgrade_reloaded(s);
   if (!reload->again) return;
   reload->again = false;
   reload_request(s, NULL);
 }
 
 /* ---- going on ---------------------------------------------------------------------------------------------------- */
+
+/* One that is to come and was not started yet: one_by_one. */
+static struct served_model *find_waiting(const struct supervisor *s) {
+  list_each (link, &s->models) {
+    struct served_model *model = list_item(link, struct served_model, link);
+    if (model->role == COMING && model->workers[0].number == 0) return model;
+  }
+  return NULL;
+}
+
+static bool any_loads(const struct supervisor *s) {
+  list_each (link, &s->models) {
+    const struct served_model *model = list_item(link, struct served_model, link);
+    if (model->role == COMING && model->workers[0].number != 0) return true;
+  }
+  return false;
+}
+
+static void start_next(struct supervisor *s) {
+  struct served_model *next = any_loads(s) ? NULL : find_waiting(s);
+  if (next != NULL) workers_start(next);
+}
 
 static bool any_coming(const struct supervisor *s) {
   list_each (link, &s->models)
@@ -69,11 +92,12 @@ static bool any_coming(const struct supervisor *s) {
 /* Over when nothing is to come any more and the gateway has done what it was told: who then asks is answered by the new
  * state. A gateway that is not there hears of that state first of all. */
 static void advance(struct supervisor *s) {
+  if (s->reload.going && s->reload.one_by_one) start_next(s);
   if (!s->reload.going || s->reload.marked || any_coming(s)) return;
   list_each (link, &s->models) list_item(link, struct served_model, link)->outgoing = false;
   const struct control_mark message = {s->reload.serial};
   s->reload.marked = true;
-  gateway_tell(s, CONTROL_MARK, &message, NULL, 0);
+  gateway_tell(s->gateway, CONTROL_MARK, &message, NULL, 0);
 }
 
 void reload_marked(struct supervisor *s) {
@@ -197,7 +221,7 @@ static void start_wanted(struct supervisor *s, struct list *wanted) {
     if (model->role == COMING) {
       insert(s, model);
       served_model_tell(s, model);
-      workers_start(model);
+      if (!s->reload.one_by_one) workers_start(model);
       continue;
     }
     if (model->planned) {
@@ -218,7 +242,7 @@ static void use_options(struct supervisor *s, struct options *options, struct bu
   s->encoded_options = *encoded;
   s->log_level = options_log_level(options);
   log_set_level(s->log_level);
-  gateway_tell(s, CONTROL_OPTIONS, &message, NULL, 0);
+  gateways_tell(s, CONTROL_OPTIONS, &message);
   workers_tell_options(s);
 }
 
@@ -291,7 +315,7 @@ static mu_status apply(struct supervisor *s, mu_error *err) {
   return MU_OK;
 }
 
-static void begin(struct supervisor *s, struct exchange *exchange) {
+static void begin(struct supervisor *s, struct exchange *exchange, const char *why) {
   struct reload *reload = &s->reload;
   json_decref(reload->report);
   *reload = (struct reload){.going = true,
@@ -300,23 +324,34 @@ static void begin(struct supervisor *s, struct exchange *exchange) {
                             .waiting = exchange,
                             .report = json_pack("{s:s, s:[], s:[], s:[], s:[], s:[]}", "state", "running", "added",
                                                 "changed", "removed", "unchanged", "failed")};
-  LOG_INFO("reloading", LOG_STR("reason", exchange != NULL ? "muster reload" : "SIGHUP"));
+  LOG_INFO("reloading", LOG_STR("reason", why));
+}
+
+static void run(struct supervisor *s) {
+  mu_error err;
+  if (apply(s, &err) == MU_OK)
+    advance(s);
+  else
+    finish(s, "refused", err.message);
 }
 
 void reload_request(struct supervisor *s, struct exchange *exchange) {
-  mu_error err;
   const char *refusal = s->phase >= PHASE_DRAINING ? "the server is stopping"
                         : s->reload.going          ? "a reload is going on: wait for its end, then try again"
+                        : upgrade_is_going(s)      ? "an upgrade is going on: wait for its end, then try again"
                                                    : NULL;
   if (refusal != NULL && exchange != NULL) {
     exchange_reply_error(exchange, 409, refusal);
   } else if (refusal != NULL) {
     s->reload.again = s->phase < PHASE_DRAINING;
   } else {
-    begin(s, exchange);
-    if (apply(s, &err) == MU_OK)
-      advance(s);
-    else
-      finish(s, "refused", err.message);
+    begin(s, exchange, exchange != NULL ? "muster reload" : "SIGHUP");
+    run(s);
   }
+}
+
+void reload_for_upgrade(struct supervisor *s) {
+  begin(s, NULL, "muster upgrade");
+  s->reload.one_by_one = true;
+  run(s);
 }

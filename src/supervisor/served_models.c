@@ -63,8 +63,8 @@ void served_models_free(struct list *models) {
 
 /* ---- states ------------------------------------------------------------------------------------------------------ */
 
-static void tell_state(struct supervisor *s, const struct served_model *model) {
-  const struct control_model_set message = {
+static struct control_model_set state_message(const struct served_model *model) {
+  return (struct control_model_set){
       .model = model->number,
       .listed = model->role == SERVED,
       .name = model->name,
@@ -82,38 +82,44 @@ static void tell_state(struct supervisor *s, const struct served_model *model) {
       .max_execution_ns = (uint64_t)model->options.max_execution_ns,
       .first_execution_ns = model->first_execution_ns,
   };
-  gateway_tell(s, CONTROL_MODEL_SET, &message, NULL, 0);
 }
 
-static void tell_metadata(struct supervisor *s, const struct served_model *model) {
+static void tell_state(struct supervisor *s, const struct served_model *model) {
+  const struct control_model_set message = state_message(model);
+  gateways_tell(s, CONTROL_MODEL_SET, &message);
+}
+
+static struct control_model_loaded metadata_message(const struct supervisor *s, const struct served_model *model) {
   const struct device_tokens tokens =
       worker_plan_tokens(model->plan.groups[0].device, model->plan.threads, s->cores, s->options->cpu_slots);
-  const struct control_model_loaded message = {
+  return (struct control_model_loaded){
       .model = model->number,
       .metadata = {model->metadata.data, model->metadata.size},
       .was_ready = model->was_ready,
       .batch_tokens = tokens.batch,
   };
-  gateway_tell(s, CONTROL_MODEL_LOADED, &message, NULL, 0);
+}
+
+static void tell_metadata(struct supervisor *s, const struct served_model *model) {
+  const struct control_model_loaded message = metadata_message(s, model);
+  gateways_tell(s, CONTROL_MODEL_LOADED, &message);
 }
 
 static bool is_told(const struct served_model *model) { return model->role == SERVED || model->role == COMING; }
-
-uint32_t served_models_told(const struct supervisor *s) {
-  uint32_t n = 0;
-  list_each (link, &s->models) n += is_told(list_item(link, struct served_model, link));
-  return n;
-}
 
 void served_model_tell(struct supervisor *s, const struct served_model *model) {
   tell_state(s, model);
   if (model->metadata.size > 0) tell_metadata(s, model);
 }
 
-void served_models_tell(struct supervisor *s) {
+void served_models_tell(struct supervisor *s, struct gateway *gateway) {
   list_each (link, &s->models) {
     const struct served_model *model = list_item(link, struct served_model, link);
-    if (is_told(model)) served_model_tell(s, model);
+    if (!is_told(model)) continue;
+    const struct control_model_set state = state_message(model);
+    const struct control_model_loaded metadata = metadata_message(s, model);
+    gateway_tell(gateway, CONTROL_MODEL_SET, &state, NULL, 0);
+    if (model->metadata.size > 0) gateway_tell(gateway, CONTROL_MODEL_LOADED, &metadata, NULL, 0);
   }
 }
 
@@ -124,13 +130,13 @@ static enum model_state state_of(const struct supervisor *s, const struct served
   *ret_reason = "";
   for (size_t i = 0; i < model->n_workers; i++) {
     const struct worker *worker = &model->workers[i];
-    if (worker->attached) {
+    if (worker->attachments[s->gateway->slot].attached) {
       *ret_reason = "";
       return MODEL_READY;
     }
     if (worker->state != WORKER_FAILED) all_failed = false;
     if ((*ret_reason)[0] != '\0') continue;
-    bool alone = worker->state == WORKER_READY && s->gateway.process == NULL;
+    bool alone = worker->state == WORKER_READY && s->gateway->process == NULL;
     *ret_reason = alone ? "the gateway is started again" : worker->reason;
   }
   return all_failed ? MODEL_UNAVAILABLE : MODEL_LOADING;
@@ -177,8 +183,8 @@ static void update_coming(struct supervisor *s, struct served_model *model, cons
   bool any = false;
   for (size_t i = 0; i < model->n_workers; i++) {
     const struct worker *worker = &model->workers[i];
-    if (!worker->attached && !is_hopeless(worker)) return;
-    any = any || worker->attached;
+    if (!worker->attachments[s->gateway->slot].attached && !is_hopeless(worker)) return;
+    any = any || worker->attachments[s->gateway->slot].attached;
   }
   model->was_ready = any;
   set_state(model, any ? MODEL_READY : MODEL_UNAVAILABLE, any ? "" : reason);
@@ -230,10 +236,10 @@ void served_model_remove(struct supervisor *s, struct served_model *model) {
   const struct control_model_number message = {model->number};
   model->role = LEAVING;
   LOG_INFO("model leaves", LOG_STR("model", model->name), LOG_INT("version", model->version));
-  if (s->gateway.link == NULL)
+  if (s->gateway->link == NULL)
     leave(s, model);
   else
-    gateway_tell(s, CONTROL_MODEL_REMOVE, &message, NULL, 0);
+    gateway_tell(s->gateway, CONTROL_MODEL_REMOVE, &message, NULL, 0);
 }
 
 void served_models_removed(struct supervisor *s, uint32_t number) {
@@ -265,7 +271,9 @@ static void go(struct net_post *post) {
     list_remove(&model->workers[i].all);
     uv_close((uv_handle_t *)&model->workers[i].timer, on_timer_closed);
   }
+  struct supervisor *s = model->supervisor;
   if (model->n_workers == 0) served_model_free(model);
+  upgrade_check_workers(s);
 }
 
 /* It goes with the loop's next turn: somebody may be on the way through the lists right now. */

@@ -9,8 +9,9 @@
  *   fingerprint.c       what a generation of a model is made of
  *   reload.c            settings and repository read anew, while everything serves on
  *   workers.c           worker processes: start, attach, death, restart
- *   gateway_process.c   the gateway process: start, drain, death, restart
- *   control_socket.c    `muster status`, `muster stop`, `muster reload`
+ *   gateway_process.c   gateway processes: start, hand-over, drain, death, restart
+ *   upgrade.c           another binary in this one's place; handover.c, inherit.c: the state that goes there
+ *   control_socket.c    `muster status`, `muster stop`, `muster reload`, `muster upgrade`
  *   process.c, death.c, restart_policy.c, worker_plan.c   what they use
  */
 #ifndef SUPERVISOR_STATE_H
@@ -26,11 +27,14 @@
 #include "model/repository.h"
 #include "net/http_server.h"
 #include "supervisor/death.h"
+#include "supervisor/handover.h"
 #include "supervisor/process.h"
 #include "supervisor/restart_policy.h"
 #include "supervisor/worker_plan.h"
 
 struct supervisor;
+
+enum { GATEWAYS = 2 };
 
 enum phase {
   PHASE_STARTING, /* not ready yet */
@@ -98,6 +102,12 @@ enum worker_state {
   WORKER_FAILED,   /* dead, is not started again */
 };
 
+/* Of a worker's process to a gateway. */
+struct attachment {
+  uint64_t epoch; /* 0: none */
+  bool attached;  /* and the gateway says that it is usable */
+};
+
 /* A place for a worker process; processes come and go in it. */
 struct worker {
   struct list all; /* supervisor.workers */
@@ -109,8 +119,7 @@ struct worker {
   uint32_t number;         /* of the present process; every process gets a new one */
   struct process *process; /* NULL: none */
   struct control_link *link;
-  uint64_t epoch; /* of the attachment to the present gateway; 0: none */
-  bool attached;  /* and the gateway says that it is usable */
+  struct attachment attachments[GATEWAYS]; /* by the gateway's slot */
   enum death_wish wish;
   char wish_cause[512];
   mu_status failure; /* what it said with CONTROL_FAILED; MU_OK: nothing */
@@ -123,17 +132,31 @@ struct worker {
 
 /* ---- gateway ----------------------------------------------------------------------------------------------------- */
 
-enum gateway_state { GATEWAY_STARTING, GATEWAY_READY, GATEWAY_DRAINING, GATEWAY_BACKOFF, GATEWAY_GONE };
+enum gateway_state {
+  GATEWAY_GONE,     /* there is none, or it leaves by itself */
+  GATEWAY_STARTING, /* not listening yet */
+  GATEWAY_READY,
+  GATEWAY_HANDING_OVER, /* the present one takes its connections */
+  GATEWAY_DRAINING,
+  GATEWAY_BACKOFF, /* dead, waits to be started again */
+};
 
-enum { LISTENERS_MAX = CONTROL_FDS_MAX, ADDRESS_MAX = 256 };
-
+/* A place for a gateway process. There are two: while one hands over to the next both run. */
 struct gateway {
+  struct supervisor *supervisor;
+  uint32_t slot; /* which of the places */
   enum gateway_state state;
   struct process *process; /* NULL: none */
   struct control_link *link;
-  struct restart_policy policy;
-  uint32_t restarts;
-  uv_timer_t timer;       /* until it is started again */
+  bool listen_due;  /* the present one, from its start until its workers are attached */
+  uv_timer_t timer; /* until it is started again, or listens or has to have taken over, or has to be gone: by state */
+};
+
+/* ---- listeners --------------------------------------------------------------------------------------------------- */
+
+enum { LISTENERS_MAX = CONTROL_FDS_MAX, ADDRESS_MAX = 256 };
+
+struct listeners {
   int fds[LISTENERS_MAX]; /* n_http sockets, then n_metrics; they stay open here for the next gateway */
   uint32_t n_http, n_metrics;
   char http_address[ADDRESS_MAX], metrics_address[ADDRESS_MAX];
@@ -145,11 +168,42 @@ struct gateway {
 struct reload {
   bool going;
   bool again;      /* SIGHUP came meanwhile */
+  bool one_by_one; /* a model is loaded when the one before has come, or cannot */
   bool marked;     /* CONTROL_MARK was sent: with its answer it is over */
   uint64_t serial; /* of the present or last one */
   uint64_t started_ns;
   struct exchange *waiting; /* who wants to hear what became of it */
   json_t *report;           /* what became of the present or last one; NULL: there was none */
+};
+
+/* ---- upgrade ----------------------------------------------------------------------------------------------------- */
+
+enum upgrade_state {
+  UPGRADE_NONE,
+  UPGRADE_CHECKING,  /* the new binary proves itself */
+  UPGRADE_EXECUTING, /* about to become it */
+  UPGRADE_GATEWAY,   /* the gateways change; from here on the new binary runs */
+  UPGRADE_WORKERS,   /* the workers change */
+  UPGRADE_DONE,
+  UPGRADE_REFUSED, /* nothing has changed */
+  UPGRADE_FAILED,  /* in part: the supervisor is the new one */
+};
+
+enum { UPGRADE_PATH_MAX = 4096, UPGRADE_TEXT_MAX = 1024 };
+
+struct upgrade {
+  enum upgrade_state state;
+  uint32_t number; /* of the present or last one */
+  uint64_t started_ns, ended_ns;
+  char binary[UPGRADE_PATH_MAX];
+  char from[64], to[64];        /* versions */
+  char error[UPGRADE_TEXT_MAX]; /* REFUSED, FAILED */
+  uint32_t first_worker;        /* numbers from here on are workers of the new binary */
+  struct upgrade_check *check;
+  uint64_t device, inode;  /* of the binary that proved itself … */
+  struct timespec changed; /* … and when it was written */
+  uint64_t give_up_ns;     /* EXECUTING: when it is not waited any longer */
+  uv_timer_t timer;
 };
 
 /* ---- all --------------------------------------------------------------------------------------------------------- */
@@ -177,14 +231,22 @@ struct supervisor {
   struct list workers;                              /* struct worker, those of all models */
   char devices[PLAN_DEVICES_MAX][PLAN_DEVICE_NAME]; /* by number; "cpu" is 0 */
   uint32_t n_devices;
-  struct gateway gateway;
   struct reload reload;
+  struct listeners listeners;
+  struct gateway gateways[GATEWAYS];
+  struct gateway *gateway; /* the present one: it has the listeners, or will have */
+  struct restart_policy gateway_policy;
+  uint32_t gateway_restarts;
+  int heir; /* the successor's end is open, this one is for the gateway that hands over to it; -1: none */
   uint32_t last_model, last_worker; /* numbers given last */
   uint64_t last_epoch;
+  struct upgrade upgrade;
+  char binary[UPGRADE_PATH_MAX]; /* what this process was started from; "" : not known */
   struct oom_watch oom;
 
   char *control_path; /* of the Unix socket; NULL: none yet */
   struct http_server *control_server;
+  int control_socket; /* the server's listening socket */
   uv_signal_t signals[SIGNALS];
   uv_timer_t stop_timer; /* bounds the phase of stopping that is going on */
 };
@@ -206,7 +268,7 @@ const char *supervisor_state_name(const struct supervisor *s);
 
 /* ---- listeners.c ------------------------------------------------------------------------------------------------- */
 
-/* Opens the sockets of options into s->gateway. MU_EXISTS, MU_INVALID, MU_IO. */
+/* Opens the sockets of options into s->listeners. MU_EXISTS, MU_INVALID, MU_IO. */
 MUST_CHECK mu_status listeners_open(struct supervisor *s, mu_error *err);
 /* May be called again. The gateway's own copies are not touched. */
 void listeners_close(struct supervisor *s);
@@ -220,6 +282,11 @@ void listener_url(const char *address, uint16_t port, char *text, size_t size);
  * MU_NOT_FOUND …: what concerns all; models is untouched. */
 MUST_CHECK mu_status wanted_models_find(const struct options *options, uint32_t cores, struct list *models,
                                         mu_error *err);
+
+/* One of them as it was found, with memory of its own; neither planned nor in a list. version: NULL where none was
+ * found. NULL without memory. */
+struct served_model *served_model_create(const struct options *options, const struct repository_model *found,
+                                         const struct repository_version *version);
 
 /* ---- served_models.c --------------------------------------------------------------------------------------------- */
 
@@ -243,11 +310,10 @@ void served_models_forget(struct supervisor *s);
 void served_model_check_gone(struct served_model *model);
 /* Recomputes the model's state from its workers; tells gateway and log when it has changed. */
 void served_model_update(struct supervisor *s, struct served_model *model);
-/* Tells the gateway of a model that it does not know. */
+/* Tells the gateways of a model that they do not know. */
 void served_model_tell(struct supervisor *s, const struct served_model *model);
-/* Tells a new gateway everything about all models that it is to know; served_models_told: how many are those? */
-void served_models_tell(struct supervisor *s);
-uint32_t served_models_told(const struct supervisor *s);
+/* Tells a new gateway everything about all models that it is to know. */
+void served_models_tell(struct supervisor *s, struct gateway *gateway);
 /* What a worker found. MU_INVALID: not what an earlier worker of the model found, or nonsense. */
 MUST_CHECK mu_status served_model_loaded(struct supervisor *s, struct served_model *model,
                                          struct control_bytes metadata, mu_error *err);
@@ -262,37 +328,56 @@ MUST_CHECK mu_status workers_create(struct supervisor *s, struct served_model *m
 void workers_free(struct served_model *model);
 void workers_start(struct served_model *model);
 /* A new gateway is there: offers it every ready worker. */
-void workers_attach(struct supervisor *s);
-/* Those that a new gateway will be offered. */
-uint32_t workers_ready(const struct supervisor *s);
-/* The gateway is gone: no worker is attached. */
-void workers_detach(struct supervisor *s);
-/* Word of the gateway about a worker. */
-void workers_attached(struct supervisor *s, const struct control_worker_event *event);
-void workers_condemn(struct supervisor *s, const struct control_worker_event *event, enum death_wish wish);
+void workers_attach(struct supervisor *s, struct gateway *gateway);
+/* The gateway is gone: no worker is attached to it. */
+void workers_detach(struct supervisor *s, const struct gateway *gateway);
+/* Whether every worker that is ready takes requests from it. */
+bool workers_are_attached(const struct supervisor *s, const struct gateway *gateway);
+/* Whether every worker that takes requests from one takes them from the other, too. */
+bool workers_follow(const struct supervisor *s, const struct gateway *from, const struct gateway *to);
+/* The present gateway is another one: who is on the way to it has the usual time for that. */
+void workers_await(struct supervisor *s);
+/* Word of a gateway about a worker. */
+void workers_attached(struct gateway *gateway, const struct control_worker_event *event);
+void workers_condemn(struct gateway *gateway, const struct control_worker_event *event, enum death_wish wish);
 /* Those of a model that is not needed any more: they leave. */
 void workers_leave(struct supervisor *s, struct served_model *model);
 /* Word of the gateway: it holds no request any more. */
-void workers_retired(struct supervisor *s, const struct control_worker_event *event);
+void workers_retired(struct gateway *gateway, const struct control_worker_event *event);
 /* All that run hear of changed settings. */
 void workers_tell_options(struct supervisor *s);
 /* Tells all to leave; those that could not listen now (loading) are killed. */
 void workers_stop(struct supervisor *s);
+/* A worker of the supervisor before, into its place. */
+MUST_CHECK mu_status worker_adopt(struct worker *worker, const struct handover_worker *from, mu_error *err);
 void workers_kill(struct supervisor *s);
 bool workers_gone(const struct supervisor *s);
 const char *worker_state_name(enum worker_state state);
 
 /* ---- gateway_process.c ------------------------------------------------------------------------------------------- */
 
-void gateway_init(struct supervisor *s);
+void gateways_init(struct supervisor *s);
+/* The present one. */
 void gateway_start(struct supervisor *s);
-/* Sends to the gateway, where there is one; a message that cannot be sent is logged and ends the gateway, because what
- * it knows would no longer be true. */
-void gateway_tell(struct supervisor *s, enum control_type type, const void *message, const int *fds, size_t n_fds);
+/* Starts one beside the present one. When it has the workers that the present one has, it takes over: upgrade.c hears
+ * upgrade_gateway_left when the one before is gone, or upgrade_gateway_failed. MU_UNAVAILABLE: not now. */
+MUST_CHECK mu_status gateway_start_successor(struct supervisor *s, mu_error *err);
+/* Something that the successor, if there is one, waits for has changed. */
+void gateways_check_listen(struct supervisor *s);
+/* Sends to a gateway, where there is a process; a message that cannot be sent is logged and ends the gateway, because
+ * what it knows would no longer be true. */
+void gateway_tell(struct gateway *gateway, enum control_type type, const void *message, const int *fds, size_t n_fds);
+/* The same to all of them. */
+void gateways_tell(struct supervisor *s, enum control_type type, const void *message);
 /* false: there is nobody who could drain. */
-bool gateway_drain(struct supervisor *s, uint64_t deadline_ns);
-/* It is not started again. A process that is there leaves by itself (drained), or now. */
-void gateway_stop(struct supervisor *s, bool now);
+bool gateways_drain(struct supervisor *s, uint64_t deadline_ns);
+/* None is started again. A process that is there leaves by itself (drained), or now. */
+void gateways_stop(struct supervisor *s, bool now);
+bool gateways_gone(const struct supervisor *s);
+/* A gateway of the supervisor before. */
+MUST_CHECK mu_status gateway_adopt(struct supervisor *s, const struct handover_gateway *from, mu_error *err);
+/* The place beside the present one. */
+struct gateway *gateway_other(struct supervisor *s);
 const char *gateway_state_name(enum gateway_state state);
 
 /* ---- fingerprint.c ----------------------------------------------------------------------------------------------- */
@@ -308,6 +393,8 @@ bool fingerprint_same(const struct served_model *a, const struct served_model *b
 
 /* Begins, or refuses to. exchange: is answered when it is over; NULL: nobody waits for it (SIGHUP). */
 void reload_request(struct supervisor *s, struct exchange *exchange);
+/* For the workers of the binary that now runs: what was inherited counts as changed. One model after the other. */
+void reload_for_upgrade(struct supervisor *s);
 /* Who waited has left. */
 void reload_forget(struct supervisor *s, const struct exchange *exchange);
 /* A COMING model has come, or cannot: goes on with the reload. */
@@ -318,9 +405,32 @@ void reload_marked(struct supervisor *s);
 /* The server stops. */
 void reload_abort(struct supervisor *s);
 
+/* ---- upgrade.c --------------------------------------------------------------------------------------------------- */
+
+void upgrade_init(struct supervisor *s);
+/* Answers: begins with the binary of the query, or refuses to. */
+void upgrade_request(struct supervisor *s, struct exchange *exchange);
+/* Goes on in the new binary. before: what it was given. */
+void upgrade_resume(struct supervisor *s, const struct handover_server *before);
+/* The server stops: nothing goes on. */
+void upgrade_abort(struct supervisor *s);
+/* For `muster status`; NULL without memory. */
+json_t *upgrade_json(const struct supervisor *s);
+bool upgrade_is_going(const struct supervisor *s);
+/* The reload that is part of it is over, or another one. */
+void upgrade_reloaded(struct supervisor *s);
+/* A model has left. */
+void upgrade_check_workers(struct supervisor *s);
+/* The gateway that was there before has left everything to the present one. */
+void upgrade_gateway_left(struct supervisor *s);
+/* The one that was to come has ended; the present one goes on. */
+void upgrade_gateway_failed(struct supervisor *s, const char *why);
+
 /* ---- control_socket.c -------------------------------------------------------------------------------------------- */
 
 MUST_CHECK mu_status control_socket_open(struct supervisor *s, mu_error *err);
+/* The one of the supervisor before; takes fd over. */
+MUST_CHECK mu_status control_socket_adopt(struct supervisor *s, int fd, const char *path, mu_error *err);
 /* Unlinks it, too. */
 void control_socket_close(struct supervisor *s);
 

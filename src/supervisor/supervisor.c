@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "sandbox/sandbox.h"
+#include "supervisor/inherit.h"
 #include "supervisor/state.h"
 
 /* Past the deadline that the gateway was given: to say that it is done, or be killed. */
@@ -38,13 +39,13 @@ static size_t count_served(const struct supervisor *s) {
 }
 
 static bool all_ready(const struct supervisor *s) {
-  return s->gateway.state == GATEWAY_READY && count_models(s, MODEL_READY) == count_served(s);
+  return s->gateway->state == GATEWAY_READY && count_models(s, MODEL_READY) == count_served(s);
 }
 
 /* As --strict-readiness wants it. */
 static bool is_ready(const struct supervisor *s) {
   if (all_ready(s)) return true;
-  return s->gateway.state == GATEWAY_READY && !s->options->strict_readiness && count_models(s, MODEL_READY) > 0;
+  return s->gateway->state == GATEWAY_READY && !s->options->strict_readiness && count_models(s, MODEL_READY) > 0;
 }
 
 const char *supervisor_state_name(const struct supervisor *s) {
@@ -54,11 +55,12 @@ const char *supervisor_state_name(const struct supervisor *s) {
 }
 
 static void log_reached(const struct supervisor *s, const char *message, enum log_level level) {
-  const struct gateway *gateway = &s->gateway;
+  const struct listeners *listeners = &s->listeners;
   char http[512] = "", metrics[512] = "";
-  if (gateway->n_http > 0) listener_url(gateway->http_address, gateway->http_port, http, sizeof http);
-  if (gateway->n_metrics > 0) listener_url(gateway->metrics_address, gateway->metrics_port, metrics, sizeof metrics);
-  if (gateway->n_metrics > 0) strncat(metrics, "/metrics", sizeof metrics - strlen(metrics) - 1);
+  if (listeners->n_http > 0) listener_url(listeners->http_address, listeners->http_port, http, sizeof http);
+  if (listeners->n_metrics > 0)
+    listener_url(listeners->metrics_address, listeners->metrics_port, metrics, sizeof metrics);
+  if (listeners->n_metrics > 0) strncat(metrics, "/metrics", sizeof metrics - strlen(metrics) - 1);
   LOG_AT(level, message, LOG_STR("http", http), LOG_STR("metrics", metrics), LOG_STR("control", s->control_path),
          LOG_INT("models", count_models(s, MODEL_READY)), LOG_INT("of", count_served(s)),
          LOG_INT("ms", (clock_now_ns() - s->started_ns) / NS_PER_MS));
@@ -70,7 +72,7 @@ static void check_readiness(struct supervisor *s) {
     s->was_ready = true;
     s->phase = PHASE_SERVING;
     log_reached(s, "ready", LOG_LEVEL_INFO);
-  } else if (!s->settled && s->gateway.state == GATEWAY_READY && count_models(s, MODEL_LOADING) == 0) {
+  } else if (!s->settled && s->gateway->state == GATEWAY_READY && count_models(s, MODEL_LOADING) == 0) {
     s->settled = true;
     log_reached(s, "not ready: a model cannot be served", LOG_LEVEL_WARNING);
   }
@@ -79,7 +81,7 @@ static void check_readiness(struct supervisor *s) {
 void supervisor_check(struct supervisor *s) {
   if (s->phase < PHASE_DRAINING) {
     check_readiness(s);
-  } else if (s->phase == PHASE_STOPPING && s->gateway.process == NULL && workers_gone(s) && !s->finished) {
+  } else if (s->phase == PHASE_STOPPING && gateways_gone(s) && workers_gone(s) && !s->finished) {
     s->finished = true;
     net_loop_stop(s->loop);
   }
@@ -93,7 +95,7 @@ static void bound_stop(struct supervisor *s, uint64_t ns) {
 
 static void kill_all(struct supervisor *s) {
   s->killed = true;
-  gateway_stop(s, true);
+  gateways_stop(s, true);
   workers_kill(s);
   bound_stop(s, stuck_ns);
 }
@@ -101,7 +103,7 @@ static void kill_all(struct supervisor *s) {
 /* The gateway is done: everybody leaves. */
 static void leave(struct supervisor *s) {
   s->phase = PHASE_STOPPING;
-  gateway_stop(s, false);
+  gateways_stop(s, false);
   workers_stop(s);
   bound_stop(s, leave_ns);
   supervisor_check(s);
@@ -115,10 +117,13 @@ static void stop_now(struct supervisor *s) {
 }
 
 void supervisor_gateway_finished(struct supervisor *s) {
-  if (s->phase == PHASE_DRAINING)
-    leave(s);
-  else
+  if (s->phase != PHASE_DRAINING) {
     supervisor_check(s);
+    return;
+  }
+  for (size_t i = 0; i < GATEWAYS; i++)
+    if (s->gateways[i].state == GATEWAY_DRAINING) return;
+  leave(s);
 }
 
 uint64_t supervisor_stop_ns(const struct supervisor *s) {
@@ -134,9 +139,10 @@ void supervisor_stop(struct supervisor *s, const char *why) {
   s->phase = PHASE_DRAINING;
   s->stop_asked_ns = clock_now_ns();
   reload_abort(s);
+  upgrade_abort(s);
   uint64_t most = supervisor_stop_ns(s);
   LOG_INFO("stopping", LOG_STR("reason", why), LOG_INT("at_most_s", most / NS_PER_S));
-  if (!gateway_drain(s, time_add(clock_now_ns(), most))) {
+  if (!gateways_drain(s, time_add(clock_now_ns(), most))) {
     leave(s);
     return;
   }
@@ -151,8 +157,9 @@ void supervisor_give_up(struct supervisor *s) {
 }
 
 static void report_stuck(struct supervisor *s) {
-  if (s->gateway.process != NULL)
-    LOG_ERROR("gateway is stuck in the kernel and stays behind", LOG_INT("pid", process_pid(s->gateway.process)));
+  for (size_t i = 0; i < GATEWAYS; i++)
+    if (s->gateways[i].process != NULL)
+      LOG_ERROR("gateway is stuck in the kernel and stays behind", LOG_INT("pid", process_pid(s->gateways[i].process)));
   list_each (link, &s->workers) {
     const struct worker *worker = list_item(link, struct worker, all);
     if (worker->process != NULL)
@@ -231,18 +238,22 @@ static mu_status prepare_sandbox(const struct options *options, mu_error *err) {
   return sandbox_hide(err);
 }
 
-/* Everything that can fail before a process is started. */
 static mu_status prepare(struct supervisor *s, mu_error *err) {
   s->loop = net_loop_create();
   if (s->loop == NULL) return mu_fail(err, MU_NO_MEMORY, "no memory for the event loop");
   uv_timer_init(net_loop_uv(s->loop), &s->stop_timer);
   s->stop_timer.data = s;
-  gateway_init(s);
+  gateways_init(s);
+  upgrade_init(s);
   mu_status status = prepare_sandbox(s->options, err);
   if (status != MU_OK) return status;
   status = options_encode(s->options, &s->encoded_options);
-  if (status != MU_OK) return mu_fail(err, status, "cannot encode the settings (%s)", status_name(status));
-  status = served_models_create(s, err);
+  return status == MU_OK ? status : mu_fail(err, status, "cannot encode the settings (%s)", status_name(status));
+}
+
+/* Everything that can fail before a process is started. */
+static mu_status open_all(struct supervisor *s, mu_error *err) {
+  mu_status status = served_models_create(s, err);
   if (status == MU_OK) status = listeners_open(s, err);
   if (status == MU_OK) status = control_socket_open(s, err);
   if (status == MU_OK) status = watch_signals(s, err);
@@ -279,15 +290,38 @@ static void release(struct supervisor *s) {
   oom_watch_close(&s->oom);
 }
 
-int supervisor_main(struct options *options, int argc, char **argv) {
+/* Everything that is there already, in a process that has become this binary. */
+static mu_status take_over(struct supervisor *s, int state, mu_error *err) {
+  struct handover_file file;
+  mu_status status = state >= 0 ? handover_open(state, &file, err)
+                                : mu_fail(err, MU_INVALID, "MUSTER_ROLE_STATE is muster's own, for an upgrade");
+  if (status != MU_OK) return status;
+  status = inherit_take(s, &file.state, err);
+  if (status == MU_OK) status = watch_signals(s, err);
+  if (status == MU_OK) upgrade_resume(s, file.state.server);
+  handover_close(&file);
+  close(state);
+  return status;
+}
+
+static mu_status begin(struct supervisor *s, int state, mu_error *err) {
+  mu_status status = prepare(s, err);
+  if (status != MU_OK) return status;
+  if (state != -1) return take_over(s, state, err);
+  status = open_all(s, err);
+  if (status != MU_OK) return status;
+  gateway_start(s);
+  list_each (link, &s->models)
+    if (s->phase < PHASE_STOPPING) workers_start(list_item(link, struct served_model, link));
+  return MU_OK;
+}
+
+int supervisor_main(struct options *options, int argc, char **argv, int state) {
   struct supervisor s;
   mu_error err = {{0}};
   raise_descriptor_limit();
   init(&s, options, argc, argv);
-  if (prepare(&s, &err) == MU_OK) {
-    gateway_start(&s);
-    list_each (link, &s.models)
-      if (s.phase < PHASE_STOPPING) workers_start(list_item(link, struct served_model, link));
+  if (begin(&s, state, &err) == MU_OK) {
     if (!s.finished) net_loop_run(s.loop);
     LOG_INFO("stopped", LOG_INT("status", s.exit_status));
   } else {

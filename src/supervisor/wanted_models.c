@@ -71,8 +71,7 @@ static mu_status copy_texts(struct served_model *model) {
   return model->text != NULL ? MU_OK : MU_NO_MEMORY;
 }
 
-/* version: NULL where none was found. */
-static struct served_model *model_create(const struct options *options, const struct repository_model *found,
+struct served_model *served_model_create(const struct options *options, const struct repository_model *found,
                                          const struct repository_version *version) {
   struct served_model *model = calloc(1, sizeof *model);
   if (model == NULL) return NULL;
@@ -121,7 +120,7 @@ static void make_plan(struct served_model *model, const struct repository_model 
 
 static mu_status add_version(const struct options *options, uint32_t cores, const struct repository_model *found,
                              const struct repository_version *version, struct list *models) {
-  struct served_model *model = model_create(options, found, version);
+  struct served_model *model = served_model_create(options, found, version);
   if (model == NULL) return MU_NO_MEMORY;
   make_plan(model, found, cores);
   list_push_back(models, &model->link);

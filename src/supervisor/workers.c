@@ -56,16 +56,17 @@ static uint64_t attach_ns(const struct worker *worker) {
 /* ---- attaching to the gateway ------------------------------------------------------------------------------------ */
 
 /* Gives gateway and worker the two ends of a socket over which they then agree on shared memory. */
-static void attach(struct worker *worker) {
+static void attach(struct worker *worker, struct gateway *gateway) {
   struct supervisor *s = worker->supervisor;
-  if (s->gateway.link == NULL || worker->state != WORKER_READY) return;
+  struct attachment *attachment = &worker->attachments[gateway->slot];
+  /* One that drains or hands over, too: what it has in hand may have lost its worker. */
+  if (gateway->state == GATEWAY_GONE || gateway->link == NULL || worker->state != WORKER_READY) return;
   int ends[2];
   if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) != 0) {
     condemn(worker, DEATH_UNREACHABLE, strerror(errno));
     return;
   }
-  worker->epoch = ++s->last_epoch;
-  worker->attached = false;
+  *attachment = (struct attachment){.epoch = ++s->last_epoch};
   const struct device_tokens tokens =
       worker_plan_tokens(worker->group->device, worker->model->plan.threads, s->cores, s->options->cpu_slots);
   const struct control_worker_attach message = {
@@ -75,66 +76,89 @@ static void attach(struct worker *worker) {
       .device_tokens = tokens.device,
       .batch_tokens = tokens.batch,
       .lanes = worker->group->instances,
-      .epoch = worker->epoch,
+      .epoch = attachment->epoch,
       .device_name = worker->group->device,
       .pid = process_pid(worker->process),
   };
-  const struct control_worker_peer peer = {worker->epoch};
+  const struct control_worker_peer peer = {attachment->epoch};
   mu_status status = control_link_send(worker->link, CONTROL_WORKER_PEER, &peer, &ends[1], 1);
   if (status == MU_OK)
-    gateway_tell(s, CONTROL_WORKER_ATTACH, &message, &ends[0], 1);
+    gateway_tell(gateway, CONTROL_WORKER_ATTACH, &message, &ends[0], 1);
   else if (status != MU_CANCELED) /* that one is ending by itself */
     condemn(worker, DEATH_UNREACHABLE, status_name(status));
   close(ends[0]);
   close(ends[1]);
-  set_timer(worker, attach_ns(worker));
+  /* A successor that does not get there in time goes, not the worker. */
+  if (gateway == s->gateway) set_timer(worker, attach_ns(worker));
 }
 
-void workers_attach(struct supervisor *s) {
-  list_each (link, &s->workers) attach(list_item(link, struct worker, all));
+void workers_attach(struct supervisor *s, struct gateway *gateway) {
+  list_each (link, &s->workers) attach(list_item(link, struct worker, all), gateway);
 }
 
-uint32_t workers_ready(const struct supervisor *s) {
-  uint32_t n = 0;
-  list_each (link, &s->workers) n += list_item(link, struct worker, all)->state == WORKER_READY;
-  return n;
-}
-
-void workers_detach(struct supervisor *s) {
+void workers_detach(struct supervisor *s, const struct gateway *gateway) {
   list_each (link, &s->workers) {
     struct worker *worker = list_item(link, struct worker, all);
-    worker->epoch = 0;
-    worker->attached = false;
+    worker->attachments[gateway->slot] = (struct attachment){0};
+    if (gateway != s->gateway) continue;
     if (worker->state == WORKER_READY) uv_timer_stop(&worker->timer);
     if (worker->state == WORKER_RETIRING) stop(worker);
   }
   list_each (link, &s->models) served_model_update(s, list_item(link, struct served_model, link));
 }
 
-/* The worker of an event, unless what it says is about an earlier attachment. */
-static struct worker *find(struct supervisor *s, const struct control_worker_event *event) {
+bool workers_follow(const struct supervisor *s, const struct gateway *from, const struct gateway *to) {
+  list_each (link, &s->workers) {
+    const struct attachment *attachments = list_item(link, struct worker, all)->attachments;
+    if (attachments[from->slot].attached && !attachments[to->slot].attached) return false;
+  }
+  return true;
+}
+
+bool workers_are_attached(const struct supervisor *s, const struct gateway *gateway) {
+  list_each (link, &s->workers) {
+    const struct worker *worker = list_item(link, struct worker, all);
+    if (worker->state == WORKER_READY && !worker->attachments[gateway->slot].attached) return false;
+  }
+  return true;
+}
+
+void workers_await(struct supervisor *s) {
   list_each (link, &s->workers) {
     struct worker *worker = list_item(link, struct worker, all);
-    if (worker->process != NULL && worker->number == event->worker && worker->epoch == event->epoch) return worker;
+    const struct attachment *attachment = &worker->attachments[s->gateway->slot];
+    if (worker->state == WORKER_READY && attachment->epoch != 0 && !attachment->attached)
+      set_timer(worker, attach_ns(worker));
+  }
+}
+
+/* The worker of an event, unless what the gateway says is about an earlier attachment. */
+static struct worker *find(struct gateway *gateway, const struct control_worker_event *event) {
+  struct supervisor *s = gateway->supervisor;
+  list_each (link, &s->workers) {
+    struct worker *worker = list_item(link, struct worker, all);
+    if (worker->process != NULL && worker->number == event->worker &&
+        worker->attachments[gateway->slot].epoch == event->epoch)
+      return worker;
   }
   return NULL;
 }
 
-void workers_attached(struct supervisor *s, const struct control_worker_event *event) {
-  struct worker *worker = find(s, event);
+void workers_attached(struct gateway *gateway, const struct control_worker_event *event) {
+  struct worker *worker = find(gateway, event);
   if (worker == NULL || worker->state != WORKER_READY) return;
-  uv_timer_stop(&worker->timer);
-  worker->attached = true;
+  worker->attachments[gateway->slot].attached = true;
+  if (gateway == gateway->supervisor->gateway) uv_timer_stop(&worker->timer);
   update_model(worker);
 }
 
-void workers_condemn(struct supervisor *s, const struct control_worker_event *event, enum death_wish wish) {
-  struct worker *worker = find(s, event);
+void workers_condemn(struct gateway *gateway, const struct control_worker_event *event, enum death_wish wish) {
+  struct worker *worker = find(gateway, event);
   if (worker != NULL) condemn(worker, wish, event->why);
 }
 
-void workers_retired(struct supervisor *s, const struct control_worker_event *event) {
-  struct worker *worker = find(s, event);
+void workers_retired(struct gateway *gateway, const struct control_worker_event *event) {
+  struct worker *worker = find(gateway, event);
   if (worker != NULL && worker->state == WORKER_RETIRING) stop(worker);
 }
 
@@ -180,7 +204,7 @@ static void on_ready(struct worker *worker, const struct control_packet *packet)
   LOG_INFO("worker ready", LOG_STR("model", worker->model->name), LOG_INT("version", worker->model->version),
            LOG_STR("device", worker->group->device), LOG_INT("worker", worker->number),
            LOG_INT("pid", process_pid(worker->process)), LOG_INT("ms", (now - worker->started_ns) / NS_PER_MS));
-  attach(worker);
+  for (size_t i = 0; i < GATEWAYS; i++) attach(worker, &worker->supervisor->gateways[i]);
 }
 
 static void on_message(void *context, struct control_packet *packet) {
@@ -251,6 +275,17 @@ static struct death judge(struct worker *worker, int code, int status) {
   return death_judge(&facts);
 }
 
+static void detach(struct worker *worker, const struct death *death) {
+  struct supervisor *s = worker->supervisor;
+  for (size_t i = 0; i < GATEWAYS; i++) {
+    struct attachment *attachment = &worker->attachments[i];
+    const struct control_worker_gone gone = {worker->number, attachment->epoch, death->blamed, death->why};
+    if (attachment->epoch != 0) gateway_tell(&s->gateways[i], CONTROL_WORKER_GONE, &gone, NULL, 0);
+    *attachment = (struct attachment){0};
+  }
+  gateways_check_listen(s);
+}
+
 static void on_ended(void *context, int code, int status) {
   struct worker *worker = context;
   struct supervisor *s = worker->supervisor;
@@ -261,12 +296,7 @@ static void on_ended(void *context, int code, int status) {
   worker->link = NULL;
   process_free(worker->process);
   worker->process = NULL;
-  if (worker->epoch != 0) {
-    const struct control_worker_gone gone = {worker->number, worker->epoch, death.blamed, death.why};
-    gateway_tell(s, CONTROL_WORKER_GONE, &gone, NULL, 0);
-  }
-  worker->epoch = 0;
-  worker->attached = false;
+  detach(worker, &death);
   if (s->phase >= PHASE_STOPPING)
     supervisor_check(s);
   else if (worker->model->role == LEFT)
@@ -322,8 +352,9 @@ static mu_status send_start(struct worker *worker) {
   return control_link_send(worker->link, CONTROL_WORKER_START, &message, &model->file, n_files);
 }
 
+static const struct control_link_events link_events = {on_message, on_lost};
+
 static mu_status spawn(struct worker *worker, mu_error *err) {
-  static const struct control_link_events events = {on_message, on_lost};
   const struct supervisor *s = worker->supervisor;
   char title[512];
   snprintf(title, sizeof title, "muster: worker %s/%lld %s", worker->model->name, (long long)worker->model->version,
@@ -332,7 +363,7 @@ static mu_status spawn(struct worker *worker, mu_error *err) {
   int control;
   mu_status status = process_spawn(s->loop, &spec, on_ended, worker, &worker->process, &control, err);
   if (status != MU_OK) return status;
-  worker->link = control_link_create(s->loop, control, &events, worker);
+  worker->link = control_link_create(s->loop, control, &link_events, worker);
   if (worker->link == NULL) close(control);
   return MU_OK;
 }
@@ -376,6 +407,32 @@ void workers_tell_options(struct supervisor *s) {
   }
 }
 
+mu_status worker_adopt(struct worker *worker, const struct handover_worker *from, mu_error *err) {
+  const struct supervisor *s = worker->supervisor;
+  worker->number = from->number;
+  worker->state = (enum worker_state)from->state;
+  worker->attachments[0] = (struct attachment){from->epoch_0, from->attached_0};
+  worker->attachments[1] = (struct attachment){from->epoch_1, from->attached_1};
+  worker->wish = (enum death_wish)from->wish;
+  snprintf(worker->wish_cause, sizeof worker->wish_cause, "%s", from->wish_cause);
+  worker->failure = (mu_status)from->failure;
+  worker->restarts = from->restarts;
+  worker->started_ns = from->started_ns;
+  worker->policy = (struct restart_policy){.early_deaths = from->early_deaths,
+                                           .ready = from->was_ready,
+                                           .restarted = from->restarted,
+                                           .ready_ns = from->ready_ns,
+                                           .delay_ns = from->delay_ns};
+  set_reason(worker, from->reason);
+  uint64_t now = clock_now_ns();
+  if (from->due_ns > 0) set_timer(worker, from->due_ns > now ? from->due_ns - now : 0);
+  if (from->pid == 0) return MU_OK;
+  mu_status status = process_adopt(s->loop, from->pid, from->pidfd, on_ended, worker, &worker->process, err);
+  if (status != MU_OK) return status;
+  worker->link = control_link_create(s->loop, from->control, &link_events, worker);
+  return worker->link != NULL ? MU_OK : mu_fail(err, MU_NO_MEMORY, "no memory to speak to a worker");
+}
+
 /* ---- stop -------------------------------------------------------------------------------------------------------- */
 
 static void stop(struct worker *worker) {
@@ -391,16 +448,17 @@ static void stop(struct worker *worker) {
 
 /* The gateway lets go of it first. */
 static void retire(struct worker *worker) {
-  const struct control_worker_retire message = {worker->number, worker->epoch};
+  const struct control_worker_retire message = {worker->number,
+                                                worker->attachments[worker->supervisor->gateway->slot].epoch};
   worker->state = WORKER_RETIRING;
   set_timer(worker, attach_ns(worker));
-  gateway_tell(worker->supervisor, CONTROL_WORKER_RETIRE, &message, NULL, 0);
+  gateway_tell(worker->supervisor->gateway, CONTROL_WORKER_RETIRE, &message, NULL, 0);
 }
 
 void workers_leave(struct supervisor *s, struct served_model *model) {
   for (size_t i = 0; i < model->n_workers; i++) {
     struct worker *worker = &model->workers[i];
-    if (worker->attached && worker->state == WORKER_READY && s->gateway.link != NULL)
+    if (worker->attachments[s->gateway->slot].attached && worker->state == WORKER_READY && s->gateway->link != NULL)
       retire(worker);
     else
       stop(worker);

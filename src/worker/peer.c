@@ -11,7 +11,7 @@
 /* What the thread of a lane needs for itself: the messages are too large for a stack. */
 struct lane_thread {
   struct peer *peer;
-  struct lane *lane;
+  struct lane_seat *seat;
   uint32_t number;
   pthread_t thread;
   struct channel_job job;
@@ -23,6 +23,8 @@ struct peer {
   struct lane_thread *threads;
   uint32_t n_threads; /* started */
   int wake;
+  bool closing; /* peer_close was called */
+  bool hurried; /* peer_hurry was called */
   _Atomic uint32_t running;
   _Atomic uint64_t steps; /* see pass_order */
   pthread_mutex_t lock;   /* of the two below */
@@ -58,7 +60,7 @@ static void serve(struct lane_thread *self) {
       return;
     }
     pass_order(self->peer);
-    mu_status run = lane_run(self->lane, &self->job, &self->completion);
+    mu_status run = lane_run(self->seat, &self->job, &self->completion);
     pass_order(self->peer);
     status = channel_worker_complete(channel, self->number, &self->completion);
     if (run != MU_OK) {
@@ -78,7 +80,6 @@ static void *lane_main(void *argument) {
   char name[16];
   snprintf(name, sizeof name, "lane-%u", self->number);
   pthread_setname_np(pthread_self(), name);
-  lane_begin(self->lane, channel_worker_input(peer->channel), channel_worker_output(peer->channel));
   serve(self);
   channel_worker_close(peer->channel); /* one lane that ends takes the others along */
   int wake = peer->wake;
@@ -89,19 +90,27 @@ static void *lane_main(void *argument) {
 
 /* ---- life -------------------------------------------------------------------------------------------------------- */
 
+static void free_thread(struct lane_thread *thread) {
+  free(thread->job.spans);
+  lane_seat_free(thread->seat);
+}
+
 static mu_status start_thread(struct peer *peer, struct lane *lane, mu_error *err) {
   struct lane_thread *thread = &peer->threads[peer->n_threads];
   thread->peer = peer;
-  thread->lane = lane;
   thread->number = peer->n_threads;
   uint32_t max_spans = channel_worker_max_spans(peer->channel);
   thread->job.spans = calloc(max_spans > 0 ? max_spans : 1, sizeof *thread->job.spans);
-  if (thread->job.spans == NULL) return mu_fail(err, MU_NO_MEMORY, "no memory for a lane");
+  thread->seat = lane_seat_create(lane, channel_worker_input(peer->channel), channel_worker_output(peer->channel));
+  if (thread->job.spans == NULL || thread->seat == NULL) {
+    free_thread(thread);
+    return mu_fail(err, MU_NO_MEMORY, "no memory for a lane");
+  }
   atomic_fetch_add(&peer->running, 1);
   int error = pthread_create(&thread->thread, NULL, lane_main, thread);
   if (error != 0) {
     atomic_fetch_sub(&peer->running, 1);
-    free(thread->job.spans);
+    free_thread(thread);
     return mu_fail(err, MU_IO, "cannot start the thread of a lane: %s", strerror(error));
   }
   peer->n_threads++;
@@ -148,15 +157,22 @@ bool peer_obey(struct peer *peer) {
   uint64_t batch = 0;
   mu_status status;
   while ((status = channel_worker_next_stop(peer->channel, &lane, &batch)) == MU_OK) {
-    if (lane < peer->n_threads) lane_stop(peer->threads[lane].lane, batch);
+    if (lane < peer->n_threads) lane_stop(peer->threads[lane].seat, batch);
   }
   return status == MU_UNAVAILABLE;
 }
 
-void peer_close(struct peer *peer) { channel_worker_close(peer->channel); }
+void peer_close(struct peer *peer) {
+  peer->closing = true;
+  channel_worker_close(peer->channel);
+}
+
+bool peer_closing(const struct peer *peer) { return peer->closing; }
+bool peer_hurried(const struct peer *peer) { return peer->hurried; }
 
 void peer_hurry(struct peer *peer) {
-  for (uint32_t i = 0; i < peer->n_threads; i++) lane_stop_any(peer->threads[i].lane);
+  peer->hurried = true;
+  for (uint32_t i = 0; i < peer->n_threads; i++) lane_stop_any(peer->threads[i].seat);
 }
 
 bool peer_over(const struct peer *peer) { return atomic_load(&peer->running) == 0; }
@@ -173,7 +189,7 @@ mu_status peer_free(struct peer *peer, mu_error *reason) {
   if (peer->n_threads > 0) channel_worker_close(peer->channel);
   for (uint32_t i = 0; i < peer->n_threads; i++) {
     pthread_join(peer->threads[i].thread, NULL);
-    free(peer->threads[i].job.spans);
+    free_thread(&peer->threads[i]);
   }
   mu_status end = peer->end;
   if (end != MU_OK) mu_fail(reason, end, "%s", peer->reason.message);

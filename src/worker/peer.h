@@ -1,6 +1,7 @@
 /*
- * A gateway's hold on a worker: the channel to it, and a thread for each lane that takes jobs from it. A worker has at
- * most one: when a gateway dies, its peer ends before the next one begins. Main thread of the worker.
+ * A gateway's hold on a worker: the channel to it, and a thread for each lane that takes jobs from it and has a seat
+ * there. While one gateway hands over to the next a worker has a peer for each, and their jobs take turns; when a
+ * gateway dies, its peer ends before the next one begins. Main thread of the worker.
  */
 #ifndef WORKER_PEER_H
 #define WORKER_PEER_H
@@ -11,7 +12,7 @@ struct peer;
 
 /*
  * Answers the gateway's offer on socket and starts the threads. Takes socket over in every case. lanes (n of them) are
- * borrowed and nobody else's until peer_free. wake: an eventfd that is written whenever a thread ends.
+ * borrowed until peer_free. wake: an eventfd that is written whenever a thread ends.
  * MU_INVALID: the gateway wants more lanes than there are, or wrote nonsense; MU_IO, MU_NO_MEMORY, MU_CANCELED.
  */
 MUST_CHECK mu_status peer_create(int socket, struct lane *const *lanes, uint32_t n, int wake, struct peer **ret_peer,
@@ -27,6 +28,9 @@ bool peer_obey(struct peer *peer);
 void peer_close(struct peer *peer);
 /* Nobody waits for those jobs: they should end soon. To be repeated until peer_over. */
 void peer_hurry(struct peer *peer);
+/* Whether it was closed, and whether it was hurried. */
+bool peer_closing(const struct peer *peer);
+bool peer_hurried(const struct peer *peer);
 /* Whether all threads have ended. */
 bool peer_over(const struct peer *peer);
 

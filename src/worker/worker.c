@@ -19,7 +19,10 @@
 #include "worker/peer.h"
 #include "worker/warmup.h"
 
-enum { HURRY_MS = 20 }; /* how often runs that nobody waits for are told to stop */
+enum {
+  HURRY_MS = 20, /* how often runs that nobody waits for are told to stop */
+  PEERS_MAX = 2  /* a gateway, and the one that it hands over to */
+};
 
 struct worker {
   int control;
@@ -28,11 +31,9 @@ struct worker {
   char file[32]; /* path of the model file, where it came as a descriptor */
   struct worker_model model;
   struct lane **lanes;
-  struct peer *peer;
-  bool closing; /* the peer is to end … */
-  bool hurry;   /* … and what it runs is of no use to anybody */
-  int next;     /* socket of the gateway that comes after it; -1: none */
-  bool leaving; /* told to stop: without a peer the worker ends */
+  struct peer *peers[PEERS_MAX]; /* NULL: none */
+  int next;                      /* socket of a gateway that waits until it can be a peer; -1: none */
+  bool leaving;                  /* told to stop: without a peer the worker ends */
 };
 
 /* ---- the process ------------------------------------------------------------------------------------------------- */
@@ -145,35 +146,58 @@ static mu_status become_ready(struct worker *worker, mu_error *err) {
 
 /* ---- serving ----------------------------------------------------------------------------------------------------- */
 
-static void end_peer(struct worker *worker, bool hurry) {
-  if (worker->peer == NULL) return;
-  worker->closing = true;
-  worker->hurry = worker->hurry || hurry;
-  peer_close(worker->peer);
-  if (worker->hurry) peer_hurry(worker->peer);
+/* hurry: what it runs is of no use to anybody. */
+static void end_peer(struct peer *peer, bool hurry) {
+  if (peer == NULL) return;
+  peer_close(peer);
+  if (hurry) peer_hurry(peer);
+}
+
+/* Where the next peer goes; NULL: nowhere yet. A gateway that is gone and still has something running here is waited
+ * for: the batches of its successor must not be blamed for the time that this takes. */
+static struct peer **free_place(struct worker *worker) {
+  struct peer **place = NULL;
+  for (size_t i = 0; i < PEERS_MAX; i++) {
+    if (worker->peers[i] == NULL)
+      place = &worker->peers[i];
+    else if (peer_closing(worker->peers[i]))
+      return NULL;
+  }
+  return place;
 }
 
 static void attach(struct worker *worker) {
   mu_error err;
+  struct peer **place = free_place(worker);
+  if (worker->next < 0 || worker->leaving || place == NULL) return;
   int socket = worker->next;
   worker->next = -1;
-  mu_status status = peer_create(socket, worker->lanes, worker->model.n_instances, worker->wake, &worker->peer, &err);
+  mu_status status = peer_create(socket, worker->lanes, worker->model.n_instances, worker->wake, place, &err);
   if (status != MU_OK) { /* the gateway sees its end close and asks for another worker */
     LOG_ERROR("cannot attach to the gateway", LOG_STR("error", err.message));
   }
 }
 
-/* Another gateway: the one before is dead, and with it everybody who waits for its results. */
+/* What the gateways have said, or that they are gone. */
+static void obey_peers(struct worker *worker) {
+  for (size_t i = 0; i < PEERS_MAX; i++) {
+    struct peer *peer = worker->peers[i];
+    if (peer != NULL && !peer_closing(peer) && !peer_obey(peer)) end_peer(peer, true);
+  }
+}
+
+/* Another gateway wants to attach: beside one that hands over to it, or after one that has died, whose end of file is
+ * then there to be seen already. */
 static void take_peer(struct worker *worker, struct control_packet *packet) {
   if (worker->next >= 0) close(worker->next);
   worker->next = packet->n_fds > 0 ? packet->fds[0] : -1;
   if (packet->n_fds > 0) packet->fds[0] = -1;
-  end_peer(worker, true);
+  obey_peers(worker);
 }
 
 static void take_stop(struct worker *worker, struct control_packet *packet) {
   worker->leaving = true;
-  end_peer(worker, false);
+  for (size_t i = 0; i < PEERS_MAX; i++) end_peer(worker->peers[i], false);
 }
 
 /* What a model is served with does not change while it is; only the log does. */
@@ -201,35 +225,52 @@ static mu_status take_message(struct worker *worker, mu_error *err) {
   return status;
 }
 
-/* Clears a peer away whose threads have ended. MU_IO: the device is lost, whatever the other lanes do. */
+/* Clears peers away whose threads have ended. MU_IO: the device is lost, whatever the other lanes do. */
 static mu_status reap(struct worker *worker, mu_error *err) {
-  if (worker->peer == NULL) return MU_OK;
-  if (peer_lost_device(worker->peer, err)) return MU_IO;
-  if (!peer_over(worker->peer)) return MU_OK;
-  mu_error reason;
-  if (peer_free(worker->peer, &reason) != MU_OK) {
-    LOG_ERROR("lost the gateway", LOG_STR("error", reason.message));
+  for (size_t i = 0; i < PEERS_MAX; i++) {
+    struct peer *peer = worker->peers[i];
+    if (peer == NULL) continue;
+    if (peer_lost_device(peer, err)) return MU_IO;
+    if (!peer_over(peer)) continue;
+    mu_error reason;
+    if (peer_free(peer, &reason) != MU_OK) LOG_ERROR("lost the gateway", LOG_STR("error", reason.message));
+    worker->peers[i] = NULL;
   }
-  worker->peer = NULL;
-  worker->closing = worker->hurry = false;
   return MU_OK;
 }
 
-static mu_status wait_for_something(struct worker *worker, mu_error *err) {
-  bool listens = worker->peer != NULL && !worker->closing;
-  struct pollfd fds[] = {{.fd = worker->control, .events = POLLIN},
-                         {.fd = worker->wake, .events = POLLIN},
-                         {.fd = listens ? peer_socket(worker->peer) : -1, .events = POLLIN}};
-  int n = poll(fds, sizeof fds / sizeof fds[0], worker->hurry ? HURRY_MS : -1);
-  if (n < 0 && errno != EINTR) return mu_fail(err, MU_IO, "poll: %s", strerror(errno));
-  if (n <= 0) {
-    if (worker->hurry) peer_hurry(worker->peer);
-    return MU_OK;
+static bool has_peers(const struct worker *worker) {
+  for (size_t i = 0; i < PEERS_MAX; i++)
+    if (worker->peers[i] != NULL) return true;
+  return false;
+}
+
+/* Those whose runs nobody waits for are told again; was there one? */
+static bool hurry_peers(struct worker *worker) {
+  bool hurried = false;
+  for (size_t i = 0; i < PEERS_MAX; i++) {
+    if (worker->peers[i] == NULL || !peer_hurried(worker->peers[i])) continue;
+    peer_hurry(worker->peers[i]);
+    hurried = true;
   }
+  return hurried;
+}
+
+static mu_status wait_for_something(struct worker *worker, mu_error *err) {
+  enum { CONTROL, WAKE, PEERS, N_FDS = PEERS + PEERS_MAX };
+  struct pollfd fds[N_FDS] = {
+      [CONTROL] = {.fd = worker->control, .events = POLLIN}, [WAKE] = {.fd = worker->wake, .events = POLLIN}};
+  for (size_t i = 0; i < PEERS_MAX; i++) {
+    bool listens = worker->peers[i] != NULL && !peer_closing(worker->peers[i]);
+    fds[PEERS + i] = (struct pollfd){.fd = listens ? peer_socket(worker->peers[i]) : -1, .events = POLLIN};
+  }
+  int n = poll(fds, N_FDS, hurry_peers(worker) ? HURRY_MS : -1);
+  if (n < 0 && errno != EINTR) return mu_fail(err, MU_IO, "poll: %s", strerror(errno));
+  if (n <= 0) return MU_OK;
   eventfd_t ended;
-  if (fds[1].revents != 0) (void)!eventfd_read(worker->wake, &ended); /* reap() looks itself who has ended */
-  if (fds[2].revents != 0 && !peer_obey(worker->peer)) end_peer(worker, true);
-  return fds[0].revents != 0 ? take_message(worker, err) : MU_OK;
+  if (fds[WAKE].revents != 0) (void)!eventfd_read(worker->wake, &ended); /* reap() looks itself who has ended */
+  obey_peers(worker);
+  return fds[CONTROL].revents != 0 ? take_message(worker, err) : MU_OK;
 }
 
 /* MU_OK: told to leave, and nothing runs. */
@@ -237,8 +278,8 @@ static mu_status serve(struct worker *worker, mu_error *err) {
   for (;;) {
     mu_status status = reap(worker, err);
     if (status != MU_OK) return status;
-    if (worker->peer == NULL && worker->leaving) return MU_OK;
-    if (worker->peer == NULL && worker->next >= 0) attach(worker);
+    if (worker->leaving && !has_peers(worker)) return MU_OK;
+    attach(worker);
     status = wait_for_something(worker, err);
     if (status != MU_OK) return status;
   }

@@ -59,7 +59,8 @@ def test_every_way_to_crash(six_ways, way):
         assert [answer.result().status for answer in [first, *neighbours]] == [200] * 4
         refused = guilty.result()
     assert refused.status == 500 and "worker died while it ran this request alone" in refused.error
-    assert [WAYS[way] in why for why in deaths(six_ways, way)] == [True, True]
+    found = wait_for(lambda: (seen := deaths(six_ways, way))[1:] and seen, "both deaths to be logged")
+    assert [WAYS[way] in why for why in found] == [True, True]
     wait_all_ready(six_ways)
     counts = stats(six_ways, way)["inference_stats"]
     assert counts["success"]["count"] == 4 and counts["fail"]["count"] == 1

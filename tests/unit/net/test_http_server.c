@@ -248,6 +248,179 @@ static void drain_does_not_wait_for_silent_clients(void **state) {
   fixture_stop(&f);
 }
 
+/* ---- handing over ------------------------------------------------------------------------------------------------ */
+
+static struct {
+  struct http_server *server; /* that takes what is given */
+  mu_status answer;           /* to whoever gives */
+  int given;
+} heir;
+
+static mu_status give(void *context, int fd) {
+  if (heir.answer != MU_OK) return heir.answer;
+  heir.given++;
+  assert_int_equal(http_server_adopt(heir.server, fcntl(fd, F_DUPFD_CLOEXEC, 0)), MU_OK);
+  return MU_OK;
+}
+
+static void start_heir(struct fixture *f, mu_status answer) {
+  heir.server = http_server_create(f->loop, &recording, f, &f->limits);
+  assert_non_null(heir.server);
+  heir.answer = answer;
+  heir.given = 0;
+}
+
+static uint64_t heirs_connections(void) {
+  struct http_server_counts counts;
+  http_server_count(heir.server, &counts);
+  return counts.connections_open;
+}
+
+/* A listener that the other process has too, with what waits in its backlog. */
+static int share_listener(struct fixture *f) {
+  int fd;
+  mu_error err;
+  assert_int_equal(listen_tcp("127.0.0.1", 0, 1, &fd, &f->port, &err), MU_OK);
+  assert_int_equal(http_server_listen(f->server, fcntl(fd, F_DUPFD_CLOEXEC, 0), &err), MU_OK);
+  return fd;
+}
+
+static void connections_go_to_the_heir(void **state) {
+  struct fixture f;
+  struct client idle, silent, busy, half, pipelined, late;
+  mu_error err;
+  fixture_start(&f, &usual_limits);
+  int shared = share_listener(&f);
+  start_heir(&f, MU_OK);
+  http_server_hold(heir.server);
+  assert_int_equal(http_server_listen(heir.server, shared, &err), MU_OK);
+  client_connect(&idle, &f);
+  client_say(&idle, GET("/idle"));
+  client_expect(&idle, 200, "ok");
+  client_connect(&silent, &f);
+  f.on_end = answer_never;
+  client_connect(&busy, &f);
+  client_say(&busy, GET("/busy"));
+  client_connect(&pipelined, &f);
+  client_say(&pipelined, GET("/p1") GET("/p2") "GET /p3 HTTP/1.1\r\nHo");
+  client_connect(&half, &f);
+  client_say(&half, "GET /half HTTP/1.1\r\nHo");
+  TURN_UNTIL(&f, open_connections(&f) == 5 && f.n_seen == 4);
+  for (int i = 0; i < 20; i++) turn(&f);
+  assert_int_equal(heirs_connections(), 0); /* it holds */
+
+  http_server_hand_over(f.server, give, set_drained, &f);
+  client_connect(&late, &f);
+  client_say(&late, GET("/late"));
+  TURN_UNTIL(&f, heir.given == 2); /* idle and silent */
+  for (int i = 0; i < 20; i++) turn(&f);
+  assert_int_equal(heirs_connections(), 2);
+  assert_int_equal(f.n_seen, 4); /* late waits in the backlog */
+  f.on_end = answer_path;
+  http_server_open(heir.server);
+  client_expect(&late, 200, "/late");
+  client_say(&idle, GET("/idle2"));
+  client_expect(&idle, 200, "/idle2");
+  client_say(&silent, GET("/silent"));
+  client_expect(&silent, 200, "/silent");
+
+  assert_false(f.drained);
+  client_say(&busy, GET("/busy2")); /* the heir's to read */
+  for (int i = 0; i < 20; i++) turn(&f);
+  assert_int_equal(f.n_seen, 7);
+  for (size_t i = 1; i < 4; i++) answer_path(&f.seen[i]);
+  client_expect(&busy, 200, "/busy");
+  client_expect(&busy, 200, "/busy2");
+  client_expect(&pipelined, 200, "/p1");
+  client_expect(&pipelined, 200, "/p2");
+  client_say(&pipelined, "st: h\r\n\r\n" GET("/p4"));
+  client_expect(&pipelined, 200, "/p3");
+  client_expect(&pipelined, 200, "/p4");
+  client_say(&half, "st: h\r\n\r\n" GET("/half2"));
+  client_expect(&half, 200, "/half");
+  client_expect(&half, 200, "/half2");
+  TURN_UNTIL(&f, f.drained);
+  assert_int_equal(open_connections(&f), 0);
+  assert_int_equal(heirs_connections(), 6);
+  struct client *all[] = {&idle, &silent, &busy, &half, &pipelined, &late};
+  for (int i = 0; i < 6; i++) {
+    client_receive(all[i]);
+    assert_false(all[i]->closed);
+    client_free(all[i]);
+  }
+  TURN_UNTIL(&f, heirs_connections() == 0);
+  http_server_free(heir.server);
+  fixture_stop(&f);
+}
+
+static void an_heir_that_is_busy_is_asked_again(void **state) {
+  struct fixture f;
+  struct client c;
+  fixture_start(&f, &usual_limits);
+  start_heir(&f, MU_UNAVAILABLE);
+  client_connect(&c, &f);
+  client_say(&c, GET("/1"));
+  client_expect(&c, 200, "ok");
+  http_server_hand_over(f.server, give, set_drained, &f);
+  client_say(&c, GET("/2"));
+  for (int i = 0; i < 20; i++) turn(&f);
+  assert_int_equal(f.n_seen, 1);
+  heir.answer = MU_OK;
+  client_expect(&c, 200, "ok");
+  assert_int_equal(heirs_connections(), 1);
+  TURN_UNTIL(&f, f.drained);
+  client_free(&c);
+  http_server_free(heir.server);
+  fixture_stop(&f);
+}
+
+static void without_an_heir_clients_may_speak_once_more(void **state) {
+  struct fixture f;
+  struct client c[2];
+  fixture_start(&f, &usual_limits);
+  start_heir(&f, MU_UNAVAILABLE);
+  for (int i = 0; i < 2; i++) {
+    client_connect(&c[i], &f);
+    client_say(&c[i], GET("/1"));
+    client_expect(&c[i], 200, "ok");
+  }
+  http_server_hand_over(f.server, give, set_drained, &f);
+  for (int i = 0; i < 20; i++) turn(&f); /* both wait without being read */
+  heir.answer = MU_CANCELED;
+  for (int i = 0; i < 2; i++) {
+    client_say(&c[i], GET("/2"));
+    struct answer a = client_answer(&c[i]);
+    assert_int_equal(a.status, 200);
+    assert_true(answer_has(&a, "Connection: close"));
+    free(a.body);
+    client_wait_closed(&c[i]);
+    assert_false(c[i].reset);
+    client_free(&c[i]);
+  }
+  TURN_UNTIL(&f, f.drained);
+  http_server_free(heir.server);
+  fixture_stop(&f);
+}
+
+static void a_drain_ends_a_handover(void **state) {
+  struct fixture f;
+  struct client c;
+  fixture_start(&f, &usual_limits);
+  start_heir(&f, MU_UNAVAILABLE);
+  client_connect(&c, &f);
+  client_say(&c, GET("/1"));
+  client_expect(&c, 200, "ok");
+  http_server_hand_over(f.server, give, set_drained, &f);
+  for (int i = 0; i < 5; i++) turn(&f);
+  http_server_drain(f.server, set_drained, &f);
+  client_wait_closed(&c);
+  TURN_UNTIL(&f, f.drained);
+  assert_int_equal(heir.given, 0);
+  client_free(&c);
+  http_server_free(heir.server);
+  fixture_stop(&f);
+}
+
 static struct fixture *draining;
 static void drain_from_inside(struct seen *seen) {
   http_server_drain(draining->server, set_drained, draining);
@@ -363,6 +536,10 @@ int main(void) {
       cmocka_unit_test(drain_finishes_what_is_there),
       cmocka_unit_test(drain_takes_a_request_that_has_arrived),
       cmocka_unit_test(drain_does_not_wait_for_silent_clients),
+      cmocka_unit_test(connections_go_to_the_heir),
+      cmocka_unit_test(an_heir_that_is_busy_is_asked_again),
+      cmocka_unit_test(without_an_heir_clients_may_speak_once_more),
+      cmocka_unit_test(a_drain_ends_a_handover),
       cmocka_unit_test(drain_from_inside_a_request),
       cmocka_unit_test(free_tells_everybody),
       cmocka_unit_test(free_of_nothing),

@@ -262,6 +262,39 @@ static void test_a_new_gateway_takes_over(void **state) {
   }
 }
 
+/* While one gateway hands over to the next, both are answered; each has its own rings, epoch and memory. The first one
+ * that leaves takes nothing along. */
+static void test_two_gateways_at_once(void **state) {
+  struct fixture *f = *state;
+  start_sim(f, "0", "seed", "1");
+  expect_ready(f);
+  int32_t *numbers = (int32_t *)(void *)f->input.data;
+  for (int round = 0; round < 10; round++) { /* more gateways than a worker has places for at once */
+    struct channel_gate *before = f->gate;
+    uint64_t epoch_before = f->epoch;
+    f->gate = NULL; /* attach is to leave it alone */
+    assert_int_equal(attach(f, 1), MU_OK);
+    struct channel_gate *gates[] = {f->gate, before};
+    uint64_t epochs[] = {f->epoch, epoch_before};
+    for (int i = 0; i < 6; i++) {
+      int at = before == NULL ? 0 : i % 2;
+      numbers[0] = 100 * round + i;
+      f->gate = gates[at];
+      f->epoch = epochs[at];
+      describe(f, MU_INT32, 1, 1, 4);
+      submit(f, 0);
+      complete(f);
+      assert_int_equal(f->done.result, CHANNEL_DONE);
+      assert_memory_equal(result(f), numbers, 4);
+    }
+    channel_gate_free(before);
+    f->gate = gates[0];
+    f->epoch = epochs[0];
+  }
+  tell(f, CONTROL_STOP);
+  assert_int_equal(exit_status(f), 0);
+}
+
 static void test_a_stop_reaches_the_run(void **state) {
   struct fixture *f = *state;
   start(f, "auto", MODELS "slow.onnx", "", 1);
@@ -387,6 +420,7 @@ int main(void) {
       WORKER_TEST(test_serves_batches_of_a_model),
       WORKER_TEST(test_gathers_from_scattered_members),
       WORKER_TEST(test_a_new_gateway_takes_over),
+      WORKER_TEST(test_two_gateways_at_once),
       WORKER_TEST(test_a_stop_reaches_the_run),
       WORKER_TEST(test_a_running_batch_is_finished_before_leaving),
       WORKER_TEST(test_too_many_lanes_are_refused),

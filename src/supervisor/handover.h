@@ -1,0 +1,129 @@
+/*
+ * What a supervisor hands to the one that takes its place by execve: everything that cannot be found out again. Bytes
+ * in a memfd, read by another version of muster: versioned, described field by field, every number checked.
+ *
+ *   u32 magic | u32 version | u32 control version | for each kind: u32 count, records
+ *
+ * File descriptors are numbers that stay good across execve. Strings and bytes of a decoded state are its own.
+ */
+#ifndef SUPERVISOR_HANDOVER_H
+#define SUPERVISOR_HANDOVER_H
+
+#include "control/message.h"
+
+/* Of the format. Another one is refused: whoever changes a record counts up. */
+enum { HANDOVER_VERSION = 1, HANDOVER_GATEWAYS = 2 };
+
+struct handover_server {
+  const char *version; /* of muster */
+  uint64_t started_ns;
+  uint32_t last_model, last_worker; /* numbers given last */
+  uint64_t last_epoch;
+  bool was_ready, settled;
+  int32_t control_socket;
+  const char *control_path;
+  const char *http_address, *metrics_address;
+  uint32_t http_port, metrics_port;
+  uint32_t n_http, n_metrics; /* of the listeners */
+  uint32_t gateway;           /* slot of the present one */
+  uint32_t gateway_restarts;
+  uint32_t gateway_early_deaths;
+  bool gateway_was_ready, gateway_restarted;
+  uint64_t gateway_ready_ns, gateway_delay_ns;
+  uint64_t upgrade_started_ns; /* the upgrade that this is part of */
+  uint32_t upgrades;           /* before this one */
+};
+
+struct handover_socket {
+  int32_t fd;
+};
+
+struct handover_device {
+  const char *name;
+};
+
+struct handover_gateway {
+  uint32_t slot, state;
+  int32_t pid, pidfd, control;
+};
+
+struct handover_model {
+  uint32_t number;
+  const char *name;
+  int64_t version;
+  const char *folder;
+  bool has_path;
+  const char *path;
+  int32_t file;              /* that file, kept open; -1: none */
+  struct control_bytes text; /* config.pbtxt */
+  bool named, planned;
+  const char *engine;
+  uint32_t processes, threads;
+  struct control_bytes metadata;
+  uint32_t state;
+  const char *reason;
+  bool was_ready;
+};
+
+/* Of a model's plan, in its order. */
+struct handover_group {
+  uint32_t model;
+  const char *device;
+  uint32_t instances;
+};
+
+struct handover_worker {
+  uint32_t model, place; /* which of the model's workers */
+  uint32_t number, state;
+  int32_t pid, pidfd, control; /* pid 0: there is no process, the other two mean nothing */
+  uint64_t epoch_0, epoch_1;   /* of the attachments to the gateways */
+  bool attached_0, attached_1;
+  uint32_t wish;
+  const char *wish_cause;
+  int32_t failure;
+  uint32_t early_deaths, restarts;
+  bool was_ready, restarted;
+  uint64_t ready_ns, delay_ns, started_ns;
+  uint64_t due_ns; /* its timer; 0: not running */
+  const char *reason;
+};
+
+struct handover {
+  struct handover_server *server; /* one */
+  size_t n_server;
+  struct handover_socket *sockets; /* listeners: HTTP, then metrics */
+  size_t n_sockets;
+  struct handover_device *devices;
+  size_t n_devices;
+  struct handover_gateway *gateways;
+  size_t n_gateways;
+  struct handover_model *models;
+  size_t n_models;
+  struct handover_group *groups;
+  size_t n_groups;
+  struct handover_worker *workers;
+  size_t n_workers;
+};
+
+/* MU_TOO_LARGE, MU_NO_MEMORY. */
+MUST_CHECK mu_status handover_encode(const struct handover *state, struct buffer *out);
+
+/* bytes are borrowed until handover_free. MU_UNSUPPORTED: of another version; MU_INVALID: it does not add up;
+ * MU_NO_MEMORY. */
+MUST_CHECK mu_status handover_decode(const void *bytes, size_t size, struct handover *ret_state, mu_error *err);
+/* What was decoded. */
+void handover_free(struct handover *state);
+
+/* A memfd (CLOEXEC) that holds the state and never changes again, and the way back: maps it, as handover_decode. MU_IO.
+ */
+MUST_CHECK mu_status handover_write(const struct handover *state, int *ret_fd, mu_error *err);
+
+struct handover_file {
+  void *bytes;
+  size_t size;
+  struct handover state;
+};
+MUST_CHECK mu_status handover_open(int fd, struct handover_file *ret_file, mu_error *err);
+void handover_close(struct handover_file *file); /* accepts a zeroed one */
+
+#endif

@@ -1,0 +1,295 @@
+/* The supervisor's state as it goes to the one that takes its place by execve, and how that one takes it over. */
+#include <fcntl.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "engine/engine.h"
+#include "supervisor/inherit.h"
+
+/* ---- giving ------------------------------------------------------------------------------------------------------ */
+
+/* When a timer is due; 0: it does not run. */
+static uint64_t due_ns(const uv_timer_t *timer) {
+  if (!uv_is_active((const uv_handle_t *)timer)) return 0;
+  return time_add(clock_now_ns(), uv_timer_get_due_in(timer) * NS_PER_MS) | 1;
+}
+
+static void give_server(const struct supervisor *s, struct handover_server *server) {
+  const struct restart_policy *policy = &s->gateway_policy;
+  *server = (struct handover_server){
+      .version = MUSTER_VERSION,
+      .started_ns = s->started_ns,
+      .last_model = s->last_model,
+      .last_worker = s->last_worker,
+      .last_epoch = s->last_epoch,
+      .was_ready = s->was_ready,
+      .settled = s->settled,
+      .control_socket = s->control_socket,
+      .control_path = s->control_path,
+      .http_address = s->listeners.http_address,
+      .metrics_address = s->listeners.metrics_address,
+      .http_port = s->listeners.http_port,
+      .metrics_port = s->listeners.metrics_port,
+      .n_http = s->listeners.n_http,
+      .n_metrics = s->listeners.n_metrics,
+      .gateway = s->gateway->slot,
+      .gateway_restarts = s->gateway_restarts,
+      .gateway_early_deaths = policy->early_deaths,
+      .gateway_was_ready = policy->ready,
+      .gateway_restarted = policy->restarted,
+      .gateway_ready_ns = policy->ready_ns,
+      .gateway_delay_ns = policy->delay_ns,
+      .upgrade_started_ns = s->upgrade.started_ns,
+      .upgrades = s->upgrade.number,
+  };
+}
+
+static void give_model(const struct served_model *model, struct handover *state) {
+  const struct worker_plan *plan = &model->plan;
+  state->models[state->n_models++] = (struct handover_model){
+      .number = model->number,
+      .name = model->name,
+      .version = model->version,
+      .folder = model->folder,
+      .has_path = model->path != NULL,
+      .path = model->path,
+      .file = model->file,
+      .text = {model->text, model->text_size},
+      .named = model->named,
+      .planned = model->planned,
+      .engine = plan->engine,
+      .processes = plan->processes,
+      .threads = plan->threads,
+      .metadata = {model->metadata.data, model->metadata.size},
+      .state = model->state,
+      .reason = model->reason,
+      .was_ready = model->was_ready,
+  };
+  for (uint32_t i = 0; model->planned && i < plan->n_groups; i++)
+    state->groups[state->n_groups++] =
+        (struct handover_group){model->number, plan->groups[i].device, plan->groups[i].instances};
+}
+
+static void give_worker(const struct worker *worker, struct handover *state) {
+  bool runs = worker->process != NULL && worker->link != NULL;
+  state->workers[state->n_workers++] = (struct handover_worker){
+      .model = worker->model->number,
+      .place = (uint32_t)(worker - worker->model->workers),
+      .number = worker->number,
+      .state = worker->state,
+      .pid = runs ? process_pid(worker->process) : 0,
+      .pidfd = runs ? process_pidfd(worker->process) : -1,
+      .control = runs ? control_link_socket(worker->link) : -1,
+      .epoch_0 = worker->attachments[0].epoch,
+      .epoch_1 = worker->attachments[1].epoch,
+      .attached_0 = worker->attachments[0].attached,
+      .attached_1 = worker->attachments[1].attached,
+      .wish = worker->wish,
+      .wish_cause = worker->wish_cause,
+      .failure = worker->failure,
+      .early_deaths = worker->policy.early_deaths,
+      .restarts = worker->restarts,
+      .was_ready = worker->policy.ready,
+      .restarted = worker->policy.restarted,
+      .ready_ns = worker->policy.ready_ns,
+      .delay_ns = worker->policy.delay_ns,
+      .started_ns = worker->started_ns,
+      .due_ns = due_ns(&worker->timer),
+      .reason = worker->reason,
+  };
+}
+
+static void give_gateways(const struct supervisor *s, struct handover *state) {
+  for (uint32_t i = 0; i < GATEWAYS; i++) {
+    const struct gateway *gateway = &s->gateways[i];
+    if (gateway->process == NULL || gateway->link == NULL) continue;
+    state->gateways[state->n_gateways++] =
+        (struct handover_gateway){i, gateway->state, process_pid(gateway->process), process_pidfd(gateway->process),
+                                  control_link_socket(gateway->link)};
+  }
+}
+
+static size_t count_list(const struct list *list) {
+  size_t n = 0;
+  list_each (link, list) n++;
+  return n;
+}
+
+mu_status inherit_give(const struct supervisor *s, struct arena *memory, struct handover *ret_state, mu_error *err) {
+  size_t n_models = count_list(&s->models), n_workers = count_list(&s->workers);
+  size_t n_sockets = s->listeners.n_http + s->listeners.n_metrics;
+  struct handover state = {
+      .server = arena_alloc(memory, 1, sizeof *state.server),
+      .sockets = arena_alloc(memory, n_sockets + 1, sizeof *state.sockets),
+      .devices = arena_alloc(memory, s->n_devices, sizeof *state.devices),
+      .gateways = arena_alloc(memory, GATEWAYS, sizeof *state.gateways),
+      .models = arena_alloc(memory, n_models + 1, sizeof *state.models),
+      .groups = arena_alloc(memory, n_models * PLAN_DEVICES_MAX + 1, sizeof *state.groups),
+      .workers = arena_alloc(memory, n_workers + 1, sizeof *state.workers),
+  };
+  if (state.server == NULL || state.sockets == NULL || state.devices == NULL || state.gateways == NULL ||
+      state.models == NULL || state.groups == NULL || state.workers == NULL)
+    return mu_fail(err, MU_NO_MEMORY, "no memory for the state");
+  give_server(s, state.server);
+  state.n_server = 1;
+  for (; state.n_sockets < n_sockets; state.n_sockets++)
+    state.sockets[state.n_sockets].fd = s->listeners.fds[state.n_sockets];
+  for (; state.n_devices < s->n_devices; state.n_devices++)
+    state.devices[state.n_devices].name = s->devices[state.n_devices];
+  give_gateways(s, &state);
+  list_each (link, &s->models) give_model(list_item(link, struct served_model, link), &state);
+  list_each (link, &s->workers) give_worker(list_item(link, struct worker, all), &state);
+  *ret_state = state;
+  return MU_OK;
+}
+
+/* ---- the descriptors --------------------------------------------------------------------------------------------- */
+
+static void set_close_on_exec(int fd, bool close_on_exec) { fcntl(fd, F_SETFD, close_on_exec ? FD_CLOEXEC : 0); }
+
+void inherit_descriptors(const struct handover *state, bool close_on_exec) {
+  set_close_on_exec(state->server->control_socket, close_on_exec);
+  for (size_t i = 0; i < state->n_sockets; i++) set_close_on_exec(state->sockets[i].fd, close_on_exec);
+  for (size_t i = 0; i < state->n_models; i++)
+    if (state->models[i].file >= 0) set_close_on_exec(state->models[i].file, close_on_exec);
+  for (size_t i = 0; i < state->n_gateways; i++) {
+    set_close_on_exec(state->gateways[i].pidfd, close_on_exec);
+    set_close_on_exec(state->gateways[i].control, close_on_exec);
+  }
+  for (size_t i = 0; i < state->n_workers; i++) {
+    if (state->workers[i].pid == 0) continue;
+    set_close_on_exec(state->workers[i].pidfd, close_on_exec);
+    set_close_on_exec(state->workers[i].control, close_on_exec);
+  }
+}
+
+/* ---- taking ------------------------------------------------------------------------------------------------------ */
+
+/* What the format leaves to the reader: names and numbers of this version. */
+mu_status inherit_check(const struct handover *state, mu_error *err) {
+  const struct engine_entry *entry;
+  if (state->n_devices > PLAN_DEVICES_MAX || state->n_sockets > LISTENERS_MAX)
+    return mu_fail(err, MU_UNSUPPORTED, "the state has more devices or listeners than this version knows");
+  for (size_t i = 0; i < state->n_gateways; i++)
+    if (state->gateways[i].state > GATEWAY_BACKOFF) return mu_fail(err, MU_INVALID, "a gateway in an unknown state");
+  for (size_t i = 0; i < state->n_models; i++) {
+    const struct handover_model *model = &state->models[i];
+    if (model->state > MODEL_UNAVAILABLE) return mu_fail(err, MU_INVALID, "a model in an unknown state");
+    if (model->planned && engine_find(model->engine, NULL, &entry, err) != MU_OK) return MU_UNSUPPORTED;
+  }
+  for (size_t i = 0; i < state->n_workers; i++)
+    if (state->workers[i].state > WORKER_FAILED || state->workers[i].wish > DEATH_UNREACHABLE)
+      return mu_fail(err, MU_INVALID, "a worker in an unknown state");
+  return MU_OK;
+}
+
+static mu_status take_listeners(struct supervisor *s, const struct handover *state, mu_error *err) {
+  const struct handover_server *server = state->server;
+  struct listeners *listeners = &s->listeners;
+  if (strlen(server->http_address) >= ADDRESS_MAX || strlen(server->metrics_address) >= ADDRESS_MAX)
+    return mu_fail(err, MU_INVALID, "an address that is too long");
+  strcpy(listeners->http_address, server->http_address);
+  strcpy(listeners->metrics_address, server->metrics_address);
+  listeners->http_port = (uint16_t)server->http_port;
+  listeners->metrics_port = (uint16_t)server->metrics_port;
+  listeners->n_http = server->n_http;
+  listeners->n_metrics = server->n_metrics;
+  for (size_t i = 0; i < state->n_sockets; i++) listeners->fds[i] = state->sockets[i].fd;
+  return MU_OK;
+}
+
+static void take_server(struct supervisor *s, const struct handover *state) {
+  const struct handover_server *server = state->server;
+  s->started_ns = server->started_ns;
+  s->last_epoch = server->last_epoch;
+  s->was_ready = server->was_ready;
+  s->settled = server->settled;
+  s->phase = server->was_ready ? PHASE_SERVING : PHASE_STARTING;
+  s->gateway = &s->gateways[server->gateway];
+  s->gateway_restarts = server->gateway_restarts;
+  s->gateway_policy = (struct restart_policy){.early_deaths = server->gateway_early_deaths,
+                                              .ready = server->gateway_was_ready,
+                                              .restarted = server->gateway_restarted,
+                                              .longest_delay_ns = s->gateway_policy.longest_delay_ns,
+                                              .ready_ns = server->gateway_ready_ns,
+                                              .delay_ns = server->gateway_delay_ns};
+  s->n_devices = 0;
+  for (size_t i = 0; i < state->n_devices; i++)
+    snprintf(s->devices[s->n_devices++], PLAN_DEVICE_NAME, "%s", state->devices[i].name);
+}
+
+static void take_plan(const struct handover *state, const struct handover_model *from, struct served_model *model) {
+  const struct engine_entry *entry;
+  struct worker_plan *plan = &model->plan;
+  mu_error err;
+  model->planned = from->planned;
+  if (!from->planned || engine_find(from->engine, NULL, &entry, &err) != MU_OK) return;
+  plan->engine = entry->engine->name;
+  plan->processes = from->processes;
+  plan->threads = from->threads;
+  for (size_t i = 0; i < state->n_groups && plan->n_groups < PLAN_DEVICES_MAX; i++) {
+    if (state->groups[i].model != from->number) continue;
+    struct worker_group *group = &plan->groups[plan->n_groups++];
+    snprintf(group->device, sizeof group->device, "%s", state->groups[i].device);
+    group->instances = state->groups[i].instances;
+  }
+}
+
+static mu_status take_model(struct supervisor *s, const struct handover *state, const struct handover_model *from,
+                            mu_error *err) {
+  struct model_config config = {.text = from->text.data, .text_size = from->text.size};
+  const struct repository_model found = {.name = (char *)(uintptr_t)from->name,
+                                         .folder = (char *)(uintptr_t)from->folder,
+                                         .config = &config,
+                                         .named = from->named};
+  const struct repository_version version = {from->version, from->has_path ? (char *)(uintptr_t)from->path : NULL};
+  struct served_model *model = served_model_create(s->options, &found, &version);
+  if (model == NULL) return mu_fail(err, MU_NO_MEMORY, "no memory for the models");
+  list_push_back(&s->models, &model->link);
+  if (model->file >= 0) close(model->file); /* what its path names now */
+  model->file = from->file;
+  take_plan(state, from, model);
+  model->state = (enum model_state)from->state;
+  snprintf(model->reason, sizeof model->reason, "%s", from->reason);
+  model->was_ready = from->was_ready;
+  mu_status status = buffer_append(&model->metadata, from->metadata.data, from->metadata.size);
+  if (status != MU_OK) return mu_fail(err, status, "no memory for the models");
+  status = served_model_enroll(s, model, s->options, err);
+  model->number = from->number;
+  return status;
+}
+
+static struct served_model *find_model(const struct supervisor *s, uint32_t number) {
+  list_each (link, &s->models) {
+    struct served_model *model = list_item(link, struct served_model, link);
+    if (model->number == number) return model;
+  }
+  return NULL;
+}
+
+static mu_status take_workers(struct supervisor *s, const struct handover *state, mu_error *err) {
+  mu_status status = MU_OK;
+  for (size_t i = 0; status == MU_OK && i < state->n_workers; i++) {
+    const struct handover_worker *from = &state->workers[i];
+    struct served_model *model = find_model(s, from->model);
+    if (model == NULL || from->place >= model->n_workers)
+      return mu_fail(err, MU_INVALID, "a worker has no place in the plan of its model");
+    status = worker_adopt(&model->workers[from->place], from, err);
+  }
+  return status;
+}
+
+mu_status inherit_take(struct supervisor *s, const struct handover *state, mu_error *err) {
+  mu_status status = inherit_check(state, err);
+  if (status != MU_OK) return status;
+  inherit_descriptors(state, true);
+  take_server(s, state);
+  status = take_listeners(s, state, err);
+  for (size_t i = 0; status == MU_OK && i < state->n_models; i++) status = take_model(s, state, &state->models[i], err);
+  if (status == MU_OK) status = take_workers(s, state, err);
+  for (size_t i = 0; status == MU_OK && i < state->n_gateways; i++) status = gateway_adopt(s, &state->gateways[i], err);
+  s->last_model = state->server->last_model;
+  s->last_worker = state->server->last_worker;
+  if (status != MU_OK) return status;
+  return control_socket_adopt(s, state->server->control_socket, state->server->control_path, err);
+}
