@@ -119,7 +119,13 @@ MUST_CHECK mu_status channel_gate_offer(const struct channel_params *params, int
 MUST_CHECK mu_status channel_gate_finish(struct channel_gate *gate, mu_error *err);
 void channel_gate_free(struct channel_gate *gate); /* closes the socket too; accepts NULL */
 
-/* Reads the offer (blocking), maps, answers. Takes socket over on success. */
+/* Reads the offer (blocking) and maps; says itself why where this fails. Takes socket over on success. The answer is
+ * still owed: an answered gateway counts on somebody who takes its jobs. */
+MUST_CHECK mu_status channel_worker_prepare(int socket, struct channel_worker **ret_worker, mu_error *err);
+/* "Attached", or why not. After either the worker is the caller's, to be freed. */
+MUST_CHECK mu_status channel_worker_answer(struct channel_worker *worker, mu_error *err);
+void channel_worker_refuse(struct channel_worker *worker, mu_status status, const mu_error *why);
+/* Prepares and answers at once. Takes socket over on success. */
 MUST_CHECK mu_status channel_worker_accept(int socket, struct channel_worker **ret_worker, mu_error *err);
 void channel_worker_free(struct channel_worker *worker); /* accepts NULL */
 

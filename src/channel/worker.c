@@ -115,7 +115,7 @@ static struct channel_worker *worker_create(void) {
   return worker;
 }
 
-mu_status channel_worker_accept(int socket, struct channel_worker **ret_worker, mu_error *err) {
+mu_status channel_worker_prepare(int socket, struct channel_worker **ret_worker, mu_error *err) {
   struct handshake_offer offer;
   struct layout_plan peer;
   uint32_t n_fds = 0;
@@ -130,17 +130,36 @@ mu_status channel_worker_accept(int socket, struct channel_worker **ret_worker, 
   worker->epoch = offer.epoch;
   status = map_offer(worker, &offer, n_fds, &peer, &why);
   if (status == MU_OK) status = open_own(worker, &peer, offer.output_size, &why);
-  if (status != MU_OK)
-    refuse(socket, offer.epoch, status, &why);
-  else
-    status = send_answer(worker, socket, &why);
   if (status != MU_OK) {
+    refuse(socket, offer.epoch, status, &why);
     channel_worker_free(worker);
     return mu_fail(err, status, "%s", why.message);
   }
   worker->socket = socket;
   *ret_worker = worker;
   return MU_OK;
+}
+
+mu_status channel_worker_answer(struct channel_worker *worker, mu_error *err) {
+  return send_answer(worker, worker->socket, err);
+}
+
+void channel_worker_refuse(struct channel_worker *worker, mu_status status, const mu_error *why) {
+  refuse(worker->socket, worker->epoch, status, why);
+}
+
+mu_status channel_worker_accept(int socket, struct channel_worker **ret_worker, mu_error *err) {
+  struct channel_worker *worker = NULL;
+  mu_status status = channel_worker_prepare(socket, &worker, err);
+  if (status != MU_OK) return status;
+  status = channel_worker_answer(worker, err);
+  if (status == MU_OK) {
+    *ret_worker = worker;
+    return MU_OK;
+  }
+  worker->socket = -1; /* the caller's still */
+  channel_worker_free(worker);
+  return status;
 }
 
 void channel_worker_free(struct channel_worker *worker) {

@@ -8,6 +8,10 @@
 /* Messages taken in one turn of the loop, so that a busy peer does not keep the others waiting. */
 enum { READ_BURST = 64 };
 
+/* Messages up to here are sent out of memory that the link has from its beginning: what a child has to report
+ * (attached, hung, drained) must get through when there is no memory. */
+enum { SMALL_MESSAGE = 4096 };
+
 struct control_link {
   uv_poll_t poll;
   int socket;
@@ -15,9 +19,10 @@ struct control_link {
   void *context;
   struct list queue; /* struct queued, oldest first */
   size_t queued_bytes;
-  bool mute;   /* the peer is gone; what it said before can still be read */
-  bool lost;   /* `lost` was called */
-  bool closed; /* control_link_free was called; the memory waits for the loop */
+  struct buffer small; /* a message being sent */
+  bool mute;           /* the peer is gone; what it said before can still be read */
+  bool lost;           /* `lost` was called */
+  bool closed;         /* control_link_free was called; the memory waits for the loop */
 };
 
 /* A message that the socket did not take yet. */
@@ -64,7 +69,7 @@ static void read_messages(struct control_link *link, size_t most) {
     struct control_packet packet;
     mu_error err = {{0}};
     mu_status status = control_receive(link->socket, &packet, &err);
-    if (status == MU_UNAVAILABLE) return;
+    if (status == MU_UNAVAILABLE || status == MU_NO_MEMORY) return; /* it stays in the socket: the loop comes back */
     if (status != MU_OK) {
       report_lost(link, &err);
       return;
@@ -99,7 +104,7 @@ static void flush(struct control_link *link) {
   }
 }
 
-static mu_status enqueue(struct control_link *link, struct buffer *encoded, const int *fds, size_t n_fds) {
+static mu_status enqueue(struct control_link *link, const struct buffer *encoded, const int *fds, size_t n_fds) {
   if (encoded->size > CONTROL_LINK_QUEUE_MAX - link->queued_bytes) return MU_TOO_LARGE;
   struct queued *queued = calloc(1, sizeof *queued);
   if (queued == NULL) return MU_NO_MEMORY;
@@ -111,15 +116,19 @@ static mu_status enqueue(struct control_link *link, struct buffer *encoded, cons
     }
     queued->fds[queued->n_fds] = copy;
   }
-  queued->encoded = *encoded;
-  buffer_init(encoded, encoded->limit);
+  buffer_init(&queued->encoded, CONTROL_PACKET_MAX);
+  if (buffer_append(&queued->encoded, encoded->data, encoded->size) != MU_OK) {
+    queued_free(queued);
+    return MU_NO_MEMORY;
+  }
   link->queued_bytes += queued->encoded.size;
   list_push_back(&link->queue, &queued->link);
   watch(link);
   return MU_OK;
 }
 
-static mu_status send_or_enqueue(struct control_link *link, struct buffer *encoded, const int *fds, size_t n_fds) {
+static mu_status send_or_enqueue(struct control_link *link, const struct buffer *encoded, const int *fds,
+                                 size_t n_fds) {
   if (list_empty(&link->queue)) {
     mu_status status = control_send_encoded(link->socket, encoded, fds, n_fds, NULL);
     if (status == MU_CANCELED) link->mute = true;
@@ -132,11 +141,13 @@ mu_status control_link_send(struct control_link *link, enum control_type type, c
                             size_t n_fds) {
   if (link->lost || link->closed || link->mute) return MU_CANCELED;
   if (!control_type_takes(type, n_fds)) return MU_INVALID;
-  struct buffer encoded;
-  buffer_init(&encoded, CONTROL_PACKET_MAX);
-  mu_status status = control_encode(type, message, &encoded);
-  if (status == MU_OK) status = send_or_enqueue(link, &encoded, fds, n_fds);
-  buffer_free(&encoded);
+  struct buffer large, *encoded = &link->small;
+  buffer_init(&large, CONTROL_PACKET_MAX);
+  buffer_clear(encoded);
+  mu_status status = control_encode(type, message, encoded);
+  if (status == MU_TOO_LARGE) status = control_encode(type, message, encoded = &large);
+  if (status == MU_OK) status = send_or_enqueue(link, encoded, fds, n_fds);
+  buffer_free(&large);
   return status;
 }
 
@@ -166,14 +177,18 @@ struct control_link *control_link_create(struct net_loop *loop, int socket, cons
   if (link == NULL) return NULL;
   *link = (struct control_link){.socket = socket, .events = *events, .context = context};
   list_init(&link->queue);
+  buffer_init(&link->small, SMALL_MESSAGE);
+  if (buffer_reserve(&link->small, SMALL_MESSAGE) != MU_OK) goto fail;
   /* Makes the socket non-blocking, too. */
-  if (uv_poll_init(net_loop_uv(loop), &link->poll, socket) != 0) {
-    free(link);
-    return NULL;
-  }
+  if (uv_poll_init(net_loop_uv(loop), &link->poll, socket) != 0) goto fail;
   link->poll.data = link;
   watch(link);
   return link;
+
+fail:
+  buffer_free(&link->small);
+  free(link);
+  return NULL;
 }
 
 static void on_closed(uv_handle_t *handle) { free(handle->data); }
@@ -182,6 +197,7 @@ void control_link_free(struct control_link *link) {
   if (link == NULL || link->closed) return;
   link->closed = true;
   drop_queue(link);
+  buffer_free(&link->small);
   uv_close((uv_handle_t *)&link->poll, on_closed);
   close(link->socket); /* the peer sees the end of file now */
 }

@@ -104,26 +104,33 @@ mu_status control_encode(enum control_type type, const void *message, struct buf
   return status;
 }
 
-mu_status control_decode(const void *bytes, size_t size, struct control_packet *ret_packet) {
+mu_status control_decode_taken(void *bytes, size_t size, struct control_packet *ret_packet) {
   uint16_t header[2];
-  if (size < sizeof header || size > CONTROL_PACKET_MAX) return MU_INVALID;
+  struct control_packet packet = {.memory = bytes};
+  mu_status status = MU_INVALID;
+  if (size < sizeof header || size > CONTROL_PACKET_MAX) goto fail;
   memcpy(header, bytes, sizeof header);
   const struct message_type *row = find_type(header[1]);
-  if (header[0] != CONTROL_VERSION || row == NULL) return MU_INVALID;
-
-  struct control_packet packet = {.type = (enum control_type)header[1]};
-  packet.memory = malloc(size);
-  if (packet.memory == NULL) return MU_NO_MEMORY;
-  memcpy(packet.memory, bytes, size);
-  struct field_reader reader = {(const char *)packet.memory + sizeof header, (const char *)packet.memory + size};
-  mu_status status = fields_take(&reader, row->fields, row->n_fields, (char *)&packet + MESSAGE_OFFSET);
+  if (header[0] != CONTROL_VERSION || row == NULL) goto fail;
+  packet.type = (enum control_type)header[1];
+  struct field_reader reader = {(const char *)bytes + sizeof header, (const char *)bytes + size};
+  status = fields_take(&reader, row->fields, row->n_fields, (char *)&packet + MESSAGE_OFFSET);
   if (status == MU_OK && reader.at != reader.end) status = MU_INVALID;
-  if (status != MU_OK) {
-    free(packet.memory);
-    return status;
-  }
+  if (status != MU_OK) goto fail;
   *ret_packet = packet;
   return MU_OK;
+
+fail:
+  free(bytes);
+  return status;
+}
+
+mu_status control_decode(const void *bytes, size_t size, struct control_packet *ret_packet) {
+  if (size == 0 || size > CONTROL_PACKET_MAX) return MU_INVALID;
+  void *copy = malloc(size);
+  if (copy == NULL) return MU_NO_MEMORY;
+  memcpy(copy, bytes, size);
+  return control_decode_taken(copy, size, ret_packet);
 }
 
 void control_packet_free(struct control_packet *packet) {

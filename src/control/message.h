@@ -185,6 +185,9 @@ MUST_CHECK mu_status control_encode(enum control_type type, const void *message,
 /* The bytes are copied; the packet has no fds. MU_INVALID, MU_NO_MEMORY. */
 MUST_CHECK mu_status control_decode(const void *bytes, size_t size, struct control_packet *ret_packet);
 
+/* The same without a copy: takes bytes, which are malloc'ed, over in every case. Needs no memory. MU_INVALID. */
+MUST_CHECK mu_status control_decode_taken(void *bytes, size_t size, struct control_packet *ret_packet);
+
 /* "WORKER_ATTACH"; "UNKNOWN" for what is none. */
 const char *control_type_name(enum control_type type);
 
@@ -205,8 +208,9 @@ MUST_CHECK mu_status control_send_encoded(int socket, const struct buffer *encod
                                           mu_error *err);
 
 /* MU_UNAVAILABLE: nothing there (non-blocking socket); MU_CANCELED: the peer is gone; MU_INVALID: not a valid message,
- * or not with the fds that belong to it (fds that came along are closed); MU_NO_MEMORY; MU_IO. A process that has no
- * room for all of the fds (EMFILE) gets the message without any: n_fds is 0 then, whatever the type wants. */
+ * or not with the fds that belong to it (fds that came along are closed); MU_NO_MEMORY: the message is still there, to
+ * be received when there is memory; MU_IO. A process that has no room for all of the fds (EMFILE) gets the message
+ * without any: n_fds is 0 then, whatever the type wants. */
 MUST_CHECK mu_status control_receive(int socket, struct control_packet *ret_packet, mu_error *err);
 
 #endif

@@ -158,8 +158,10 @@ mu_status control_receive(int socket, struct control_packet *ret_packet, mu_erro
   struct control_packet carried = {.n_fds = 0}, packet;
   bool fds_lost = false;
   status = receive_packet(socket, bytes, size, &carried, &fds_lost, err);
-  if (status == MU_OK) {
-    status = control_decode(bytes, size, &packet);
+  if (status != MU_OK) {
+    free(bytes);
+  } else {
+    status = control_decode_taken(bytes, size, &packet); /* what has been received must not be lost without memory */
     if (status != MU_OK)
       mu_fail(err, status, "a control message of %zu bytes is not valid (%s)", size, status_name(status));
   }
@@ -168,7 +170,6 @@ mu_status control_receive(int socket, struct control_packet *ret_packet, mu_erro
                      carried.n_fds);
     control_packet_free(&packet);
   }
-  free(bytes);
   if (status != MU_OK) {
     control_packet_free(&carried);
     return status;

@@ -105,7 +105,7 @@ static uint32_t instance_depth(const struct gateway_model *model) {
   return model->params.max_batch > 1 && model->params.priority_levels <= 1 ? 2 : 1;
 }
 
-/* The scheduler gets the instances; queued requests may start at once. Locked. */
+/* The scheduler gets the instances, all or none; queued requests may start at once. Locked. */
 static mu_status add_instances(struct attachment *attachment) {
   struct core *core = attachment->core;
   for (uint32_t i = 0; i < attachment->n_lanes; i++) {
@@ -115,7 +115,12 @@ static mu_status add_instances(struct attachment *attachment) {
                          ? sched_add_sibling(core->sched, attachment->lanes[0].instance, lane, clock_now_ns())
                          : sched_add_instance(core->sched, attachment->model->sched, attachment->device,
                                               instance_depth(attachment->model), INSTANCE_SPEED, lane, clock_now_ns());
-    if (lane->instance == NULL) return MU_NO_MEMORY;
+    if (lane->instance != NULL) continue;
+    while (i-- > 0) {
+      sched_instance_lost(core->sched, attachment->lanes[i].instance, false, clock_now_ns());
+      attachment->lanes[i].instance = NULL;
+    }
+    return MU_NO_MEMORY;
   }
   return MU_OK;
 }

@@ -84,7 +84,9 @@ void call_reply_error(struct call *call, int code, const char *message) {
   buffer_puts(&call->reply, "}");
   struct header header = {"Retry-After", "1"};
   if (code == 405) header = (struct header){"Allow", call->route.allow};
+  static char no_memory[] = "{\"error\":\"out of memory\"}";
   struct iovec body = {call->reply.data, call->reply.size};
+  if (call->reply.failed) body = (struct iovec){no_memory, sizeof no_memory - 1};
   struct reply reply = {.status = code,
                         .content_type = "application/json",
                         .headers = &header,
@@ -127,10 +129,13 @@ static void body(void *context, struct exchange *exchange, const uint8_t *data, 
     return;
   }
   enum { SMALL_BODY = 64 * 1024 }; /* none of the other endpoints takes more */
-  if (call->text.size + size > SMALL_BODY || buffer_append(&call->text, data, size) != MU_OK) {
+  bool too_large = call->text.size + size > SMALL_BODY;
+  if (!too_large && buffer_append(&call->text, data, size) == MU_OK) return;
+  if (too_large)
     call_reply_error(call, http_status_of(MU_TOO_LARGE), "the body is too large for this endpoint");
-    call_free(call);
-  }
+  else
+    call_reply_error(call, http_status_of(MU_NO_MEMORY), "no memory for the body");
+  call_free(call);
 }
 
 static void end(void *context, struct exchange *exchange) {

@@ -147,7 +147,11 @@ static void flight_done(struct core *core, struct flight *flight, const struct c
     stop_batching(core, flight, outbox);
     return;
   }
-  bool whole = reserve_all_results(core, n);
+  if (!reserve_all_results(core, n)) {
+    flight_fail(core, flight, MU_NO_MEMORY, "no memory for the results", outbox); /* no fault of the worker's */
+    return;
+  }
+  bool whole = true;
   const uint8_t *arena = channel_gate_output(attachment->gate)->data;
   for (uint32_t i = 0; whole && i < completion->n_outputs; i++) {
     const struct channel_output *output = &completion->outputs[i];

@@ -90,9 +90,12 @@ static uint64_t from_us(uint64_t us) { return us > TIME_NEVER / NS_PER_US ? TIME
 
 static void set_state(struct gateway_model *model, enum model_state state, const char *reason) {
   char *copy = strdup(reason);
-  if (copy == NULL) return; /* the old state with the old reason is better than one without a reason */
-  free(model->model.reason);
-  model->model.reason = copy;
+  if (copy != NULL) {
+    free(model->model.reason);
+    model->model.reason = copy;
+  } else {
+    model->model.reason[0] = '\0'; /* the state counts: nobody says it again */
+  }
   model->model.state = state;
 }
 
@@ -241,6 +244,7 @@ uint32_t core_max_members(const struct gateway_model *model) {
   return max_batch == 0 ? 1 : max_batch;
 }
 
+/* May be called again after it has failed. */
 static mu_status open_memory(struct core *core, struct gateway_model *model, mu_error *err) {
   const struct model_metadata *metadata = model->model.metadata;
   if (metadata->n_inputs > SLOT_INPUTS_MAX || metadata->n_outputs > CHANNEL_TENSORS_MAX)
@@ -253,9 +257,10 @@ static mu_status open_memory(struct core *core, struct gateway_model *model, mu_
   if (status != MU_OK) return status;
   char name[128];
   snprintf(name, sizeof name, "muster-input:%.80s/%lld", model->model.name, (long long)model->model.version);
-  status = shared_memory_create(name, (size_t)core->options->input_arena, &model->input, err);
+  if (model->input.data == NULL)
+    status = shared_memory_create(name, (size_t)core->options->input_arena, &model->input, err);
   if (status != MU_OK) return status;
-  model->input_space = arena_space_create(model->input.size, &core->input_budget);
+  if (model->input_space == NULL) model->input_space = arena_space_create(model->input.size, &core->input_budget);
   if (model->input_space == NULL) return mu_fail(err, MU_NO_MEMORY, "no memory for the input arena");
   model->slots = slot_pool_create(model->input_space, metadata->max_batch > 1 ? 2 * metadata->max_batch : 1);
   return model->slots != NULL ? MU_OK : mu_fail(err, MU_NO_MEMORY, "no memory for the input arena");
@@ -267,16 +272,16 @@ void core_model_loaded(struct core *core, const struct control_model_loaded *mes
   pthread_mutex_lock(&core->lock);
   struct gateway_model *model = core_model_by_number(core, message->model);
   mu_status status = MU_OK;
-  if (model != NULL && model->model.metadata == NULL) { /* a restarted worker says what is known already */
-    status = model_metadata_decode(message->metadata.data, message->metadata.size, &metadata);
-    if (status == MU_OK) {
-      model->model.metadata = metadata;
-      status = open_memory(core, model, &err);
-      /* Its workers are being restarted, or attach again after a gateway before this one: requests wait for them. */
-      if (status == MU_OK && message->was_ready) status = core_schedule_model(core, model, message->batch_tokens, &err);
-    } else {
+  if (model != NULL && model->slots == NULL) { /* else a restarted worker says what is known already */
+    if (model->model.metadata == NULL)
+      status = model_metadata_decode(message->metadata.data, message->metadata.size, &metadata);
+    if (status != MU_OK)
       mu_fail(&err, status, "the worker's description of the model does not add up");
-    }
+    else if (model->model.metadata == NULL)
+      model->model.metadata = metadata;
+    if (status == MU_OK) status = open_memory(core, model, &err);
+    /* Its workers are being restarted, or attach again after a gateway before this one: requests wait for them. */
+    if (status == MU_OK && message->was_ready) status = core_schedule_model(core, model, message->batch_tokens, &err);
     if (status != MU_OK) set_state(model, MODEL_UNAVAILABLE, err.message);
   }
   pthread_mutex_unlock(&core->lock);

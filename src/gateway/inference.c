@@ -111,6 +111,7 @@ static mu_status stage(struct call *call, const void *data, size_t size, mu_erro
     call->text_staged += more;
   }
   mu_status status = buffer_append(&call->text, data, size);
+  if (status == MU_NO_MEMORY) return mu_fail(err, status, "no memory for the request's JSON");
   return status == MU_OK ? MU_OK : mu_fail(err, status, "the request's JSON does not fit --body-limit");
 }
 

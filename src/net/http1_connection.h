@@ -140,6 +140,8 @@ void http1_reply_flush(struct http1_connection *connection);
 void http1_reply_copy(struct http1_connection *connection);
 /* Bytes of copied bodies are no longer in memory. */
 void http1_reply_forget(struct http1_connection *connection, size_t size);
+/* There is not even memory for an exchange to answer: says 503 where nothing else is to be said before, and ends. */
+void http1_reply_no_memory(struct http1_connection *connection);
 /* The service is told that its exchange is gone, or that an answer's memory is no longer needed. */
 void http1_exchange_end(struct http1_exchange *exchange);
 

@@ -195,38 +195,69 @@ static bool is_first_unsent(const struct http1_exchange *x) {
   return true;
 }
 
-/* Writes what it can of a body that nobody keeps for us, and copies the rest. false: the connection cannot go on. */
-static bool send_or_copy(struct http1_exchange *x) {
+/* Writes what it can of a body that nobody keeps for us, and copies the rest. Other than MU_OK: it cannot go on. */
+static mu_status send_or_copy(struct http1_exchange *x) {
   struct http1_connection *c = x->connection;
   const struct list *link = &x->link, *head = &c->exchanges;
   c->server->now_ns = clock_now_ns(); /* a reply comes at any time, not only from a callback of the server */
   http1_reply_flush(c);
-  if (c->closed) return true;
+  if (c->closed) return MU_OK;
   for (const struct list *at = head->next; at != head; at = at->next)
-    if (at == link) return copy_body(x) == MU_OK; /* it is still there: not all was written */
-  return true;
+    if (at == link) return copy_body(x); /* it is still there: not all was written */
+  return MU_OK;
 }
 
-/* Head and body into the exchange, the body by the cheapest way. false: the connection cannot go on. */
-static bool fill_answer(struct http1_exchange *x, const struct reply *r) {
+/* Head and body into the exchange, the body by the cheapest way. Other than MU_OK: the connection cannot go on. */
+static mu_status fill_answer(struct http1_exchange *x, const struct reply *r) {
   size_t size = body_size(r->body, r->n_body);
   x->done = r->done;
   x->owner = r->owner;
   x->unshared = r->unshared;
   struct head_facts facts = {.length = size, .coding = compress(x, r, size)};
   if (facts.coding != CODING_IDENTITY) facts.length = x->connection->server->encoded.size;
-  if (!write_head(x, r, facts)) return false;
+  if (!write_head(x, r, facts)) return MU_NO_MEMORY;
   if (x->body_unwanted || has_no_content(r->status)) {
     body_done(x);
-    return true;
+    return MU_OK;
   }
   if (facts.coding != CODING_IDENTITY) {
     body_done(x);
-    return buffer_append(&x->out, x->connection->server->encoded.data, facts.length) == MU_OK;
+    return buffer_append(&x->out, x->connection->server->encoded.data, facts.length);
   }
-  if (!borrow_body(x, r)) return false;
-  if (size <= COPY_AT_ONCE || !is_first_unsent(x)) return copy_body(x) == MU_OK;
-  return r->done != NULL || send_or_copy(x);
+  if (!borrow_body(x, r)) return MU_NO_MEMORY;
+  if (size <= COPY_AT_ONCE || !is_first_unsent(x)) return copy_body(x);
+  return r->done != NULL ? MU_OK : send_or_copy(x);
+}
+
+/* An answer that needs no memory. */
+#define NO_MEMORY_BODY "{\"error\":\"out of memory\"}"
+static const char no_memory[] =
+    "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nContent-Length: 25\r\nRetry-After: 1\r\n"
+    "Connection: close\r\n\r\n" NO_MEMORY_BODY;
+enum { NO_MEMORY_BODY_SIZE = sizeof NO_MEMORY_BODY - 1, NO_MEMORY_SIZE = sizeof no_memory - 1 };
+_Static_assert(NO_MEMORY_BODY_SIZE == 25, "Content-Length");
+
+/* Takes the place of an answer that found no memory; out_before: what was in x->out before that. false: some of it is
+ * sent already. */
+static bool answer_without_memory(struct http1_exchange *x, size_t out_before) {
+  struct http1_connection *c = x->connection;
+  if (c->closed || x->out_at > out_before) return false;
+  body_done(x);
+  x->out.size = out_before;
+  x->unshared = true;
+  x->keep_alive = false;
+  c->input = INPUT_CLOSED;
+  x->body[x->n_body++] =
+      (struct iovec){.iov_base = (void *)(uintptr_t)no_memory,
+                     .iov_len = x->body_unwanted ? NO_MEMORY_SIZE - NO_MEMORY_BODY_SIZE : NO_MEMORY_SIZE};
+  return true;
+}
+
+void http1_reply_no_memory(struct http1_connection *c) {
+  c->finishing = true;
+  if (!list_empty(&c->exchanges)) return; /* those before it are answered, then the connection ends */
+  ssize_t sent = send(c->fd, no_memory, NO_MEMORY_SIZE, MSG_NOSIGNAL | MSG_DONTWAIT);
+  (void)sent; /* nothing else has been written for long: it fits */
 }
 
 /* ---- exchange_reply ---------------------------------------------------------------------------------------------- */
@@ -256,7 +287,9 @@ static void http1_reply(struct exchange *exchange, const struct reply *reply) {
   bool last = c->exchanges.prev == &x->link;
   if (c->server->draining && c->server->give == NULL && last) x->keep_alive = false;
   if (!x->keep_alive) c->input = INPUT_CLOSED;
-  if (fill_answer(x, reply))
+  size_t out_before = x->out.size;
+  mu_status status = fill_answer(x, reply);
+  if (status == MU_OK || (status == MU_NO_MEMORY && answer_without_memory(x, out_before)))
     http1_connection_wake(c);
   else
     http1_connection_close(c);

@@ -292,7 +292,7 @@ void http1_request_refuse(struct http1_connection *c, int status, const char *te
   if (x == NULL) {
     x = incoming(c);
     if (x == NULL) {
-      http1_connection_close(c);
+      http1_reply_no_memory(c);
       return;
     }
     c->incoming = NULL;
@@ -329,7 +329,8 @@ static size_t parse(struct http1_connection *c, const uint8_t *data, size_t size
 void http1_request_feed(struct http1_connection *c, const uint8_t *data, size_t size) {
   if (!c->stalled && !http1_codec_busy(c->codec)) c->head_ns = c->server->now_ns;
   size_t used = c->stalled ? 0 : parse(c, data, size);
-  if (used < size && buffer_append(&c->held, data + used, size - used) != MU_OK) http1_connection_close(c);
+  if (used == size || buffer_append(&c->held, data + used, size - used) == MU_OK) return;
+  http1_request_refuse(c, 503, "out of memory"); /* what came before it is answered */
 }
 
 bool http1_request_replay(struct http1_connection *c) {

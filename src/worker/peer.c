@@ -117,8 +117,8 @@ static mu_status start_thread(struct peer *peer, struct lane *lane, mu_error *er
   return MU_OK;
 }
 
-static mu_status accept_channel(struct peer *peer, int socket, uint32_t n, mu_error *err) {
-  mu_status status = channel_worker_accept(socket, &peer->channel, err);
+static mu_status prepare_channel(struct peer *peer, int socket, uint32_t n, mu_error *err) {
+  mu_status status = channel_worker_prepare(socket, &peer->channel, err);
   if (status != MU_OK) {
     close(socket);
     return status;
@@ -138,13 +138,19 @@ mu_status peer_create(int socket, struct lane *const *lanes, uint32_t n, int wak
   }
   peer->wake = wake;
   pthread_mutex_init(&peer->lock, NULL);
-  mu_status status = accept_channel(peer, socket, n, err);
+  mu_error why = {""};
+  mu_status status = prepare_channel(peer, socket, n, &why);
   for (uint32_t i = 0; status == MU_OK && i < channel_worker_lanes(peer->channel); i++) {
-    status = start_thread(peer, lanes[i], err);
+    status = start_thread(peer, lanes[i], &why);
   }
+  /* Only now: jobs that nobody takes would wait until they count as hung. */
+  if (status == MU_OK)
+    status = channel_worker_answer(peer->channel, &why);
+  else if (peer->channel != NULL)
+    channel_worker_refuse(peer->channel, status, &why);
   if (status != MU_OK) {
     peer_free(peer, NULL);
-    return status;
+    return mu_fail(err, status, "%s", why.message);
   }
   *ret_peer = peer;
   return MU_OK;

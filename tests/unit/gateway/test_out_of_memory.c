@@ -1,0 +1,413 @@
+/*
+ * A whole gateway process without memory, with the test as its supervisor, its worker and its clients. A request is
+ * answered right or with 503; the process neither ends nor hangs; and once there is memory again everything is served.
+ */
+#include <arpa/inet.h>
+#include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "channel/channel.h"
+#include "config/options.h"
+#include "control/message.h"
+#include "failing_allocator.h"
+#include "gateway/gateway.h"
+#include "model/model.h"
+#include "net/http_server.h"
+
+enum { PATIENCE_MS = 20000, DEARTH_MS = 20, ROW = 4, CHANNELS_MAX = 64 };
+
+/* ---- the worker: echoes its input; only its own thread and `closing`
+ * --------------------------------------------------- */
+
+struct worker {
+  pthread_t thread;
+  struct channel_worker *channel;
+  struct channel_job job;
+  struct channel_completion done;
+  struct channel_span *spans;
+};
+
+static bool place_output(struct worker *w, const struct channel_place *place, struct channel_output *output) {
+  uint8_t *to = channel_worker_output(w->channel)->data + place->offset;
+  *output = (struct channel_output){.index = place->index,
+                                    .dtype = MU_FP32,
+                                    .rank = 2,
+                                    .dims = {w->job.inputs[0].dims[0], ROW},
+                                    .offset = place->offset};
+  for (uint32_t m = 0; m < w->job.n_members; m++) {
+    const struct channel_span *span = &w->spans[m];
+    if (output->size + span->size > place->capacity) return false;
+    memcpy(to + output->size, channel_worker_input(w->channel)->data + span->offset, span->size);
+    output->size += span->size;
+  }
+  return true;
+}
+
+static void *work(void *context) {
+  struct worker *w = context;
+  while (channel_worker_wait(w->channel, 0, &w->job) == MU_OK) {
+    w->done.result = CHANNEL_DONE;
+    w->done.epoch = w->job.epoch;
+    w->done.batch = w->job.batch;
+    w->done.started_ns = w->done.input_ns = w->done.infer_ns = w->done.ended_ns = clock_now_ns();
+    w->done.n_outputs = w->job.n_places;
+    for (uint32_t i = 0; i < w->job.n_places; i++)
+      if (!place_output(w, &w->job.places[i], &w->done.outputs[i])) return NULL;
+    if (channel_worker_complete(w->channel, 0, &w->done) != MU_OK) return NULL;
+  }
+  return NULL;
+}
+
+static void worker_stop(struct worker *w) {
+  if (w == NULL) return;
+  channel_worker_close(w->channel);
+  pthread_join(w->thread, NULL);
+  channel_worker_free(w->channel);
+  free(w->spans);
+  free(w);
+}
+
+/* On what the gateway offers through socket. NULL: it offered nothing. */
+static struct worker *worker_start(int socket) {
+  struct worker *w = calloc(1, sizeof *w);
+  mu_error err;
+  assert_non_null(w);
+  struct pollfd offered = {.fd = socket, .events = POLLIN};
+  if (poll(&offered, 1, DEARTH_MS) == 0) { /* a gateway that lacks memory for a message reads it again and again */
+    allocations_work();
+    assert_int_equal(poll(&offered, 1, PATIENCE_MS), 1);
+  }
+  if (channel_worker_accept(socket, &w->channel, &err) != MU_OK) {
+    close(socket);
+    free(w);
+    return NULL;
+  }
+  w->spans = w->job.spans = calloc(channel_worker_max_spans(w->channel), sizeof *w->spans);
+  assert_non_null(w->spans);
+  assert_int_equal(pthread_create(&w->thread, NULL, work, w), 0);
+  return w;
+}
+
+/* ---- the supervisor
+ * -------------------------------------------------------------------------------------------------------- */
+
+struct world {
+  pid_t gateway;
+  int control;
+  uint16_t port;
+  uint32_t workers; /* attached so far */
+  struct worker *worker;
+  bool ready, attached;
+};
+
+static struct buffer options_bytes, metadata_bytes;
+static const char config_text[] = "name: 'm' max_batch_size: 8";
+
+/* What every gateway is told. */
+static int describe(void **state) {
+  static char x[] = "x", y[] = "y", batch[] = "N";
+  const mu_tensor_info in = {.name = x, .dtype = MU_FP32, .rank = 2, .dims = {-1, ROW}, .symbols = {batch}};
+  const mu_tensor_info out = {.name = y, .dtype = MU_FP32, .rank = 2, .dims = {-1, -1}, .symbols = {batch}};
+  const mu_model_info info = {&in, 1, &out, 1, "engine 1.0", true};
+  struct options *options = NULL;
+  struct model_config *config = NULL;
+  struct model_metadata *metadata = NULL;
+  mu_error err;
+  char *flags[] = {"--config=", "--no-sandbox", "--input-arena=1MiB", "--output-arena=1MiB", "m.onnx"};
+  buffer_init(&options_bytes, 1 << 20);
+  buffer_init(&metadata_bytes, 1 << 20);
+  assert_int_equal(options_load(5, flags, (char *[]){NULL}, &options, &err), MU_OK);
+  assert_int_equal(options_encode(options, &options_bytes), MU_OK);
+  assert_int_equal(model_config_parse(config_text, sizeof config_text - 1, "c", "m", &config, &err), MU_OK);
+  assert_int_equal(model_metadata_create(config, &info, "sim", 8, &metadata, &err), MU_OK);
+  assert_int_equal(model_metadata_encode(metadata, &metadata_bytes), MU_OK);
+  options_free(options);
+  model_config_free(config);
+  model_metadata_free(metadata);
+  return 0;
+}
+
+static int forget(void **state) {
+  buffer_free(&options_bytes);
+  buffer_free(&metadata_bytes);
+  return 0;
+}
+
+static void say(struct world *w, enum control_type type, const void *message, const int *fds, size_t n_fds) {
+  mu_error err;
+  mu_status status = control_send(w->control, type, message, fds, n_fds, &err);
+  assert_true(status == MU_OK || status == MU_CANCELED); /* a gateway may leave at its start */
+}
+
+static void set_model(struct world *w, enum model_state state) {
+  const struct control_model_set message = {.model = 1,
+                                            .name = "m",
+                                            .version = 1,
+                                            .folder = "",
+                                            .config = {config_text, sizeof config_text - 1},
+                                            .state = state,
+                                            .reason = "",
+                                            .listed = true,
+                                            .batching = true,
+                                            .max_queue_requests = 100,
+                                            .max_queue_bytes = 1 << 20,
+                                            .max_queue_delay_us = -1,
+                                            .first_execution_ns = 60 * NS_PER_S};
+  say(w, CONTROL_MODEL_SET, &message, NULL, 0);
+}
+
+/* A new worker in place of the one before. */
+static void attach(struct world *w) {
+  int ends[2];
+  assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends), 0);
+  const struct control_model_loaded loaded = {.model = 1, .metadata = {metadata_bytes.data, metadata_bytes.size}};
+  const struct control_worker_attach message = {.worker = ++w->workers,
+                                                .model = 1,
+                                                .device_tokens = 4,
+                                                .batch_tokens = 1,
+                                                .lanes = 1,
+                                                .epoch = w->workers,
+                                                .device_name = "cpu",
+                                                .pid = 1};
+  say(w, CONTROL_MODEL_LOADED, &loaded, NULL, 0);
+  set_model(w, MODEL_READY);
+  say(w, CONTROL_WORKER_ATTACH, &message, &ends[0], 1);
+  close(ends[0]);
+  w->attached = false;
+  w->worker = worker_start(ends[1]);
+}
+
+/* Reads what the gateway says until `wanted` holds. false: the gateway has left. */
+static bool listen_until(struct world *w, const bool *wanted) {
+  while (!*wanted) {
+    struct control_packet packet;
+    struct pollfd there = {.fd = w->control, .events = POLLIN};
+    mu_error err;
+    if (poll(&there, 1, PATIENCE_MS) != 1) fail_msg("the gateway says nothing");
+    if (control_receive(w->control, &packet, &err) != MU_OK) return false;
+    enum control_type type = packet.type;
+    uint32_t worker = type == CONTROL_WORKER_BROKEN || type == CONTROL_WORKER_ATTACHED ? packet.worker_event.worker : 0;
+    control_packet_free(&packet);
+    w->ready |= type == CONTROL_GATEWAY_READY;
+    w->attached |= type == CONTROL_WORKER_ATTACHED && worker == w->workers;
+    if (type != CONTROL_WORKER_BROKEN) continue;
+    assert_true(allocation_has_failed());
+    allocations_work(); /* what is broken stays so without memory: the supervisor kills it and starts another */
+    worker_stop(w->worker);
+    w->worker = NULL;
+    const struct control_worker_gone gone = {.worker = worker, .epoch = worker, .why = "killed"};
+    say(w, CONTROL_WORKER_GONE, &gone, NULL, 0);
+    attach(w);
+  }
+  return true;
+}
+
+static void launch(struct world *w) {
+  int sockets[2], listener;
+  mu_error err;
+  *w = (struct world){.gateway = 0};
+  assert_int_equal(control_socket_pair(sockets, &err), MU_OK);
+  assert_int_equal(listen_tcp("127.0.0.1", 0, 1, &listener, &w->port, &err), MU_OK);
+  fflush(stdout);
+  w->gateway = fork();
+  if (w->gateway == 0) {
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    close(sockets[0]);
+    close(listener);
+    allocations_fail_here(true);
+    exit(gateway_main(sockets[1]));
+  }
+  close(sockets[1]);
+  w->control = sockets[0];
+  const struct control_gateway_start start = {.options = {options_bytes.data, options_bytes.size}, .n_http = 1};
+  say(w, CONTROL_GATEWAY_START, &start, &listener, 1);
+  close(listener);
+  set_model(w, MODEL_LOADING);
+  say(w, CONTROL_GATEWAY_LISTEN, NULL, NULL, 0);
+}
+
+/* false: it has left, without a crash. */
+static bool finish(struct world *w, bool asked) {
+  int status = 0;
+  if (asked) say(w, CONTROL_DRAIN, &(struct control_drain){.deadline_ns = clock_now_ns() + 10 * NS_PER_S}, NULL, 0);
+  static const bool never = false;
+  listen_until(w, &never);
+  assert_int_equal(waitpid(w->gateway, &status, 0), w->gateway);
+  if (!WIFEXITED(status) || WEXITSTATUS(status) > 1) fail_msg("the gateway ended with %#x", status);
+  close(w->control);
+  worker_stop(w->worker);
+  return WEXITSTATUS(status) == 0;
+}
+
+/* ---- clients
+ * ------------------------------------------------------------------------------------------------------------------ */
+
+#define POST(path, headers, body) "POST " path " HTTP/1.1\r\nHost: a\r\nConnection: close\r\n" headers "\r\n" body
+#define GET(path) "GET " path " HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+#define INPUT "{\"name\":\"x\",\"datatype\":\"FP32\",\"shape\":[2,4],"
+#define BINARY "\0\0\200?\0\0\0@\0\0@@\0\0\200@\0\0\240@\0\0\300@\0\0\340@\0\0\0A"
+
+struct question {
+  const char *text;
+  size_t size;
+  const char *answer; /* part of it */
+};
+#define QUESTION(text, answer) \
+  { text, sizeof(text) - 1, answer }
+
+static const struct question inferences[] = {
+    QUESTION(POST("/v2/models/m/infer", "Content-Length: 87\r\n",
+                  "{\"inputs\":[" INPUT "\"data\":[1,2,3,4,5,6,7,8]}]}     "),
+             "\"data\":[1.0,2.0,3.0,4.0,5.0,6.0,7.0,8.0]"),
+    QUESTION(POST("/v2/models/m/infer", "Content-Length: 168\r\nInference-Header-Content-Length: 136\r\n",
+                  "{\"inputs\":[" INPUT
+                  "\"parameters\":{\"binary_data_size\":32}}],\"parameters\":{\"binary_data_output\":true}} " BINARY),
+             "\"binary_data_size\":32"),
+    QUESTION(POST("/v2/models/m/infer", "Transfer-Encoding: chunked\r\nAccept-Encoding: gzip\r\n",
+                  "52\r\n{\"inputs\":[" INPUT "\"data\":[1,2,3,4,5,6,7,8]}]}\r\n0\r\n\r\n"),
+             "\"data\":[1.0,2.0"),
+};
+static const struct question documents[] = {
+    QUESTION(GET("/v2"), "\"extensions\""),
+    QUESTION(GET("/v2/models/m"), "\"datatype\":\"FP32\""),
+    QUESTION(GET("/v2/models/m/config"), "\"max_batch_size\":8"),
+    QUESTION(GET("/v2/models/m/stats"), "\"model_stats\""),
+    QUESTION(POST("/v2/repository/index", "Content-Length: 2\r\n", "{}"), "\"READY\""),
+    QUESTION(GET("/health"), "\"healthy\":true"),
+    QUESTION(GET("/stats"), "\"total_requests\""),
+    QUESTION(GET("/v2/models/none"), "unknown model"),
+};
+enum { N_INFERENCES = sizeof inferences / sizeof *inferences, N_DOCUMENTS = sizeof documents / sizeof *documents };
+
+static char reply[1 << 16];
+
+/* Fills reply; false: the connection was closed without one. */
+static bool ask(struct world *w, const struct question *question) {
+  struct sockaddr_in name = {
+      .sin_family = AF_INET, .sin_port = htons(w->port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+  struct timeval patience = {.tv_sec = PATIENCE_MS / 1000};
+  int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  size_t size = 0;
+  assert_int_equal(connect(fd, (struct sockaddr *)&name, sizeof name), 0);
+  assert_int_equal(setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience), 0);
+  ssize_t n = send(fd, question->text, question->size, MSG_NOSIGNAL);
+  while (n > 0 && (n = recv(fd, reply + size, sizeof reply - 1 - size, 0)) > 0) size += (size_t)n;
+  if (n < 0 && errno == EAGAIN) fail_msg("no answer to %.200s", question->text);
+  close(fd);
+  for (size_t i = 0; i < size; i++)
+    if (reply[i] == '\0') reply[i] = ' '; /* binary data */
+  reply[size] = '\0';
+  return size > 0;
+}
+
+/* The right answer, or a 503 where something has failed. true: the right one. */
+static bool asked_well(struct world *w, const struct question *question) {
+  if (!ask(w, question)) {
+    assert_true(allocation_has_failed()); /* not even for the connection */
+    return false;
+  }
+  if (strncmp(reply, "HTTP/1.1 503 ", 13) == 0 && allocation_has_failed()) {
+    assert_non_null(strstr(reply, "\"error\":"));
+    return false;
+  }
+  if (strstr(reply, question->answer) == NULL) fail_msg("%s\nis the answer to\n%s", reply, question->text);
+  return true;
+}
+
+static void all_is_well(struct world *w) {
+  for (int i = 0; i < N_INFERENCES + N_DOCUMENTS; i++) {
+    const struct question *question = i < N_INFERENCES ? &inferences[i] : &documents[i - N_INFERENCES];
+    if (!ask(w, question)) fail_msg("closed without an answer to %s", question->text);
+    if (strstr(reply, question->answer) == NULL) fail_msg("%s\nis the answer to\n%s", reply, question->text);
+  }
+}
+
+/* ---- scenarios
+ * ----------------------------------------------------------------------------------------------------------------- */
+
+/* From exec to the first worker. A gateway may leave in its start, then the supervisor starts another. */
+static mu_status start(void *context) {
+  struct world w;
+  allocations_fail_here(false);
+  launch(&w);
+  attach(&w);
+  if (!allocation_has_failed()) (void)listen_until(&w, &w.ready);
+  allocations_work();
+  bool alive = listen_until(&w, &w.ready) && listen_until(&w, &w.attached);
+  if (alive) all_is_well(&w);
+  finish(&w, alive);
+  allocations_fail_here(true);
+  return alive ? MU_OK : MU_NO_MEMORY;
+}
+
+/* Its first requests: everything that later ones find ready has to be made. */
+static mu_status first_requests(void *context) {
+  struct world w;
+  bool well = true;
+  allocations_fail_here(false);
+  allocations_work();
+  launch(&w);
+  attach(&w);
+  assert_true(listen_until(&w, &w.ready) && listen_until(&w, &w.attached));
+  allocations_fail();
+  for (int i = 0; i < N_INFERENCES; i++) well &= asked_well(&w, &inferences[i]);
+  allocations_work();
+  all_is_well(&w);
+  assert_true(finish(&w, true));
+  allocations_fail_here(true);
+  return well ? MU_OK : MU_NO_MEMORY;
+}
+
+struct asking {
+  struct world *world;
+  const struct question *question;
+};
+
+static mu_status ask_document(void *context) {
+  const struct asking *asking = context;
+  allocations_fail_here(false);
+  bool well = asked_well(asking->world, asking->question);
+  allocations_work();
+  allocations_fail_here(true);
+  return well ? MU_OK : MU_NO_MEMORY;
+}
+
+static void test_start(void **state) { fail_each_allocation("gateway start", start, NULL); }
+static void test_requests(void **state) { fail_each_allocation("first requests", first_requests, NULL); }
+
+/* In one gateway, which goes on. */
+static void test_documents(void **state) {
+  struct world w;
+  allocations_fail_here(false);
+  launch(&w);
+  attach(&w);
+  assert_true(listen_until(&w, &w.ready) && listen_until(&w, &w.attached));
+  for (int i = 0; i < N_DOCUMENTS; i++)
+    fail_each_allocation(documents[i].answer, ask_document, &(struct asking){&w, &documents[i]});
+  all_is_well(&w);
+  assert_true(finish(&w, true));
+  allocations_fail_here(true);
+}
+
+int main(void) {
+  log_setup("gateway", LOG_LEVEL_ERROR, LOG_FORMAT_TEXT);
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_requests), cmocka_unit_test(test_start),
+                                     cmocka_unit_test(test_documents)};
+  return cmocka_run_group_tests(tests, describe, forget);
+}
