@@ -420,14 +420,11 @@ static mu_status create_loops(struct core *core, mu_error *err) {
   return MU_OK;
 }
 
-/* The first message says all that there is to start with. */
-static mu_status prepare(struct gateway *gateway, int control, mu_error *err) {
-  struct control_packet first = {.n_fds = 0}, *packet = &first;
-  mu_status status = control_receive(control, packet, err);
-  if (status != MU_OK) return status;
+/* packet: the first message, which says all that there is to start with. */
+static mu_status prepare(struct gateway *gateway, int control, struct control_packet *packet, mu_error *err) {
   if (packet->type != CONTROL_GATEWAY_START) return mu_fail(err, MU_INVALID, "the first message is not the start");
   const struct control_gateway_start *message = &packet->gateway_start;
-  status = options_decode(message->options.data, message->options.size, &gateway->options);
+  mu_status status = options_decode(message->options.data, message->options.size, &gateway->options);
   if (status != MU_OK) return mu_fail(err, status, "the options do not add up");
   status = sandbox_enter(gateway->options->sandbox ? SANDBOX_GATEWAY : SANDBOX_OFF, err);
   if (status == MU_OK)
@@ -437,7 +434,6 @@ static mu_status prepare(struct gateway *gateway, int control, mu_error *err) {
   gateway->core.control = control_link_create(gateway->core.loops[0].net, control, &link_events, gateway);
   if (gateway->core.control == NULL) return mu_fail(err, MU_NO_MEMORY, "no memory for the control link");
   status = listen_all(&gateway->core, packet, err);
-  control_packet_free(packet);
   return status == MU_OK ? start(gateway, err) : status;
 }
 
@@ -457,7 +453,12 @@ int gateway_main(int control) {
   mu_error err;
   signal(SIGPIPE, SIG_IGN);
   prctl(PR_SET_NAME, "muster-gateway");
-  mu_status status = prepare(&gateway, control, &err);
+  struct control_packet first;
+  mu_status status = control_receive(control, &first, &err);
+  if (status == MU_OK) {
+    status = prepare(&gateway, control, &first, &err);
+    control_packet_free(&first);
+  }
   if (status != MU_OK) {
     LOG_ERROR("the gateway cannot start", LOG_STR("error", err.message));
     return 1;

@@ -4,12 +4,13 @@
 #include <stddef.h>
 
 static const float BATCH_COST_NS = 25e3f; /* of a batch outside of its run: gateway, rings, doorbells */
-static const float NEARLY = .99f;         /* of the best throughput will do, … */
+static const float NEARLY = .98f;         /* of the best throughput will do, … */
 static const float STAY = 1.02f; /* … and the size at hand counts for a little more, so that noise is no reason */
 static const float TRY_SHARE = .005f; /* of the running time that tries may cost */
 static const float HOPELESS = .9f;    /* of the best throughput, that a size cannot reach at its very best */
 static const float NEAR = .95f;       /* of the best throughput: measured again now and then */
 enum {
+  FIRST_ROWS = 16,  /* that the first batches may have */
   RETRY_AFTER = 64, /* batches, for a size near the best */
   LOOK_AFTER = 8,   /* batches */
   FIRST_TRIES = 24, /* a few of each size */
@@ -64,7 +65,8 @@ void enough_learn(struct enough *enough, uint32_t rows, uint64_t ns) {
 
 uint32_t enough_limit(const struct enough *enough, uint32_t max_rows) {
   uint32_t rows = enough->debt_ns <= 0 ? enough->reach : enough->rows;
-  return rows > 0 && rows < max_rows ? rows : max_rows;
+  if (enough->rows == 0) rows = enough->grown > 0 ? enough->grown : FIRST_ROWS;
+  return rows < max_rows ? rows : max_rows;
 }
 
 /* 0: none. */
@@ -76,6 +78,21 @@ static uint32_t size_to_try(const struct enough *enough, const struct curve *cur
     if (point != NULL && curve_trusts(point)) least_ns = fmaxf(least_ns, point->ns);
   }
   return worth_a_try(enough, curve, most, least_ns) ? most : 0;
+}
+
+/* Twice the largest size that is known well, if that is better than all smaller ones. */
+static uint32_t grow(const struct curve *curve, uint32_t max_rows) {
+  uint32_t rows = 0;
+  float last = INFINITY, best = INFINITY; /* of the largest one; of those below it */
+  for (uint64_t left = curve_trusted(curve); left != 0; left &= left - 1) {
+    uint32_t i = (uint32_t)__builtin_ctzll(left);
+    best = fminf(best, last);
+    last = row_ns(&curve->points[i]);
+    rows = curve_point_rows(i);
+  }
+  if (last < best * NEARLY) rows *= 2;
+  if (rows < FIRST_ROWS) rows = FIRST_ROWS;
+  return rows < max_rows ? rows : max_rows;
 }
 
 static float price(struct enough *enough, uint32_t rows, uint32_t waiting) {
@@ -97,8 +114,11 @@ static uint32_t part(const struct curve *curve, uint32_t waiting, uint32_t limit
 uint32_t enough_choose(struct enough *enough, const struct curve *curve, uint32_t waiting, uint32_t max_rows) {
   if (waiting < 2 && enough->rows != 1) return max_rows;
   if (enough->age >= LOOK_AFTER) look(enough, curve);
+  if (enough->rows == 0) enough->grown = grow(curve, max_rows);
   if (enough->row_ns > 0 && enough->debt_ns <= 0) {
-    uint32_t most = enough->rows > 0 && enough->rows < max_rows / FARTHEST ? enough->rows * FARTHEST : max_rows;
+    uint32_t most = enough->rows == 0                    ? enough->grown
+                    : enough->rows < max_rows / FARTHEST ? enough->rows * FARTHEST
+                                                         : max_rows;
     uint32_t rows = size_to_try(enough, curve, waiting < most ? waiting : most);
     if (rows > 0) {
       enough->debt_ns = price(enough, rows, waiting);
@@ -106,6 +126,7 @@ uint32_t enough_choose(struct enough *enough, const struct curve *curve, uint32_
       return rows;
     }
   }
-  if (enough->rows == 0 || enough->rows >= max_rows) return max_rows;
+  if (enough->rows == 0) return enough->grown;
+  if (enough->rows >= max_rows) return max_rows;
   return part(curve, waiting, enough->rows, max_rows);
 }

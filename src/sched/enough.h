@@ -3,6 +3,10 @@
  * a few, a larger batch wins nothing: it answers later, holds the device longer and may run slower for the cache. So
  * the curve is asked for the fewest rows that give (nearly) the best throughput; what waits beyond goes next.
  *
+ * A key that nothing is known of begins with batches of a few rows, which double as long as the larger ones prove
+ * better: were the first ones as large as they can be, a model of which large batches run for a second would learn for
+ * a minute.
+ *
  * Sizes that are not measured, or not lately, are tried when enough waits, the smaller first. The first tries are free,
  * so that the choice is made soon. Later ones pay for all who wait and all who come meanwhile, and a small share of the
  * running time pays it back, so that they stay below what a 99th percentile shows; a try that does better is free.
@@ -16,7 +20,8 @@
 #include "sched/curve.h"
 
 struct enough {
-  uint32_t rows;  /* beyond which larger batches do not pay; 0: as many as possible */
+  uint32_t rows;  /* beyond which larger batches do not pay; 0: not found yet */
+  uint32_t grown; /* how far batches may go until that is found; 0: a start */
   uint32_t point; /* of the curve, 1-based; 0: none chosen */
   float row_ns;   /* time of a row at the best size; 0: unknown */
   uint32_t reach; /* with a larger size that is worth a try */

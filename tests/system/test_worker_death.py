@@ -62,7 +62,7 @@ def test_killed_worker_costs_nobody_an_answer(serve, tmp_path):
 
 
 def test_batch_survives_several_kills(serve, tmp_path):
-    server = serve(sim_model(tmp_path / "models", base_ms=400))
+    server = serve(sim_model(tmp_path / "models", base_ms=1500))  # still running when it is looked at, however slowly
     with crowd() as threads:
         answers = [threads.submit(echo, server, i) for i in range(6)]
         for _ in range(3):

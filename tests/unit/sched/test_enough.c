@@ -58,6 +58,16 @@ static void test_few_are_enough_where_more_cost_their_full_time(void **state) {
   }
 }
 
+/* However many wait: the first batches are small, and stay so where more rows do not pay. */
+static void test_the_first_batches_are_small(void **state) {
+  struct machine m = {.latency = cached, .random = 1};
+  run(&m, 64, 20);
+  for (uint32_t rows = 33; rows <= MAX_ROWS; rows++) assert_int_equal(m.batches[rows], 0);
+  m = (struct machine){.latency = cheap_together, .random = 1};
+  run(&m, 64, 60);
+  assert_true(m.batches[MAX_ROWS] > 0);
+}
+
 static void test_as_many_as_possible_where_rows_are_cheaper_together(void **state) {
   for (uint64_t seed = 1; seed <= 5; seed++) {
     struct machine m = {.latency = cheap_together, .noise = .1, .random = seed};
@@ -110,6 +120,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_one_row_is_never_limited),
       cmocka_unit_test(test_few_are_enough_where_more_cost_their_full_time),
+      cmocka_unit_test(test_the_first_batches_are_small),
       cmocka_unit_test(test_as_many_as_possible_where_rows_are_cheaper_together),
       cmocka_unit_test(test_a_machine_that_changes_is_followed),
       cmocka_unit_test(test_the_limit_reaches_beyond_now_and_then),
