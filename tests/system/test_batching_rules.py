@@ -136,7 +136,7 @@ def test_requests_of_several_rows_share_a_batch(serve):
         np.testing.assert_allclose(answer.outputs["y"], run(inputs)["y"], rtol=1e-5, atol=1e-5)
     counts = stats(server, "mlp")
     assert counts["inference_count"] == sum(len(inputs["x"]) for inputs in requests)
-    assert counts["execution_count"] <= 4 and max(batch_sizes(server, "mlp")) > 10  # 16 rows at first, see sched/enough.h
+    assert counts["execution_count"] <= 6 and max(batch_sizes(server, "mlp")) > 10  # 16 rows at first, see sched/enough.h
 
 
 def test_two_inputs_share_a_batch(serve):
