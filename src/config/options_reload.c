@@ -31,7 +31,7 @@ mu_status options_check_reload(const struct options *now, const struct options *
   if (status != MU_OK || text == NULL)
     status = mu_fail(err, MU_NO_MEMORY, "no memory to compare the settings");
   else if (refused > 0)
-    status = mu_fail(err, MU_UNSUPPORTED, "not changed by a reload: %s; restart the server for it", text);
+    status = mu_fail(err, MU_UNSUPPORTED, "not changed by a reload or an upgrade: %s; restart the server for it", text);
   buffer_free(&old);
   buffer_free(&wanted);
   buffer_free(&list);

@@ -146,9 +146,11 @@ static void on_drain(struct gateway *gateway, struct control_packet *packet) {
 static void on_hand_over(struct gateway *gateway, struct control_packet *packet) {
   struct core *core = &gateway->core;
   if (core->draining || gateway->heir >= 0) return;
-  gateway->heir = packet->fds[0];
-  packet->fds[0] = -1;
-  fcntl(gateway->heir, F_SETFL, O_NONBLOCK); /* no loop waits for the next gateway */
+  if (packet->n_fds > 0) { /* lost on the way where descriptors are short: no connection can be given away then */
+    gateway->heir = packet->fds[0];
+    packet->fds[0] = -1;
+    fcntl(gateway->heir, F_SETFL, O_NONBLOCK); /* no loop waits for the next gateway */
+  }
   begin_end(gateway);
   for (uint32_t i = 0; i < core->n_loops; i++) {
     core->loops[i].hand_over_post.run = hand_over_loop;
@@ -175,6 +177,10 @@ static void on_connection(void *context, struct control_packet *packet) {
   struct gateway *gateway = context;
   struct core *core = &gateway->core;
   if (packet->type != CONTROL_CONNECTION) return;
+  if (packet->n_fds == 0) {
+    LOG_WARNING("a connection of the gateway before found no free file descriptor (ulimit -n)");
+    return;
+  }
   bool metrics = packet->connection.metrics;
   struct gateway_loop *loop = &core->loops[metrics ? 0 : gateway->adopted++ % core->n_loops];
   struct adoption *adoption = loop->servers[metrics] != NULL ? calloc(1, sizeof *adoption) : NULL;

@@ -54,9 +54,21 @@ static void finish(struct supervisor *s, const char *state, const char *error) {
            LOG_INT("failed", recorded(s, "failed")), LOG_INT("ms", (clock_now_ns() - reload->started_ns) / NS_PER_MS));
   answer(s);
   upgrade_reloaded(s);
-  if (!reload->again) return;
-  reload->again = false;
-  reload_request(s, NULL);
+  reload_resume(s);
+}
+
+/* With the loop's next turn: whatever has just ended may be on the way through the lists. */
+static void resume(struct net_post *post) {
+  struct supervisor *s = list_item(post, struct supervisor, resume_post);
+  s->resume_posted = false;
+  if (s->reload.again && !s->reload.going && !upgrade_is_going(s)) reload_request(s, NULL);
+}
+
+void reload_resume(struct supervisor *s) {
+  if (!s->reload.again || s->resume_posted) return;
+  s->resume_posted = true;
+  s->resume_post.run = resume;
+  net_loop_post(s->loop, &s->resume_post);
 }
 
 /* ---- going on ---------------------------------------------------------------------------------------------------- */

@@ -167,7 +167,7 @@ struct listeners {
 
 struct reload {
   bool going;
-  bool again;      /* SIGHUP came meanwhile */
+  bool again;      /* SIGHUP came meanwhile, or during an upgrade */
   bool one_by_one; /* a model is loaded when the one before has come, or cannot */
   bool marked;     /* CONTROL_MARK was sent: with its answer it is over */
   uint64_t serial; /* of the present or last one */
@@ -232,6 +232,8 @@ struct supervisor {
   char devices[PLAN_DEVICES_MAX][PLAN_DEVICE_NAME]; /* by number; "cpu" is 0 */
   uint32_t n_devices;
   struct reload reload;
+  struct net_post resume_post; /* for reload.again */
+  bool resume_posted;
   struct listeners listeners;
   struct gateway gateways[GATEWAYS];
   struct gateway *gateway; /* the present one: it has the listeners, or will have */
@@ -402,6 +404,8 @@ void reload_came(struct supervisor *s, struct served_model *model);
 void reload_failed(struct supervisor *s, struct served_model *model);
 /* The gateway has done what was said before the mark, or is a new one. */
 void reload_marked(struct supervisor *s);
+/* A reload or an upgrade is over: SIGHUP that came meanwhile is seen to. */
+void reload_resume(struct supervisor *s);
 /* The server stops. */
 void reload_abort(struct supervisor *s);
 

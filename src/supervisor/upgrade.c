@@ -66,6 +66,7 @@ static void end(struct supervisor *s, enum upgrade_state state, const char *erro
   upgrade->ended_ns = clock_now_ns();
   snprintf(upgrade->error, sizeof upgrade->error, "%s", error);
   uv_timer_stop(&upgrade->timer);
+  reload_resume(s);
 }
 
 /* Nothing has changed. */
@@ -96,8 +97,10 @@ static void block_signals(bool block) {
   sigprocmask(block ? SIG_BLOCK : SIG_UNBLOCK, &set, NULL);
 }
 
-/* Whether all that was said to the children is on its way to them. */
+/* Whether all that was said to the children is on its way to them, and there is a gateway to take over from: the one
+ * that was there when all this began may have died meanwhile. */
 static bool is_quiet(const struct supervisor *s) {
+  if (s->gateway->state != GATEWAY_READY) return false;
   for (size_t i = 0; i < GATEWAYS; i++)
     if (s->gateways[i].link != NULL && !control_link_flushed(s->gateways[i].link)) return false;
   list_each (link, &s->workers) {
@@ -156,6 +159,8 @@ static void try_execute(struct supervisor *s) {
   int fd = -1;
   mu_status status = inherit_give(s, &memory, &state, &err);
   if (status == MU_OK) status = handover_write(&state, &fd, &err);
+  /* What proved itself has read an earlier state. One that does not add up would be the end of the server. */
+  if (status == MU_OK) status = upgrade_check_state(fd, &err);
   if (status == MU_OK) execute(s, &state, fd, &err);
   if (fd >= 0) close(fd);
   arena_free(&memory);
@@ -174,7 +179,7 @@ static void on_timer(uv_timer_t *timer) {
   const char *error = s->phase >= PHASE_DRAINING               ? "the server is stopping"
                       : !same_file(&s->upgrade)                ? "the file has changed since it proved itself"
                       : is_quiet(s)                            ? NULL
-                      : clock_now_ns() > s->upgrade.give_up_ns ? "a process of the server does not listen"
+                      : clock_now_ns() > s->upgrade.give_up_ns ? "a process of the server is not ready"
                                                                : "";
   if (error == NULL) {
     try_execute(s);
@@ -349,8 +354,10 @@ void upgrade_check_workers(struct supervisor *s) {
     return;
   }
   if (why == NULL) why = behind->note;
-  snprintf(text, sizeof text, "model %s keeps its workers of the version before: %.800s",
-           behind != NULL ? behind->name : "", why);
+  if (behind != NULL)
+    snprintf(text, sizeof text, "model %s keeps its workers of the version before: %.800s", behind->name, why);
+  else
+    snprintf(text, sizeof text, "the models were not read anew: %.800s", why);
   fail(s, text);
 }
 

@@ -3,6 +3,7 @@ import contextlib
 import http.client
 import os
 import pathlib
+import resource
 import shutil
 import signal
 import subprocess
@@ -324,6 +325,80 @@ def test_a_worker_that_is_killed_meanwhile(serve, tmp_path, new_binary):
         load.wait_for_more()
     assert results[0].returncode == 0, f"{results[0].stderr}\n{server.log}"
     assert {exe(pid) for pid in server.family()} == {str(new_binary)}
+
+
+def test_no_gateway_when_it_is_time_to_execute(serve, tmp_path, new_binary):
+    """It dies again and again while the new binary proves itself, and waits to be started again when that is done: the
+    upgrade waits with it."""
+    server = serve(sim_model(tmp_path / "models"), *VISIBLE)
+    worker_pids(server)
+    kills = script(tmp_path / "kills", f"""
+    n=0
+    while [ "$2" = upgrade-check ] && [ $n -lt 4 ]; do
+      for pid in $(cat /proc/$PPID/task/$PPID/children); do
+        if grep -q "^muster: gateway" /proc/$pid/cmdline; then kill -ABRT $pid && n=$((n + 1)); fi
+      done
+      sleep 0.02
+    done
+    exec {new_binary} "$@" """)
+    after = upgraded(server, kills)
+    assert after["pid"] == server.process.pid and after["gateway"]["restarts"] >= 3
+    assert {exe(pid) for pid in server.family()} == {str(new_binary)}
+    assert echo(server, 1).status == 200
+
+
+def test_connections_that_find_no_descriptor(serve, tmp_path, new_binary):
+    """The next gateway has none left when it is to take connections: they are cut, and it goes on."""
+    server = serve(sim_model(tmp_path / "models"), *VISIBLE)
+    worker_pids(server)
+    before, known = server.status()["gateway"]["pid"], server.family()
+    clients = [Client(server) for _ in range(3)]
+    assert [client.echo(i).status for i, client in enumerate(clients)] == [200] * 3
+    results = []
+    running = threading.Thread(target=lambda: results.append(upgrade(server, new_binary)))
+    with standing_still(before):
+        running.start()
+        gateway = successor(server, known)
+        wait_for(lambda: server.status().get("gateway", {}).get("pid") == gateway, "the next gateway to take over")
+        stdin = os.readlink(f"/proc/{gateway}/fd/0")
+        usual = resource.prlimit(gateway, resource.RLIMIT_NOFILE)
+        resource.prlimit(gateway, resource.RLIMIT_NOFILE, (3, usual[1]))
+    wait_for(lambda: not os.path.exists(f"/proc/{before}"), "the gateway before to leave")
+    wait_for(lambda: server.log.count("found no free file descriptor") == 3, "three lost connections")
+    resource.prlimit(gateway, resource.RLIMIT_NOFILE, usual)
+    running.join(PATIENCE)
+    assert results[0].returncode == 0, f"{results[0].stderr}\n{server.log}"
+    assert os.readlink(f"/proc/{gateway}/fd/0") == stdin
+    for client in clients:
+        client.close()
+    assert server.status()["gateway"]["pid"] == gateway
+    assert echo(server, 1).status == 200
+
+
+def test_sighup_meanwhile(serve, tmp_path, new_binary):
+    """It is seen to when the upgrade is over, whatever became of that."""
+    server = serve(sim_model(tmp_path / "models"))
+    worker_pids(server)
+    go_on = tmp_path / "go-on"
+    waits = script(tmp_path / "waits", f"while [ ! -e {go_on} ]; do sleep 0.05; done; exit 1")
+    for name, binary in (("refused", waits), ("failed", new_binary)):
+        known = server.family()
+        running = threading.Thread(target=lambda binary=binary: upgrade(server, binary))
+        with standing_still(worker_pids(server)[0]):
+            running.start()
+            if name == "failed":
+                pid = successor(server, known)
+            wait_for(lambda: server.status()["upgrade"]["state"] in ("checking", "gateway"), "the upgrade to begin")
+            sim_model(tmp_path / "models", name)
+            server.signal(signal.SIGHUP)
+            server.status()
+            go_on.touch()
+            if name == "failed":
+                os.kill(pid, signal.SIGKILL)
+            running.join(PATIENCE)
+            assert server.status()["upgrade"]["state"] == name
+        wait_for(lambda: [m["state"] for m in server.status()["models"] if m["name"] == name] == ["READY"],
+                 "the new model")
 
 
 def test_the_next_gateway_is_killed_right_after(serve, tmp_path, new_binary):
