@@ -35,7 +35,7 @@ class Soak:
         from models import MAGIKA, Real, Simulated
         self.folder, self.seconds, self.seed, self.preset = folder, seconds, seed, preset
         self.slow = 1 if preset == "release" else 3  # how much longer everything may take
-        self.default_timeout, self.max_execution, self.load_timeout = 20 * self.slow, 4 * self.slow, 10 * self.slow
+        self.default_timeout, self.max_execution, self.load_timeout = 20 * self.slow, 4 * self.slow, 60 * self.slow
         self.idle_timeout, self.head_timeout = 8, 4
         self.patience = self.default_timeout * 2 + 30  # an answer that has not come by then never comes
         self.blame_gap = 2.0 * self.slow
