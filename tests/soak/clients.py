@@ -456,9 +456,7 @@ class Watcher(Client):
         connection.used = time.monotonic()
         if reply.headers.get("Connection", "").lower() == "close":
             self.drop()
-        # A new gateway knows a model by name before it knows its metadata: 503 for a moment.
-        restarted = any(time.monotonic() - kill < 30 for kill in self.ledger.kills)
-        if reply.status == 200 or reply.status == 503 and (page in self.MAY_BE_DOWN or restarted or self.ledger.stopping):
+        if reply.status == 200 or reply.status == 503 and (page in self.MAY_BE_DOWN or self.ledger.stopping):
             self.ledger.right(entry)
         else:
             self.ledger.wrong(entry, f"{reply.status} {reply.body[:200]!r}")

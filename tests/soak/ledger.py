@@ -13,7 +13,6 @@ REASONS = [
     ("too large", (413,), r"at most|larger than|too large|do not fit"),
     ("worker died, alone", (500,), r"The worker died while it ran this request alone"),
     ("engine's error", (400,), r"told to fail on"),
-    ("gateway starting", (503,), r"the gateway is started again|is still loading|has no worker yet"),
     ("model not there", (404, 503), r"Request for unknown model"),
     ("model unloaded", (503,), r"was unloaded|is being unloaded|failed for good"),
     ("stopping", (503,), r"stopping|draining|shut"),
@@ -103,8 +102,6 @@ class Ledger:
         now, allowed = time.monotonic(), ALWAYS | entry.may
         if self.stopping is not None and now >= self.stopping:
             allowed = allowed | {"stopping"}
-        if any(kill <= now <= kill + self.slack for kill in self.kills):
-            allowed = allowed | {"gateway starting"}
         if word is None or word not in allowed:
             self._wrong(entry, f"refused with {status} {error!r}")
         elif status in (429, 503) and retry_after is None:

@@ -121,3 +121,10 @@ def test_a_guilty_request_that_is_answered(ledger):
 def test_an_innocent_request_that_is_refused_wrongly(ledger, status, error, retry_after):
     ledger.refused(sent(ledger, timeout=5), status, error, retry_after)
     only_violation(ledger)
+
+
+def test_a_gateway_that_was_killed_excuses_no_refusal(ledger):
+    ledger.kills.append(time.monotonic())
+    ledger.refused(sent(ledger), 503,
+                   "Request for unknown model: 'x' is still loading: the gateway is started again", "1")
+    assert "still loading" in only_violation(ledger)
