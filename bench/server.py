@@ -38,6 +38,7 @@ class Server:
                                          *flags], stdout=self.log, stderr=self.log)
         while (status := self.status()).get("state") != "ready":
             if self.process.poll() is not None or time.monotonic() > start + 60:
+                self.process.kill()
                 sys.exit(f"the server did not become ready:\n{pathlib.Path(self.log.name).read_text()}")
             time.sleep(0.005)
         self.ready_ms = (time.monotonic() - start) * 1e3
