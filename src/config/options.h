@@ -1,7 +1,8 @@
 /*
  * Every setting of `muster serve`, in one struct, described by one table (options.c): name, type, range, default, help,
- * whether a reload changes it, environment names, tritonserver's name for it. Flags, muster.yaml, the environment, `--help`, `muster config` and
- * docs/options.md all come from the table. Later wins: default, muster.yaml, environment, flag.
+ * whether a reload changes it, environment names, tritonserver's name for it. Flags, muster.yaml, the environment,
+ * `--help`, `muster config` and docs/options.md all come from the table. Later wins: default, muster.yaml, environment,
+ * flag.
  */
 #ifndef CONFIG_OPTIONS_H
 #define CONFIG_OPTIONS_H

@@ -276,7 +276,8 @@ static int run(int argc, char **argv) {
   int exit_status = COMMAND_OK;
   if (settings_read(argc, argv, &bench->settings, &err) != MU_OK)
     exit_status = command_fail(&command_bench, COMMAND_USAGE, err.message);
-  else if ((bench->settings.echo != NULL ? echo_serve(bench->settings.echo, (size_t)bench->settings.bytes, &err) : sweep(bench, &err)) != MU_OK)
+  else if ((bench->settings.echo != NULL ? echo_serve(bench->settings.echo, (size_t)bench->settings.bytes, &err)
+                                         : sweep(bench, &err)) != MU_OK)
     exit_status = command_fail(&command_bench, COMMAND_FAILED, err.message);
   else
     exit_status = command_output(&command_bench, &bench->out);
