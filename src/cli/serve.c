@@ -5,6 +5,8 @@ static int run(int argc, char **argv) {
   struct options *options;
   int state = upgrade_take_state();
   int exit_status = command_load_options(&command_serve, argc, argv, &options);
+  /* Why they cannot be read has been said. A server that is running does not end for it. */
+  if (exit_status != COMMAND_OK && upgrade_former_options(state, &options) == MU_OK) exit_status = COMMAND_OK;
   if (exit_status != COMMAND_OK) return exit_status;
   if (options->models.n == 0) {
     options_free(options);

@@ -18,10 +18,11 @@ enum {
 #define FIELDS(name, ...) static const struct field name[] = {__VA_ARGS__}
 
 #define F(member) FIELD(handover_server, member)
-FIELDS(server_fields, F(version), F(started_ns), F(last_model), F(last_worker), F(last_epoch), F(was_ready), F(settled),
-       F(control_socket), F(control_path), F(http_address), F(metrics_address), F(http_port), F(metrics_port),
-       F(n_http), F(n_metrics), F(gateway), F(gateway_restarts), F(gateway_early_deaths), F(gateway_was_ready),
-       F(gateway_restarted), F(gateway_ready_ns), F(gateway_delay_ns), F(upgrade_started_ns), F(upgrades));
+FIELDS(server_fields, F(version), F(options), F(started_ns), F(last_model), F(last_worker), F(last_epoch), F(was_ready),
+       F(settled), F(control_socket), F(control_path), F(http_address), F(metrics_address), F(http_port),
+       F(metrics_port), F(n_http), F(n_metrics), F(gateway), F(gateway_restarts), F(gateway_early_deaths),
+       F(gateway_was_ready), F(gateway_restarted), F(gateway_ready_ns), F(gateway_delay_ns), F(upgrade_started_ns),
+       F(upgrades));
 #undef F
 #define F(member) FIELD(handover_socket, member)
 FIELDS(socket_fields, F(fd));

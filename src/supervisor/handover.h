@@ -15,7 +15,8 @@
 enum { HANDOVER_VERSION = 1, HANDOVER_GATEWAYS = 2 };
 
 struct handover_server {
-  const char *version; /* of muster */
+  const char *version;          /* of muster */
+  struct control_bytes options; /* the settings in force, for when they cannot be read anew: options_encode */
   uint64_t started_ns;
   uint32_t last_model, last_worker; /* numbers given last */
   uint64_t last_epoch;

@@ -39,6 +39,7 @@ static void give_server(const struct supervisor *s, struct handover_server *serv
       .gateway_restarted = policy->restarted,
       .gateway_ready_ns = policy->ready_ns,
       .gateway_delay_ns = policy->delay_ns,
+      .options = {s->encoded_options.data, s->encoded_options.size},
       .upgrade_started_ns = s->upgrade.started_ns,
       .upgrades = s->upgrade.number,
   };

@@ -14,6 +14,10 @@ int supervisor_main(struct options *options, int argc, char **argv, int state);
 enum { UPGRADE_NO_STATE = -2 };
 int upgrade_take_state(void);
 
+/* The settings that the supervisor before this one had, which serve on where they cannot be read anew: a file may break
+ * between the check and the change. As options_load. MU_INVALID, MU_UNSUPPORTED, MU_IO, MU_NO_MEMORY. */
+MUST_CHECK mu_status upgrade_former_options(int state, struct options **ret_options);
+
 /* Whether this binary could go on with the state behind fd. MU_INVALID, MU_UNSUPPORTED, MU_IO, MU_NO_MEMORY. */
 MUST_CHECK mu_status upgrade_check_state(int fd, mu_error *err);
 

@@ -402,6 +402,17 @@ int upgrade_take_state(void) {
   return (int)fd;
 }
 
+mu_status upgrade_former_options(int state, struct options **ret_options) {
+  struct handover_file file;
+  mu_error err;
+  mu_status status = state >= 0 ? handover_open(state, &file, &err) : MU_INVALID;
+  if (status != MU_OK) return status;
+  const struct control_bytes *options = &file.state.server->options;
+  status = options_decode(options->data, options->size, ret_options);
+  handover_close(&file);
+  return status;
+}
+
 mu_status upgrade_check_state(int fd, mu_error *err) {
   struct handover_file file;
   mu_status status = handover_open(fd, &file, err);

@@ -270,6 +270,31 @@ def test_settings_that_the_new_binary_would_not_take(serve, tmp_path, new_binary
     upgraded(server, new_binary)
 
 
+def test_settings_that_break_after_the_check(serve, tmp_path):
+    """The binary is in place already, its settings cannot be read: it goes on with those that were in force."""
+    settings = tmp_path / "muster.yaml"
+    settings.write_text("max-queue-size: 100\n")
+    server = serve(sim_model(tmp_path / "models"), "--config", settings, *VISIBLE)
+    worker_pids(server)
+    breaks = tmp_path / "breaks"
+    breaks.write_text(f'''#!/bin/sh
+if [ "$2" = upgrade-check ]; then
+  {binary_path()} "$@" || exit 1
+  echo "max-queue-syze: 100" >{settings}
+  exit 0
+fi
+exec {binary_path()} "$@"
+''')
+    breaks.chmod(0o755)
+    with Load(server) as load:
+        done = upgrade(server, breaks)
+        assert done.returncode == 1 and "max-queue-syze" in done.stderr + done.stdout + server.log, done
+        load.wait_for_more()
+    settings.write_text("max-queue-size: 100\n")
+    assert run_muster("reload", "--control-socket", server.socket).returncode == 0
+    assert echo(server, 1).status == 200
+
+
 def test_the_doors_are_closed(tmp_path):
     """What the supervisor says to itself is nobody else's to say."""
     repository = sim_model(tmp_path / "models")

@@ -29,6 +29,7 @@ static struct {
 static int set_up(void **state) {
   memset(&sample, 0, sizeof sample);
   sample.server = (struct handover_server){.version = "0.1.0",
+                                           .options = {"a\0b", 3},
                                            .started_ns = UINT64_C(1) << 60,
                                            .last_model = 9,
                                            .last_worker = 40,
