@@ -46,13 +46,15 @@ static struct model_tensor tensor(const char *name, mu_dtype dtype, uint32_t ran
 static void add_model(uint32_t number, const char *name, struct model_tensor *tensors, uint32_t n) {
   static const char config[] = "max_batch_size: 4";
   struct control_model_set set = {.model = number,
+                                  .listed = true,
                                   .name = name,
                                   .version = 1,
                                   .folder = "",
                                   .config = {config, sizeof config - 1},
                                   .state = MODEL_READY,
                                   .reason = "",
-                                  .max_batch = 4,
+                                  .batching = true,
+                                  .max_queue_delay_us = -1,
                                   .max_queue_requests = PIPELINE,
                                   .max_queue_bytes = MEMORY};
   struct model_metadata metadata = {.inputs = tensors,
@@ -64,13 +66,14 @@ static void add_model(uint32_t number, const char *name, struct model_tensor *te
                                     .runtime = "",
                                     .platform = ""};
   struct buffer wire;
-  mu_error err;
   buffer_init(&wire, MEMORY);
   require(model_metadata_encode(&metadata, &wire) == MU_OK);
   core_set_model(&core, &set);
-  core_model_loaded(&core, &(struct control_model_loaded){number, {wire.data, wire.size}});
+  core_model_loaded(&core,
+                    &(struct control_model_loaded){
+                        .model = number, .metadata = {wire.data, wire.size}, .was_ready = true, .batch_tokens = 1});
   buffer_free(&wire);
-  require(core_schedule_model(&core, core_model_by_number(&core, number), 1, &err) == MU_OK);
+  require(core_model_by_number(&core, number)->sched != NULL);
 }
 
 static void start_gateway(void) {

@@ -393,7 +393,7 @@ static void be_intruder(struct scene *scene, enum sandbox_profile profile, const
 static void gateway_process(struct scene *scene, bool root, enum sandbox_profile profile, int socket, bool victim) {
   struct channel_params params = fixture_params(1, 1);
   struct shared_memory input;
-  struct channel_gate *gate;
+  struct channel_gate *gate = NULL;
   mu_error err = {""};
   settle(scene, root, profile);
   if (shared_memory_create("test-input", FIXTURE_INPUT_ARENA, &input, &err) != MU_OK ||
