@@ -4,7 +4,7 @@
 #include <stddef.h>
 
 static const float BATCH_COST_NS = 25e3f; /* of a batch outside of its run: gateway, rings, doorbells */
-static const float NEARLY = .98f;         /* of the best throughput will do, … */
+static const float NEARLY = .995f;        /* of the best throughput will do, … */
 static const float STAY = 1.02f; /* … and the size at hand counts for a little more, so that noise is no reason */
 static const float TRY_SHARE = .005f; /* of the running time that tries may cost */
 static const float HOPELESS = .9f;    /* of the best throughput, that a size cannot reach at its very best */
