@@ -4,12 +4,12 @@
 #include <stddef.h>
 
 static const float BATCH_COST_NS = 25e3f; /* of a batch outside of its run: gateway, rings, doorbells */
-static const float NEARLY = .995f;        /* of the best throughput will do, … */
-static const float STAY = 1.02f; /* … and the size at hand counts for a little more, so that noise is no reason */
-static const float TRY_SHARE = .005f; /* of the running time that tries may cost */
-static const float HOPELESS = .9f;    /* of the best throughput, that a size cannot reach at its very best */
-static const float NEAR = .95f;       /* of the best throughput: measured again now and then */
+static const float NEARLY = .96f;         /* of the best throughput will do */
+static const float TRY_SHARE = .005f;     /* of the running time that tries may cost */
+static const float HOPELESS = .9f;        /* of the best throughput, that a size cannot reach at its very best */
+static const float NEAR = .95f;           /* of the best throughput: measured again now and then */
 enum {
+  PROVEN = 12,      /* measurements of a size before it is given up */
   FIRST_ROWS = 16,  /* that the first batches may have */
   RETRY_AFTER = 64, /* batches, for a size near the best */
   LOOK_AFTER = 8,   /* batches */
@@ -27,30 +27,28 @@ static bool worth_a_try(const struct enough *enough, const struct curve *curve, 
   return row_ns(point) * NEAR < enough->row_ns && curve->batches - point->learnt > RETRY_AFTER;
 }
 
-/* The fewest rows that give nearly the best throughput, of the sizes known well. */
+/* The most rows that give nearly the best throughput, of the sizes known. A size is given up for smaller ones only when
+ * it was measured often: its first batches may have been slow for any reason. */
 static void look(struct enough *enough, const struct curve *curve) {
-  float best = INFINITY, counted[CURVE_POINTS];
   uint64_t trusted = curve_trusted(curve);
   enough->row_ns = INFINITY;
-  for (uint64_t left = trusted; left != 0; left &= left - 1) {
-    uint32_t i = (uint32_t)__builtin_ctzll(left);
-    float ns = row_ns(&curve->points[i]);
-    enough->row_ns = fminf(enough->row_ns, ns);
-    counted[i] = i + 1 == enough->point ? ns / STAY : ns;
-    best = fminf(best, counted[i]);
-  }
+  for (uint64_t left = trusted; left != 0; left &= left - 1)
+    enough->row_ns = fminf(enough->row_ns, row_ns(&curve->points[__builtin_ctzll(left)]));
   enough->age = 0;
+  enough->rows = 0;
   if (trusted == 0) {
     enough->row_ns = 0;
     return;
   }
-  uint64_t left = trusted;
-  while (counted[__builtin_ctzll(left)] * NEARLY > best) left &= left - 1;
-  enough->point = (uint32_t)__builtin_ctzll(left) + 1;
-  /* As long as there was no better size than the largest one known, a larger one may surpass it. */
-  if (enough->rows == 0 && (left & (left - 1)) == 0) return;
-  enough->rows = curve_point_rows(enough->point - 1);
-  bool more = worth_a_try(enough, curve, enough->rows * 2, curve->points[enough->point - 1].ns);
+  uint32_t last = 63 - (uint32_t)__builtin_clzll(trusted), i = last;
+  for (uint64_t left = trusted; left != 0; left &= ~(UINT64_C(1) << i)) {
+    i = 63 - (uint32_t)__builtin_clzll(left);
+    const struct curve_point *point = &curve->points[i];
+    if (point->n < PROVEN || row_ns(point) * NEARLY <= enough->row_ns) break;
+  }
+  if (i == last) return; /* nothing better below it, and a larger one may be better still */
+  enough->rows = curve_point_rows(i);
+  bool more = worth_a_try(enough, curve, enough->rows * 2, curve->points[i].ns);
   enough->reach = more ? enough->rows * 2 : enough->rows;
 }
 
@@ -80,17 +78,10 @@ static uint32_t size_to_try(const struct enough *enough, const struct curve *cur
   return worth_a_try(enough, curve, most, least_ns) ? most : 0;
 }
 
-/* Twice the largest size that is known well, if that is better than all smaller ones. */
+/* Twice the largest size that is known well. */
 static uint32_t grow(const struct curve *curve, uint32_t max_rows) {
-  uint32_t rows = 0;
-  float last = INFINITY, best = INFINITY; /* of the largest one; of those below it */
-  for (uint64_t left = curve_trusted(curve); left != 0; left &= left - 1) {
-    uint32_t i = (uint32_t)__builtin_ctzll(left);
-    best = fminf(best, last);
-    last = row_ns(&curve->points[i]);
-    rows = curve_point_rows(i);
-  }
-  if (last < best * NEARLY) rows *= 2;
+  uint64_t trusted = curve_trusted(curve);
+  uint32_t rows = trusted != 0 ? curve_point_rows(63 - (uint32_t)__builtin_clzll(trusted)) * 2 : 0;
   if (rows < FIRST_ROWS) rows = FIRST_ROWS;
   return rows < max_rows ? rows : max_rows;
 }

@@ -1,18 +1,16 @@
 /*
- * How many rows of a key are enough for one batch. Where more rows cost their full time, as on a CPU that is busy with
- * a few, a larger batch wins nothing: it answers later, holds the device longer and may run slower for the cache. So
- * the curve is asked for the fewest rows that give (nearly) the best throughput; what waits beyond goes next.
+ * How many rows of a key are enough for one batch. Where more rows cost more than their full time, as on a CPU whose
+ * cache is full, a larger batch answers later and fewer. So the curve is asked for the most rows that give nearly the
+ * best throughput; what waits beyond goes next. A size is given up for smaller ones only when it was measured often.
  *
- * A key that nothing is known of begins with batches of a few rows, which double as long as the larger ones prove
- * better: were the first ones as large as they can be, a model of which large batches run for a second would learn for
- * a minute.
+ * A key that nothing is known of begins with batches of a few rows, which double when a size is known: were the first
+ * ones as large as they can be, a model of which large batches run for a second would learn for a minute.
  *
  * Sizes that are not measured, or not lately, are tried when enough waits, the smaller first. The first tries are free,
  * so that the choice is made soon. Later ones pay for all who wait and all who come meanwhile, and a small share of the
  * running time pays it back, so that they stay below what a 99th percentile shows; a try that does better is free.
- * Sizes that cannot be the best (even if they took no longer than the next smaller size known) are not tried. Once
- * chosen, a size stays until another is measured to be better by more than noise: what is forgotten about larger ones
- * does not let them back in. Pure numbers; zero is a start.
+ * Sizes that cannot be the best (even if they took no longer than the next smaller size known) are not tried. Pure
+ * numbers; zero is a start.
  */
 #ifndef SCHED_ENOUGH_H
 #define SCHED_ENOUGH_H
@@ -22,7 +20,6 @@
 struct enough {
   uint32_t rows;  /* beyond which larger batches do not pay; 0: not found yet */
   uint32_t grown; /* how far batches may go until that is found; 0: a start */
-  uint32_t point; /* of the curve, 1-based; 0: none chosen */
   float row_ns;   /* time of a row at the best size; 0: unknown */
   uint32_t reach; /* with a larger size that is worth a try */
   uint32_t tries; /* so far */
