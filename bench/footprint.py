@@ -14,7 +14,6 @@ import pathlib
 import re
 import statistics
 import subprocess
-import sys
 import tempfile
 
 from models import models
