@@ -381,16 +381,19 @@ def test_connections_that_find_no_descriptor(serve, tmp_path, new_binary):
     assert [client.echo(i).status for i, client in enumerate(clients)] == [200] * 3
     results = []
     running = threading.Thread(target=lambda: results.append(upgrade(server, new_binary)))
-    with standing_still(before):
-        running.start()
-        gateway = successor(server, known)
-        wait_for(lambda: server.status().get("gateway", {}).get("pid") == gateway, "the next gateway to take over")
-        stdin = os.readlink(f"/proc/{gateway}/fd/0")
-        usual = resource.prlimit(gateway, resource.RLIMIT_NOFILE)
-        resource.prlimit(gateway, resource.RLIMIT_NOFILE, (3, usual[1]))
-    wait_for(lambda: not os.path.exists(f"/proc/{before}"), "the gateway before to leave")
-    wait_for(lambda: server.log.count("found no free file descriptor") == 3, "three lost connections")
-    resource.prlimit(gateway, resource.RLIMIT_NOFILE, usual)
+    lost = "a connection of the gateway before found no free file descriptor"
+    with contextlib.ExitStack() as still:
+        with standing_still(before):
+            running.start()
+            gateway = successor(server, known)
+            wait_for(lambda: server.status().get("gateway", {}).get("pid") == gateway, "the next gateway to take over")
+            stdin = os.readlink(f"/proc/{gateway}/fd/0")
+            usual = resource.prlimit(gateway, resource.RLIMIT_NOFILE)
+            # the two gateways are among themselves now: no new workers come before there are descriptors again
+            still.enter_context(standing_still(server.process.pid))
+            resource.prlimit(gateway, resource.RLIMIT_NOFILE, (3, usual[1]))
+        wait_for(lambda: server.log.count(lost) == 3, "three lost connections")
+        resource.prlimit(gateway, resource.RLIMIT_NOFILE, usual)
     running.join(PATIENCE)
     assert results[0].returncode == 0, f"{results[0].stderr}\n{server.log}"
     assert os.readlink(f"/proc/{gateway}/fd/0") == stdin
