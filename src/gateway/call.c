@@ -98,6 +98,33 @@ void call_reply_error(struct call *call, int code, const char *message) {
 
 /* ---- the service ------------------------------------------------------------------------------------------------- */
 
+enum { SMALL_BODY = 64 * 1024 }; /* none of the endpoints but inference takes more */
+
+static void document_body(struct exchange *exchange, const uint8_t *data, size_t size) {
+  struct call *call = exchange->user;
+  bool too_large = call->text.size + size > SMALL_BODY;
+  if (!too_large && buffer_append(&call->text, data, size) == MU_OK) return;
+  if (too_large)
+    call_reply_error(call, http_status_of(MU_TOO_LARGE), "the body is too large for this endpoint");
+  else
+    call_reply_error(call, http_status_of(MU_NO_MEMORY), "no memory for the body");
+  call_free(call);
+}
+
+static void document_end(struct exchange *exchange) {
+  struct call *call = exchange->user;
+  endpoint_answer(call);
+  call_free(call);
+}
+
+static void document_gone(struct exchange *exchange) { call_free(exchange->user); }
+
+/* Collects the body; answered at its end. */
+static void document_begin(struct call *call) {
+  static const struct exchange_handler handler = {document_body, document_end, document_gone, NULL};
+  call->handler = &handler;
+}
+
 static void begin(void *context, struct exchange *exchange) {
   struct gateway_loop *loop = context;
   struct call *call = call_create(loop, exchange);
@@ -110,51 +137,33 @@ static void begin(void *context, struct exchange *exchange) {
   mu_error err;
   mu_status status = route_find(exchange->method, exchange->path, &call->route, &err);
   if (status == MU_OK && call->route.endpoint == ENDPOINT_MODEL_INFER) {
-    inference_begin(call);
+    http_inference_begin(call);
     return;
   }
   if (status == MU_OK) {
-    call->text_size = UINT64_MAX;
-    return; /* answered at its end */
+    document_begin(call);
+    return;
   }
   /* 405 is the one code that no status of muster's own stands for: the path is there, the method is not. */
   call_reply_error(call, call->route.allow != NULL ? 405 : http_status_of(status), err.message);
   call_free(call);
 }
 
+static const struct exchange_handler *handler_of(const struct exchange *exchange) {
+  return *(const struct exchange_handler *const *)exchange->user;
+}
+
 static void body(void *context, struct exchange *exchange, const uint8_t *data, size_t size) {
-  struct call *call = exchange->user;
-  if (call->route.endpoint == ENDPOINT_MODEL_INFER) {
-    inference_body(call, data, size);
-    return;
-  }
-  enum { SMALL_BODY = 64 * 1024 }; /* none of the other endpoints takes more */
-  bool too_large = call->text.size + size > SMALL_BODY;
-  if (!too_large && buffer_append(&call->text, data, size) == MU_OK) return;
-  if (too_large)
-    call_reply_error(call, http_status_of(MU_TOO_LARGE), "the body is too large for this endpoint");
-  else
-    call_reply_error(call, http_status_of(MU_NO_MEMORY), "no memory for the body");
-  call_free(call);
+  handler_of(exchange)->body(exchange, data, size);
 }
 
-static void end(void *context, struct exchange *exchange) {
-  struct call *call = exchange->user;
-  if (call->route.endpoint == ENDPOINT_MODEL_INFER) {
-    inference_end(call);
-    return;
-  }
-  endpoint_answer(call);
-  call_free(call);
-}
+static void end(void *context, struct exchange *exchange) { handler_of(exchange)->end(exchange); }
 
-static void gone(void *context, struct exchange *exchange) {
-  struct call *call = exchange->user;
-  call->exchange = NULL;
-  if (call->route.endpoint == ENDPOINT_MODEL_INFER)
-    inference_gone(call);
-  else
-    call_free(call);
+static void gone(void *context, struct exchange *exchange) { handler_of(exchange)->gone(exchange); }
+
+static bool window(void *context, struct exchange *exchange, uint8_t **ret_data, size_t *ret_size) {
+  const struct exchange_handler *handler = handler_of(exchange);
+  return handler->window != NULL && handler->window(exchange, ret_data, ret_size);
 }
 
 static bool hold(void *context, uint64_t bytes) {
@@ -165,11 +174,6 @@ static bool hold(void *context, uint64_t bytes) {
 static void let_go(void *context, uint64_t bytes) {
   const struct gateway_loop *loop = context;
   core_let_go(loop->core, bytes);
-}
-
-static bool window(void *context, struct exchange *exchange, uint8_t **ret_data, size_t *ret_size) {
-  struct call *call = exchange->user;
-  return call->route.endpoint == ENDPOINT_MODEL_INFER && inference_window(call, ret_data, ret_size);
 }
 
 const struct service gateway_service = {

@@ -1,7 +1,11 @@
 /*
- * One exchange in the hands of the gateway: which endpoint, its body, and for an inference its request, its memory and
+ * One request in the hands of the gateway: which endpoint, its body, and for an inference its request, its memory and
  * its reply. Belongs to the loop of its connection; while the scheduler has it (in_sched) only the fields marked so are
  * touched by others, under the core lock.
+ *
+ * An inference is the same whoever asks (inference.c). Two tables say what differs: a format reads a message's bytes
+ * and writes results (REST's JSON with binary tensors, protobuf), a carrier brings a reply or an error to the client
+ * (the answer of an HTTP request, a message of a stream).
  */
 #ifndef GATEWAY_CALL_H
 #define GATEWAY_CALL_H
@@ -21,24 +25,73 @@ enum call_event {
   CALL_LATE = 8,     /* its deadline passed in flight; CALL_DONE comes later */
 };
 
+struct call;
+
+/* Who hears of an exchange's events: what exchange.user points to begins with a pointer to one of these. As the same
+ * functions of struct service; window may be NULL. */
+struct exchange_handler {
+  void (*body)(struct exchange *exchange, const uint8_t *data, size_t size);
+  void (*end)(struct exchange *exchange);
+  void (*gone)(struct exchange *exchange);
+  bool (*window)(struct exchange *exchange, uint8_t **ret_data, size_t *ret_size);
+};
+
+/*
+ * How the bytes of one message become a request, and results become bytes. A message has a text, which describes the
+ * request and is bounded by the body limit, and tensors, which go straight into the input arena. The functions run on
+ * the call's loop; an error ends the call.
+ */
+struct format {
+  /* CALL_TEXT: more of the message. Keeps what it needs with inference_stage; once all of the text is there it fills
+   * call.request, sets text_size, and calls inference_reserve. */
+  mu_status (*text)(struct call *call, const uint8_t *data, size_t size, mu_error *err);
+  /* The message has ended in CALL_TEXT: the same with what there is. */
+  mu_status (*text_end)(struct call *call, mu_error *err);
+  /* Input memory is there (inputs' data is set): what stands in the text is converted into it. */
+  mu_status (*fill)(struct call *call, const char *text, mu_error *err);
+  /* CALL_TENSORS: what follows the text. data may be the memory that `window` gave. */
+  mu_status (*tensors)(struct call *call, const uint8_t *data, size_t size, mu_error *err);
+  bool (*window)(struct call *call, uint8_t **ret_data, size_t *ret_size);
+  /* The message has ended in CALL_TENSORS: is everything there? */
+  mu_status (*complete)(struct call *call, mu_error *err);
+  /* call.results into call.reply (text) and call.iov[1 …], *ret_n_iov of them; iov[0] is the carrier's. *ret_borrows:
+   * some point into the output block. */
+  mu_status (*render)(struct call *call, uint32_t *ret_n_iov, bool *ret_borrows, mu_error *err);
+};
+extern const struct format format_rest; /* OIP's JSON, with Triton's binary tensors behind it */
+
+/* How a call's client is answered. Both forget call.exchange (and what else leads to the client) first. */
+struct carrier {
+  /* The rendered results: iov[1 … n_iov]; calls inference_reply_sent(call) once, when their memory is not needed any
+   * more, which may be before it returns. */
+  void (*reply)(struct call *call, uint32_t n_iov, bool borrows);
+  /* The call stays the caller's. */
+  void (*error)(struct call *call, mu_status status, const char *message);
+};
+extern const struct carrier carrier_http;
+
 enum call_stage {
-  CALL_TEXT,      /* collecting the JSON part (or the whole body of an endpoint that has one) */
+  CALL_TEXT,      /* collecting the text (or the whole body of an endpoint that has one) */
   CALL_RESERVING, /* waiting for input memory, reading paused */
-  CALL_TENSORS,   /* binary part on its way into the arena */
+  CALL_TENSORS,   /* what follows the text is on its way into the arena */
   CALL_QUEUED,    /* with the scheduler */
   CALL_ANSWERED,  /* nothing more to say; kept until the scheduler and the transport let go */
 };
 
 struct call {
-  struct exchange *exchange; /* NULL once answered or gone */
+  const struct exchange_handler *handler; /* first: exchange.user is the call of an exchange that has one */
+  struct exchange *exchange;              /* NULL once answered or gone */
+  const struct format *format;            /* of an inference, and so is all below but text, route and reply */
+  const struct carrier *carrier;
   enum call_stage stage;
 
-  uint64_t text_size;   /* of the JSON part; UINT64_MAX: the whole body, length not known yet */
-  uint64_t text_staged; /* bytes taken from the budget for `text` */
-  uint64_t reply_held;  /* ... and for `reply` */
-  bool raw;             /* Inference-Header-Content-Length: 0 */
+  uint64_t message_size; /* of the whole message, inflated; UINT64_MAX: nobody has said */
+  uint64_t text_size;    /* of the text; UINT64_MAX: all of the message, or not known yet */
+  uint64_t text_staged;  /* bytes taken from the budget for `text` */
+  uint64_t reply_held;   /* ... and for `reply` */
+  bool raw;              /* REST without text: Inference-Header-Content-Length: 0 */
   bool body_ended;
-  bool rest_staged; /* what follows the JSON part is in `text` too */
+  bool rest_staged; /* what follows the text is in `text` too */
 
   struct gateway_model *model; /* held until call_free; NULL: none yet */
   struct sched_job job;
@@ -63,7 +116,7 @@ struct call {
   struct list outbox_link;
   struct net_post post;
   struct route route;
-  struct buffer text; /* staged JSON part */
+  struct buffer text; /* staged */
   struct request request;
   struct slot_reservation slots;
   uint32_t order[SLOT_INPUTS_MAX]; /* inputs by their place in the binary part */
@@ -92,13 +145,36 @@ void call_free(struct call *call);
  * Harmless when the client is gone. */
 void call_reply_error(struct call *call, int code, const char *message);
 
-/* inference.c */
+/* ---- inference.c: for those who bring messages ------------------------------------------------------------------- */
+
+/* A call whose exchange, format, carrier, route (model, version), message_size and text_size are set begins: its model
+ * is looked up. The call may be answered and gone after each of these. */
 void inference_begin(struct call *call);
 void inference_body(struct call *call, const uint8_t *data, size_t size);
 void inference_end(struct call *call);
 bool inference_window(struct call *call, uint8_t **ret_data, size_t *ret_size);
-void inference_gone(struct call *call);
+void inference_gone(struct call *call);                                        /* the client has left */
+void inference_fail(struct call *call, mu_status status, const char *message); /* it cannot go on reading */
 void inference_handle_events(struct call *call, unsigned events);
+
+/* ---- inference.c: for formats and carriers ----------------------------------------------------------------------- */
+
+/* call.route names the model: MU_NOT_FOUND, MU_UNAVAILABLE. The call holds it then. */
+MUST_CHECK mu_status inference_find_model(struct call *call, mu_error *err);
+/* Keeps bytes in call.text, counted against the memory budget once they are many. */
+MUST_CHECK mu_status inference_stage(struct call *call, const void *data, size_t size, mu_error *err);
+/* The request is filled: takes its input memory, then fill and tensors(rest) follow; or waits for it with what is here
+ * kept. text: text_size bytes; rest: what came behind it. */
+MUST_CHECK mu_status inference_reserve(struct call *call, const char *text, const uint8_t *rest, size_t rest_size,
+                                       mu_error *err);
+/* Room for n of call.iov. */
+MUST_CHECK mu_status inference_reserve_iov(struct call *call, uint32_t n, mu_error *err);
+void inference_reply_sent(void *call); /* of a struct carrier's reply */
+
+/* ---- carrier_http.c ---------------------------------------------------------------------------------------------- */
+
+/* POST …/infer: the exchange's headers say what comes. */
+void http_inference_begin(struct call *call);
 
 /* endpoints.c: everything that is answered at once from what is known; call->text is the body. */
 void endpoint_answer(struct call *call);
