@@ -1,4 +1,4 @@
-#include "gateway/call.h"
+#include "gateway/grpc.h"
 
 #include "base/log.h"
 #include "proto/json/json_reader.h"
@@ -55,6 +55,7 @@ void call_free(struct call *call) {
   core_unstage(loop->core, call->text_staged);
   core_let_go(loop->core, call->reply_held);
   if (call->model != NULL) core_release_model(call->model);
+  grpc_inbox_free(&call->inbox);
   if (loop->n_free_calls == FREE_CALLS_MAX) {
     call_destroy(call);
     return;
@@ -134,6 +135,10 @@ static void begin(void *context, struct exchange *exchange) {
     return;
   }
   call->request.received_ns = exchange->received_ns;
+  if (grpc_is_call(exchange)) {
+    grpc_begin(call);
+    return;
+  }
   mu_error err;
   mu_status status = route_find(exchange->method, exchange->path, &call->route, &err);
   if (status == MU_OK && call->route.endpoint == ENDPOINT_MODEL_INFER) {

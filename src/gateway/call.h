@@ -10,8 +10,11 @@
 #ifndef GATEWAY_CALL_H
 #define GATEWAY_CALL_H
 
+#include "api/grpc_methods.h"
+#include "api/grpc_scan.h"
 #include "api/rest_routes.h"
 #include "gateway/core.h"
+#include "gateway/grpc_inbox.h"
 
 #include <stdatomic.h>
 
@@ -51,14 +54,17 @@ struct format {
   mu_status (*fill)(struct call *call, const char *text, mu_error *err);
   /* CALL_TENSORS: what follows the text. data may be the memory that `window` gave. */
   mu_status (*tensors)(struct call *call, const uint8_t *data, size_t size, mu_error *err);
-  bool (*window)(struct call *call, uint8_t **ret_data, size_t *ret_size);
+  bool (*window)(struct call *call, uint8_t **ret_data, size_t *ret_size); /* may be NULL */
+  bool keeps_text; /* it may still write into the text while tensors come */
   /* The message has ended in CALL_TENSORS: is everything there? */
   mu_status (*complete)(struct call *call, mu_error *err);
   /* call.results into call.reply (text) and call.iov[1 …], *ret_n_iov of them; iov[0] is the carrier's. *ret_borrows:
    * some point into the output block. */
   mu_status (*render)(struct call *call, uint32_t *ret_n_iov, bool *ret_borrows, mu_error *err);
 };
-extern const struct format format_rest; /* OIP's JSON, with Triton's binary tensors behind it */
+extern const struct format format_rest;     /* OIP's JSON, with Triton's binary tensors behind it */
+extern const struct format format_protobuf; /* ModelInferRequest and ModelInferResponse with its gRPC prefix */
+extern const struct format format_protobuf_stream; /* the same, with ModelStreamInferResponse */
 
 /* How a call's client is answered. Both forget call.exchange (and what else leads to the client) first. */
 struct carrier {
@@ -92,6 +98,11 @@ struct call {
   bool raw;              /* REST without text: Inference-Header-Content-Length: 0 */
   bool body_ended;
   bool rest_staged; /* what follows the text is in `text` too */
+  enum grpc_method method; /* gRPC's, and so are these three: */
+  struct grpc_inbox inbox;
+  uint32_t n_messages;     /* that have begun */
+  uint64_t deadline_ns;    /* the client's own for all of the call, 0: none */
+  bool scanning;    /* format_protobuf: the message comes in pieces, through `scan` */
 
   struct gateway_model *model; /* held until call_free; NULL: none yet */
   struct sched_job job;
@@ -117,6 +128,7 @@ struct call {
   struct net_post post;
   struct route route;
   struct buffer text; /* staged */
+  struct grpc_scan scan;
   struct request request;
   struct slot_reservation slots;
   uint32_t order[SLOT_INPUTS_MAX]; /* inputs by their place in the binary part */
@@ -161,6 +173,8 @@ void inference_handle_events(struct call *call, unsigned events);
 
 /* call.route names the model: MU_NOT_FOUND, MU_UNAVAILABLE. The call holds it then. */
 MUST_CHECK mu_status inference_find_model(struct call *call, mu_error *err);
+/* Counts so many bytes more of call.text against the memory budget, once they are many: MU_UNAVAILABLE. */
+MUST_CHECK mu_status inference_count_text(struct call *call, size_t size, mu_error *err);
 /* Keeps bytes in call.text, counted against the memory budget once they are many. */
 MUST_CHECK mu_status inference_stage(struct call *call, const void *data, size_t size, mu_error *err);
 /* The request is filled: takes its input memory, then fill and tensors(rest) follow; or waits for it with what is here

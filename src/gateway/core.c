@@ -292,8 +292,11 @@ void core_model_loaded(struct core *core, const struct control_model_loaded *mes
 /* ---- memory of requests ------------------------------------------------------------------------------------------ */
 
 uint64_t core_deadline_ns(const struct core *core, const struct request *request) {
+  uint64_t own_ns = request->deadline_ns > 0 ? request->deadline_ns : TIME_NEVER;
+  if (request->timeout_us == 0 && own_ns != TIME_NEVER) return own_ns;
   uint64_t timeout_ns = request->timeout_us > 0 ? from_us(request->timeout_us) : core->default_request_timeout_ns;
-  return time_add(request->received_ns, timeout_ns);
+  uint64_t deadline_ns = time_add(request->received_ns, timeout_ns);
+  return deadline_ns < own_ns ? deadline_ns : own_ns;
 }
 
 bool core_make_room(struct core *core, const struct memory_budget *budget, uint64_t bytes) {

@@ -16,6 +16,7 @@
 #include "channel/channel.h"
 #include "config/options.h"
 #include "control/link.h"
+#include "gateway/grpc_inbox.h"
 #include "net/http_server.h"
 #include "net/loop.h"
 #include "sched/sched.h"
@@ -36,6 +37,7 @@ struct gateway_loop {
   uint32_t n_draining;            /* servers whose drain is not over */
   struct list free_calls;         /* struct call, kept for reuse */
   uint32_t n_free_calls;
+  struct grpc_scratch scratch; /* to inflate gRPC's messages; data NULL until one has come */
   pthread_t thread; /* of every loop but the first */
   bool ending;      /* it drains or hands over */
   /* Each may be on its way while another one is. drained_post goes to loop 0. */

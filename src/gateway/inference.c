@@ -6,6 +6,7 @@
 #include "gateway/call.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 enum {
   STAGED_FREE_BYTES = 64 * 1024, /* text up to here does not count against the memory budget */
@@ -64,18 +65,23 @@ mu_status inference_find_model(struct call *call, mu_error *err) {
 /* ---- memory and tensors ------------------------------------------------------------------------------------------ */
 
 /* Keeps bytes for later, counted against the memory budget once they are many. */
-mu_status inference_stage(struct call *call, const void *data, size_t size, mu_error *err) {
+mu_status inference_count_text(struct call *call, size_t size, mu_error *err) {
   uint64_t total = call->text.size + size, counted = call->text_staged + STAGED_FREE_BYTES;
-  if (total > counted) {
-    /* All of a known length at once, so that half-read bodies never wait for each other. */
-    uint64_t known = call->text_size != UINT64_MAX ? call->text_size : total + total / 2;
-    uint64_t more = (known > total ? known : total) - counted;
-    if (!core_stage(call->loop->core, more))
-      return mu_fail(err, MU_UNAVAILABLE, "no memory for a body of %llu bytes now (--memory-budget)",
-                     (unsigned long long)known);
-    call->text_staged += more;
-  }
-  mu_status status = buffer_append(&call->text, data, size);
+  if (total <= counted) return MU_OK;
+  /* All of a known length at once, so that half-read bodies never wait for each other. */
+  uint64_t known = call->text_size != UINT64_MAX ? call->text_size : total + total / 2;
+  uint64_t more = (known > total ? known : total) - counted;
+  if (!core_stage(call->loop->core, more))
+    return mu_fail(err, MU_UNAVAILABLE, "no memory for a body of %llu bytes now (--memory-budget)",
+                   (unsigned long long)known);
+  call->text_staged += more;
+  return MU_OK;
+}
+
+mu_status inference_stage(struct call *call, const void *data, size_t size, mu_error *err) {
+  mu_status status = inference_count_text(call, size, err);
+  if (status != MU_OK) return status;
+  status = buffer_append(&call->text, data, size);
   if (status == MU_NO_MEMORY) return mu_fail(err, status, "no memory for the request's text");
   return status == MU_OK ? MU_OK : mu_fail(err, status, "the request's text does not fit --body-limit");
 }
@@ -104,7 +110,7 @@ static mu_status use_memory(struct call *call, const char *text, const uint8_t *
   call->stage = CALL_TENSORS;
   mu_status status = call->format->fill(call, text, err);
   if (status == MU_OK) status = call->format->tensors(call, rest, rest_size, err);
-  if (status == MU_OK) drop_text(call);
+  if (status == MU_OK && !call->format->keeps_text) drop_text(call);
   return status;
 }
 
@@ -120,6 +126,12 @@ static mu_status submit(struct call *call, mu_error *err) {
   if (status != MU_OK) return status;
   call->stage = CALL_QUEUED;
   return core_submit(call->loop->core, call, err);
+}
+
+/* The message has ended. As submit, where it waits for nothing any more. */
+static mu_status end_message(struct call *call, mu_error *err) {
+  mu_status status = call->stage == CALL_TEXT ? call->format->text_end(call, err) : MU_OK;
+  return status == MU_OK && call->stage == CALL_TENSORS ? submit(call, err) : status;
 }
 
 /* ---- the message's events ---------------------------------------------------------------------------------------- */
@@ -140,7 +152,7 @@ void inference_begin(struct call *call) {
   if (status != MU_OK) inference_fail(call, status, err.message);
 }
 
-void inference_body(struct call *call, const uint8_t *data, size_t size) {
+bool inference_body(struct call *call, const uint8_t *data, size_t size) {
   mu_error err;
   mu_status status = MU_OK;
   if (call->stage == CALL_TEXT)
@@ -150,14 +162,13 @@ void inference_body(struct call *call, const uint8_t *data, size_t size) {
   else
     status = call->format->tensors(call, data, size, &err);
   if (status != MU_OK) inference_fail(call, status, err.message);
+  return status == MU_OK;
 }
 
 void inference_end(struct call *call) {
   mu_error err;
-  mu_status status = MU_OK;
   call->body_ended = true;
-  if (call->stage == CALL_TEXT) status = call->format->text_end(call, &err);
-  if (status == MU_OK && call->stage == CALL_TENSORS) status = submit(call, &err);
+  mu_status status = end_message(call, &err);
   if (status != MU_OK) inference_fail(call, status, err.message);
 }
 
@@ -232,13 +243,27 @@ static void reply_results(struct call *call) {
 
 /* ---- events from the scheduler's side ---------------------------------------------------------------------------- */
 
+/* What came while the call waited stands behind its text, and is fed from there; from a copy where the format still
+ * writes into its text. */
+static mu_status use_kept(struct call *call, mu_error *err) {
+  size_t text_size = (size_t)call->text_size, rest_size = call->text.size - text_size;
+  const char *text = call->text.data != NULL ? call->text.data : "";
+  if (!call->format->keeps_text || rest_size == 0)
+    return use_memory(call, text, (const uint8_t *)text + text_size, rest_size, err);
+  uint8_t *rest = malloc(rest_size);
+  if (rest == NULL) return mu_fail(err, MU_NO_MEMORY, "no memory for the request's tensors");
+  memcpy(rest, text + text_size, rest_size);
+  call->text.size = text_size;
+  mu_status status = use_memory(call, text, rest, rest_size, err);
+  free(rest);
+  return status;
+}
+
 /* Input memory is there: what was kept is used, then reading goes on. */
 static mu_status resume(struct call *call, mu_error *err) {
-  const char *text = call->text.data != NULL ? call->text.data : "";
-  mu_status status =
-      use_memory(call, text, (const uint8_t *)text + call->text_size, call->text.size - (size_t)call->text_size, err);
+  mu_status status = use_kept(call, err);
   if (status != MU_OK) return status;
-  if (call->body_ended) return submit(call, err);
+  if (call->body_ended) return end_message(call, err);
   exchange_resume(call->exchange);
   return MU_OK;
 }
