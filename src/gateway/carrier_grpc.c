@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { SCRATCH_SIZE = 64 * 1024, CODE_DIGITS = 12 };
+enum { CODE_DIGITS = 12 };
 
 /* ---- answers ----------------------------------------------------------------------------------------------------- */
 
@@ -105,21 +105,11 @@ static bool message_data(void *context, const uint8_t *data, size_t size) {
 
 static bool message_end(void *context) { return true; } /* whether it was the only one tells the end of the call */
 
-static bool have_scratch(struct gateway_loop *loop, const struct grpc_inbox *inbox) {
-  if (loop->scratch.data != NULL || inbox->coding == CODING_IDENTITY) return true;
-  loop->scratch = (struct grpc_scratch){malloc(SCRATCH_SIZE), SCRATCH_SIZE};
-  return loop->scratch.data != NULL;
-}
-
 static void on_body(struct exchange *exchange, const uint8_t *data, size_t size) {
   static const struct grpc_inbox_events events = {message_begin, message_data, message_end};
   struct call *call = exchange->user;
   mu_error err;
-  mu_status status = MU_OK;
-  if (!have_scratch(call->loop, &call->inbox))
-    status = mu_fail(&err, MU_NO_MEMORY, "no memory to inflate the message");
-  else
-    status = grpc_inbox_feed(&call->inbox, data, size, call->loop->scratch, &events, call, &err);
+  mu_status status = grpc_inbox_feed(&call->inbox, &data, &size, &call->loop->scratch, &events, call, &err);
   if (status != MU_OK) fail(call, status, err.message);
 }
 

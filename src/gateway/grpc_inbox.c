@@ -1,5 +1,7 @@
 #include "gateway/grpc_inbox.h"
 
+#include <stdlib.h>
+
 void grpc_inbox_free(struct grpc_inbox *inbox) {
   content_decoder_free(inbox->decoder);
   inbox->decoder = NULL;
@@ -9,14 +11,21 @@ void grpc_inbox_free(struct grpc_inbox *inbox) {
 struct hearer {
   const struct grpc_inbox_events *events;
   void *context;
-  struct grpc_scratch scratch;
+  struct grpc_scratch *scratch;
   bool on;
 };
+
+enum { SCRATCH_SIZE = 64 * 1024 };
+
+static bool have_scratch(struct grpc_scratch *scratch) {
+  if (scratch->data == NULL) *scratch = (struct grpc_scratch){malloc(SCRATCH_SIZE), SCRATCH_SIZE};
+  return scratch->data != NULL;
+}
 
 static mu_status begin(struct grpc_inbox *inbox, struct hearer *hearer, mu_error *err) {
   inbox->inflated = 0;
   if (inbox->framer.compressed) {
-    inbox->decoder = content_decoder_create(inbox->coding);
+    inbox->decoder = have_scratch(hearer->scratch) ? content_decoder_create(inbox->coding) : NULL;
     if (inbox->decoder == NULL) return mu_fail(err, MU_NO_MEMORY, "no memory to inflate the message");
   }
   hearer->on = hearer->events->begin(hearer->context, inbox->framer.compressed ? UINT64_MAX : inbox->framer.size);
@@ -28,7 +37,7 @@ static mu_status inflate_some(struct grpc_inbox *inbox, struct hearer *hearer, c
   size_t produced;
   do {
     mu_status status =
-        content_decoder_run(inbox->decoder, &data, &size, hearer->scratch.data, hearer->scratch.size, &produced);
+        content_decoder_run(inbox->decoder, &data, &size, hearer->scratch->data, hearer->scratch->size, &produced);
     if (status != MU_OK)
       return mu_fail(err, status, status == MU_NO_MEMORY ? "no memory to inflate the message" : "the message is not valid %s data",
                      content_coding_name(inbox->coding));
@@ -36,8 +45,8 @@ static mu_status inflate_some(struct grpc_inbox *inbox, struct hearer *hearer, c
     if (inbox->framer.limit > 0 && inbox->inflated > inbox->framer.limit)
       return mu_fail(err, MU_TOO_LARGE, "the message has more than %llu bytes when it is inflated (--body-limit)",
                      (unsigned long long)inbox->framer.limit);
-    if (produced > 0) hearer->on = hearer->events->data(hearer->context, hearer->scratch.data, produced);
-  } while (hearer->on && (size > 0 || produced == hearer->scratch.size));
+    if (produced > 0) hearer->on = hearer->events->data(hearer->context, hearer->scratch->data, produced);
+  } while (hearer->on && (size > 0 || produced == hearer->scratch->size));
   return MU_OK;
 }
 
@@ -49,7 +58,7 @@ static mu_status end(struct grpc_inbox *inbox, struct hearer *hearer, mu_error *
   return MU_OK;
 }
 
-mu_status grpc_inbox_feed(struct grpc_inbox *inbox, const uint8_t *data, size_t size, struct grpc_scratch scratch,
+mu_status grpc_inbox_feed(struct grpc_inbox *inbox, const uint8_t **data, size_t *size, struct grpc_scratch *scratch,
                           const struct grpc_inbox_events *events, void *context, mu_error *err) {
   struct hearer hearer = {events, context, scratch, true};
   mu_status status = MU_OK;
@@ -57,7 +66,7 @@ mu_status grpc_inbox_feed(struct grpc_inbox *inbox, const uint8_t *data, size_t 
     enum grpc_frame_event event;
     const uint8_t *piece;
     size_t piece_size;
-    status = grpc_frame_next(&inbox->framer, inbox->coding != CODING_IDENTITY, &data, &size, &event, &piece,
+    status = grpc_frame_next(&inbox->framer, inbox->coding != CODING_IDENTITY, data, size, &event, &piece,
                              &piece_size, err);
     if (status != MU_OK || event == GRPC_FRAME_MORE) return status;
     if (event == GRPC_FRAME_BEGIN)

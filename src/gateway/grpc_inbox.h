@@ -28,15 +28,17 @@ static inline void grpc_inbox_init(struct grpc_inbox *inbox, enum content_coding
 }
 void grpc_inbox_free(struct grpc_inbox *inbox); /* its content; may be used again after that */
 
-/* Hands out what the bytes bring; stops where an event returns false. MU_INVALID (framing, compression), MU_TOO_LARGE,
- * MU_NO_MEMORY: the call cannot go on. scratch: memory to inflate into. */
+/* Memory to inflate into, shared by the exchanges of a loop. */
 struct grpc_scratch {
   uint8_t *data;
   size_t size;
 };
-MUST_CHECK mu_status grpc_inbox_feed(struct grpc_inbox *inbox, const uint8_t *data, size_t size,
-                                     struct grpc_scratch scratch, const struct grpc_inbox_events *events, void *context,
-                                     mu_error *err);
+
+/* Hands out what the bytes bring; *data and *size move on. Stops where an event returns false; only after `end` it may
+ * go on with what is left. MU_INVALID (framing, compression), MU_TOO_LARGE, MU_NO_MEMORY: the call cannot go on. */
+MUST_CHECK mu_status grpc_inbox_feed(struct grpc_inbox *inbox, const uint8_t **data, size_t *size,
+                                     struct grpc_scratch *scratch, const struct grpc_inbox_events *events,
+                                     void *context, mu_error *err);
 
 /* The client sends no more: MU_INVALID in the middle of a message. */
 MUST_CHECK mu_status grpc_inbox_finish(const struct grpc_inbox *inbox, mu_error *err);
