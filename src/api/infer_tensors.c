@@ -1,8 +1,22 @@
 #include "api/infer_tensors.h"
 
+#include <stdio.h>
 #include <string.h>
 
-enum { SHAPE_TEXT_MAX = 160 };
+enum { SHAPE_TEXT_MAX = 160, QUOTE_MAX = 100 };
+
+mu_status infer_unknown_tensor(const struct model *model, bool input, const char *name, size_t size, mu_error *err) {
+  const struct model_metadata *metadata = model->metadata;
+  const struct model_tensor *tensors = input ? metadata->inputs : metadata->outputs;
+  const uint32_t n = input ? metadata->n_inputs : metadata->n_outputs;
+  char names[256] = "none";
+  size_t at = 0;
+  for (uint32_t i = 0; i < n && at < sizeof names; i++)
+    if (tensors[i].served)
+      at += (size_t)snprintf(names + at, sizeof names - at, "%s'%.64s'", at == 0 ? "" : ", ", tensors[i].info.name);
+  return mu_fail(err, MU_INVALID, "model '%.100s' has no %s '%.*s'; it has %s", model->name, input ? "input" : "output",
+                 (int)(size < QUOTE_MAX ? size : QUOTE_MAX), name, names);
+}
 
 /* ---- inputs ------------------------------------------------------------------------------------------------------ */
 

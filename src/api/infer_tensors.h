@@ -16,6 +16,9 @@
 MUST_CHECK mu_status infer_input_add(const struct model *model, uint32_t index, const int64_t *dims, uint32_t rank,
                                      struct request *request, struct request_input **ret_input, mu_error *err);
 
+/* Fails with MU_INVALID: the model has no such input (or output), and these it has. name: what the client wrote. */
+mu_status infer_unknown_tensor(const struct model *model, bool input, const char *name, size_t size, mu_error *err);
+
 /* When all inputs are there: MU_INVALID when one is missing that is not optional; sums up input_bytes. */
 MUST_CHECK mu_status infer_inputs_complete(const struct model *model, struct request *request, mu_error *err);
 

@@ -260,13 +260,8 @@ static mu_status find_tensor(const struct parse *p, const struct model_tensor *t
       *ret_index = i;
       return MU_OK;
     }
-  char names[256] = "none";
-  size_t at = 0;
-  for (uint32_t i = 0; i < n && at < sizeof names; i++)
-    if (tensors[i].served)
-      at += (size_t)snprintf(names + at, sizeof names - at, "%s'%.64s'", at == 0 ? "" : ", ", tensors[i].info.name);
-  return mu_fail(p->err, MU_INVALID, "model '%.100s' has no %s '%.*s'; it has %s", p->model->name, p->kind,
-                 QUOTE(p->subject), names);
+  return infer_unknown_tensor(p->model, tensors == p->model->metadata->inputs, p->subject.text, p->subject.size,
+                              p->err);
 }
 
 static mu_status check_dtype(const struct parse *p, const struct tensor_fields *fields, mu_dtype wanted) {

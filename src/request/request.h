@@ -12,7 +12,8 @@
 /* Where the elements of an input stand in the message. */
 enum input_source {
   INPUT_JSON,   /* text of a JSON array: source_at/source_size in the JSON part */
-  INPUT_BINARY, /* raw bytes after the JSON part, in order of the inputs */
+  INPUT_BINARY, /* raw bytes: after the JSON part, in order of the inputs; or a message's raw_input_contents */
+  INPUT_TYPED,  /* a gRPC message's typed `contents`: source_at/source_size in the message */
 };
 
 struct request_input {
