@@ -114,7 +114,7 @@ static void document_body(struct exchange *exchange, const uint8_t *data, size_t
 static void document_end(struct exchange *exchange) {
   struct call *call = exchange->user;
   endpoint_answer(call);
-  call_free(call);
+  if (call->exchange == NULL) call_free(call);
 }
 
 static void document_gone(struct exchange *exchange) { call_free(exchange->user); }
