@@ -55,6 +55,7 @@ void call_free(struct call *call) {
   core_unstage(loop->core, call->text_staged);
   core_let_go(loop->core, call->reply_held);
   if (call->model != NULL) core_release_model(call->model);
+  call_release_regions(call);
   if (loop->n_free_calls == FREE_CALLS_MAX) {
     call_destroy(call);
     return;
