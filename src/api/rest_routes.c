@@ -36,6 +36,16 @@ static const struct route_row {
     {"v2/models/{model}/versions/{version}/config", GET, ENDPOINT_MODEL_CONFIG, NULL},
     {"v2/models/{model}/versions/{version}/stats", GET, ENDPOINT_MODEL_STATS, NULL},
     {"v2/repository/index", POST, ENDPOINT_REPOSITORY_INDEX, NULL},
+    {"v2/systemsharedmemory/status", GET, ENDPOINT_REGION_STATUS, NULL},
+    {"v2/systemsharedmemory/unregister", POST, ENDPOINT_REGION_UNREGISTER, NULL},
+    {"v2/systemsharedmemory/region/{region}/status", GET, ENDPOINT_REGION_STATUS, NULL},
+    {"v2/systemsharedmemory/region/{region}/register", POST, ENDPOINT_REGION_REGISTER, NULL},
+    {"v2/systemsharedmemory/region/{region}/unregister", POST, ENDPOINT_REGION_UNREGISTER, NULL},
+    {"v2/cudasharedmemory/status", GET, ENDPOINT_CUDA_REGION_STATUS, NULL},
+    {"v2/cudasharedmemory/unregister", POST, ENDPOINT_CUDA_REGION_UNREGISTER, NULL},
+    {"v2/cudasharedmemory/region/{region}/status", GET, ENDPOINT_CUDA_REGION_STATUS, NULL},
+    {"v2/cudasharedmemory/region/{region}/register", POST, ENDPOINT_CUDA_REGION_REGISTER, NULL},
+    {"v2/cudasharedmemory/region/{region}/unregister", POST, ENDPOINT_CUDA_REGION_UNREGISTER, NULL},
     {"health", GET, ENDPOINT_HEALTH, NULL},
     {"stats", GET, ENDPOINT_STATS, NULL},
     {"metrics", GET, ENDPOINT_METRICS, NULL},
@@ -49,16 +59,6 @@ static const struct route_row {
     {"v2/logging", GET | POST, ENDPOINT_NONE, "changing log settings"},
     {"v2/repository/models/{model}/load", POST, ENDPOINT_NONE, "loading models on request"},
     {"v2/repository/models/{model}/unload", POST, ENDPOINT_NONE, "unloading models on request"},
-    {"v2/systemsharedmemory/status", GET, ENDPOINT_NONE, "system shared memory"},
-    {"v2/systemsharedmemory/unregister", POST, ENDPOINT_NONE, "system shared memory"},
-    {"v2/systemsharedmemory/region/{region}/status", GET, ENDPOINT_NONE, "system shared memory"},
-    {"v2/systemsharedmemory/region/{region}/register", POST, ENDPOINT_NONE, "system shared memory"},
-    {"v2/systemsharedmemory/region/{region}/unregister", POST, ENDPOINT_NONE, "system shared memory"},
-    {"v2/cudasharedmemory/status", GET, ENDPOINT_NONE, "CUDA shared memory"},
-    {"v2/cudasharedmemory/unregister", POST, ENDPOINT_NONE, "CUDA shared memory"},
-    {"v2/cudasharedmemory/region/{region}/status", GET, ENDPOINT_NONE, "CUDA shared memory"},
-    {"v2/cudasharedmemory/region/{region}/register", POST, ENDPOINT_NONE, "CUDA shared memory"},
-    {"v2/cudasharedmemory/region/{region}/unregister", POST, ENDPOINT_NONE, "CUDA shared memory"},
 };
 
 struct segment {
@@ -68,7 +68,7 @@ struct segment {
 
 /* What stood in a path where its pattern has braces; text NULL where it has none. */
 struct captures {
-  struct segment model, version;
+  struct segment model, version, region;
 };
 
 static struct segment next_segment(const char **at) {
@@ -94,6 +94,8 @@ static bool pattern_fits(const char *pattern, const char *path, struct captures 
       captures.model = found;
     } else if (segment_is(&wanted, "{version}")) {
       captures.version = found;
+    } else {
+      captures.region = found;
     }
   }
   if (*path != '\0') return false;
@@ -107,7 +109,9 @@ static int hex_digit(char c) {
   return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
 }
 
-static mu_status decode_model(const struct segment *segment, char *text, size_t room, mu_error *err) {
+/* Into text, terminated; *ret_whole: there was room for all of it. */
+static mu_status decode(const struct segment *segment, char *text, size_t room, size_t *ret_size, bool *ret_whole,
+                        mu_error *err) {
   const char *at = segment->text, *end = at + segment->size;
   size_t n = 0;
   while (at < end && n + 1 < room) {
@@ -122,9 +126,25 @@ static mu_status decode_model(const struct segment *segment, char *text, size_t 
     at += 3;
   }
   text[n] = '\0';
-  if (at < end || !model_name_valid(text, n))
-    return mu_fail(err, MU_INVALID, "the path's model name cannot be the name of a model");
+  *ret_size = n;
+  *ret_whole = at == end;
   return MU_OK;
+}
+
+static mu_status decode_model(const struct segment *segment, char *text, size_t room, mu_error *err) {
+  size_t size;
+  bool whole;
+  const mu_status status = decode(segment, text, room, &size, &whole, err);
+  if (status != MU_OK || (whole && model_name_valid(text, size))) return status;
+  return mu_fail(err, MU_INVALID, "the path's model name cannot be the name of a model");
+}
+
+static mu_status decode_region(const struct segment *segment, char *text, size_t room, mu_error *err) {
+  size_t size;
+  bool whole;
+  const mu_status status = decode(segment, text, room, &size, &whole, err);
+  if (status != MU_OK || (whole && strlen(text) == size)) return status;
+  return mu_fail(err, MU_INVALID, "the name of a shared memory region has at most %zu bytes, none of them 0", room - 1);
 }
 
 static mu_status decode_version(const struct segment *segment, int64_t *ret_version, mu_error *err) {
@@ -161,6 +181,8 @@ static mu_status take_row(const struct route_row *row, const struct captures *ca
   if (captures->model.text != NULL) status = decode_model(&captures->model, route->model, sizeof route->model, err);
   if (status == MU_OK && captures->version.text != NULL)
     status = decode_version(&captures->version, &route->version, err);
+  if (status == MU_OK && captures->region.text != NULL)
+    status = decode_region(&captures->region, route->region, sizeof route->region, err);
   if (status == MU_OK) route->endpoint = row->endpoint;
   return status;
 }
@@ -168,6 +190,7 @@ static mu_status take_row(const struct route_row *row, const struct captures *ca
 mu_status route_find(const char *method, const char *path, struct route *ret_route, mu_error *err) {
   ret_route->endpoint = ENDPOINT_NONE;
   ret_route->model[0] = '\0';
+  ret_route->region[0] = '\0';
   ret_route->version = -1;
   ret_route->allow = NULL;
   if (*path == '/') {
@@ -185,7 +208,7 @@ int http_status_of(mu_status status) {
     int code;
   } codes[] = {
       {MU_OK, 200},        {MU_INVALID, 400}, {MU_NOT_FOUND, 404}, {MU_UNAVAILABLE, 503}, {MU_UNSUPPORTED, 501},
-      {MU_TOO_LARGE, 413}, {MU_TIMEOUT, 503}, {MU_CANCELED, 499},  {MU_NO_MEMORY, 503},
+      {MU_TOO_LARGE, 413}, {MU_TIMEOUT, 503}, {MU_CANCELED, 499},  {MU_NO_MEMORY, 503},   {MU_EXISTS, 409},
   };
   for (size_t i = 0; i < sizeof codes / sizeof *codes; i++)
     if (codes[i].status == status) return codes[i].code;

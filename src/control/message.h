@@ -13,7 +13,7 @@
 #include "base/status.h"
 #include "control/fields.h"
 
-enum { CONTROL_VERSION = 2, CONTROL_FDS_MAX = 64, CONTROL_PACKET_MAX = 1 << 20 };
+enum { CONTROL_VERSION = 3, CONTROL_FDS_MAX = 64, CONTROL_PACKET_MAX = 1 << 20 };
 
 enum control_type {
   /* supervisor -> gateway */
@@ -28,6 +28,9 @@ enum control_type {
   CONTROL_GATEWAY_LISTEN,    /* it knows all that it has to; + fd: where a gateway that hands over gives connections */
   CONTROL_HAND_OVER,         /* the next gateway listens; + fd: where connections are given to it */
   CONTROL_DRAIN,
+  CONTROL_REGION_SET,     /* shared memory of a client can be used by its name; + fd: the file */
+  CONTROL_REGION_REMOVE,  /* no new request finds it */
+  CONTROL_REGION_CHANGED, /* the answer to REGION_REGISTER and REGION_UNREGISTER, behind what they have changed */
   /* gateway -> supervisor */
   CONTROL_GATEWAY_READY,   /* listening */
   CONTROL_WORKER_ATTACHED, /* the handshake is over, requests can go there */
@@ -37,6 +40,8 @@ enum control_type {
   CONTROL_MODEL_REMOVED,   /* no request has it any more: its workers may leave, and its memory goes with them */
   CONTROL_MARKED,
   CONTROL_DRAINED, /* nothing left in flight, listeners closed */
+  CONTROL_REGION_REGISTER,
+  CONTROL_REGION_UNREGISTER,
   /* gateway -> the next gateway */
   CONTROL_CONNECTION, /* + fd: a connection that is between two requests */
   /* supervisor -> worker */
@@ -118,6 +123,30 @@ struct control_drain {
 struct control_hand_over {
   uint64_t deadline_ns; /* absolute: what is in flight then is cut */
 };
+/* A region is shared memory of a client: a part of a file in /dev/shm, under a name that requests use. */
+enum { REGION_NAME_MAX = 255, REGION_KEY_MAX = 255, REGIONS_MAX = 4096 };
+struct control_region_register {
+  uint64_t serial; /* the gateway's, for the answer */
+  const char *name, *key;
+  uint64_t offset, byte_size;
+};
+struct control_region_unregister {
+  uint64_t serial;
+  const char *name; /* "": all */
+};
+struct control_region_set {
+  const char *name, *key;
+  uint64_t offset, byte_size;
+  bool writable; /* the descriptor */
+};
+struct control_region_remove {
+  const char *name;
+};
+struct control_region_changed {
+  uint64_t serial;
+  int32_t status; /* mu_status; not MU_OK: nothing has changed, and why */
+  const char *why;
+};
 struct control_connection {
   bool metrics; /* it came in on the metrics port */
 };
@@ -167,6 +196,11 @@ struct control_packet {
     struct control_drain drain;
     struct control_hand_over hand_over;
     struct control_connection connection;
+    struct control_region_register region_register;
+    struct control_region_unregister region_unregister;
+    struct control_region_set region_set;
+    struct control_region_remove region_remove;
+    struct control_region_changed region_changed;
     struct control_worker_event worker_event;
     struct control_worker_start worker_start;
     struct control_worker_peer worker_peer;

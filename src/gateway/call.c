@@ -55,6 +55,7 @@ void call_free(struct call *call) {
   core_unstage(loop->core, call->text_staged);
   core_let_go(loop->core, call->reply_held);
   if (call->model != NULL) core_release_model(call->model);
+  call_release_regions(call);
   if (loop->n_free_calls == FREE_CALLS_MAX) {
     call_destroy(call);
     return;
@@ -114,7 +115,7 @@ static void document_body(struct exchange *exchange, const uint8_t *data, size_t
 static void document_end(struct exchange *exchange) {
   struct call *call = exchange->user;
   endpoint_answer(call);
-  call_free(call);
+  if (call->exchange == NULL) call_free(call);
 }
 
 static void document_gone(struct exchange *exchange) { call_free(exchange->user); }

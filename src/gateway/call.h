@@ -93,7 +93,8 @@ struct call {
   bool body_ended;
   bool rest_staged; /* what follows the text is in `text` too */
 
-  struct gateway_model *model; /* held until call_free; NULL: none yet */
+  struct region_change *region_change; /* what it waits for; NULL: nothing of that kind */
+  struct gateway_model *model;         /* held until call_free; NULL: none yet */
   struct sched_job job;
   bool reserved;      /* `slots` are taken */
   uint64_t binary_at; /* bytes of the binary part received */
@@ -176,7 +177,18 @@ void inference_reply_sent(void *call); /* of a struct carrier's reply */
 /* POST …/infer: the exchange's headers say what comes. */
 void http_inference_begin(struct call *call);
 
-/* endpoints.c: everything that is answered at once from what is known; call->text is the body. */
+/* ---- call_regions.c: tensors in shared memory of the client ------------------------------------------------------ */
+
+/* The regions that the request names, once it is understood. Released with the call. MU_NOT_FOUND, MU_INVALID,
+ * MU_UNAVAILABLE. */
+MUST_CHECK mu_status call_hold_regions(struct call *call, mu_error *err);
+void call_release_regions(struct call *call);
+/* Inputs into their memory; results out of theirs. MU_INVALID. */
+MUST_CHECK mu_status call_read_regions(struct call *call, mu_error *err);
+MUST_CHECK mu_status call_write_regions(struct call *call, mu_error *err);
+
+/* endpoints.c: everything that is no inference; call->text is the body. A call that has its exchange afterwards waits
+ * for somebody: it has another handler then, and is answered and freed later. */
 void endpoint_answer(struct call *call);
 
 #endif

@@ -24,6 +24,8 @@ mu_status core_init(struct core *core, const struct options *options, uint32_t n
   list_init(&core->reserving);
   list_init(&core->telling);
   list_init(&core->free_flights);
+  list_init(&core->region_changes);
+  regions_init(&core->regions);
   core->started_ns = clock_now_ns();
   core->default_request_timeout_ns = (uint64_t)options->default_request_timeout_ns;
   core->strict_readiness = options->strict_readiness;

@@ -16,6 +16,7 @@
 #include "channel/channel.h"
 #include "config/options.h"
 #include "control/link.h"
+#include "gateway/regions.h"
 #include "net/http_server.h"
 #include "net/loop.h"
 #include "sched/sched.h"
@@ -88,6 +89,9 @@ struct core {
   struct gateway_loop *loops;
   uint32_t n_loops;
   struct control_link *control; /* loop 0 only */
+  struct regions regions;       /* shared memory of clients; has a lock of its own */
+  struct list region_changes;   /* struct region_change: asked of the supervisor; loop 0 only, and so is the number */
+  uint64_t last_region_change;
 
   struct sched *sched;
   int timer;               /* timerfd: the scheduler's next wake-up, armed from any thread, read by loop 0 */

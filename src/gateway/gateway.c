@@ -3,6 +3,7 @@
 #include "base/log.h"
 #include "gateway/attachment.h"
 #include "gateway/call.h"
+#include "gateway/region_change.h"
 #include "sandbox/sandbox.h"
 
 #include <fcntl.h>
@@ -384,6 +385,20 @@ static void on_worker_gone(struct gateway *gateway, struct control_packet *packe
   core_worker_gone(&gateway->core, &packet->worker_gone);
 }
 
+static void on_region_set(struct gateway *gateway, struct control_packet *packet) {
+  int fd = packet->n_fds > 0 ? packet->fds[0] : -1; /* lost on the way where descriptors are short */
+  packet->n_fds = 0;
+  region_change_set(&gateway->core, &packet->region_set, fd);
+}
+
+static void on_region_remove(struct gateway *gateway, struct control_packet *packet) {
+  region_change_remove(&gateway->core, &packet->region_remove);
+}
+
+static void on_region_changed(struct gateway *gateway, struct control_packet *packet) {
+  region_change_finish(&gateway->core, &packet->region_changed);
+}
+
 static void (*const message_handlers[CONTROL_TYPE_COUNT])(struct gateway *, struct control_packet *) = {
     [CONTROL_MODEL_SET] = on_model_set,
     [CONTROL_MODEL_LOADED] = on_model_loaded,
@@ -396,6 +411,9 @@ static void (*const message_handlers[CONTROL_TYPE_COUNT])(struct gateway *, stru
     [CONTROL_GATEWAY_LISTEN] = on_listen,
     [CONTROL_HAND_OVER] = on_hand_over,
     [CONTROL_DRAIN] = on_drain,
+    [CONTROL_REGION_SET] = on_region_set,
+    [CONTROL_REGION_REMOVE] = on_region_remove,
+    [CONTROL_REGION_CHANGED] = on_region_changed,
 };
 
 static void on_message(void *context, struct control_packet *packet) {

@@ -176,6 +176,14 @@ static void on_broken(struct gateway *gateway, const struct control_packet *pack
   condemn_worker(gateway, packet, DEATH_BROKEN);
 }
 
+static void on_register(struct gateway *gateway, const struct control_packet *packet) {
+  regions_register(gateway, &packet->region_register);
+}
+
+static void on_unregister(struct gateway *gateway, const struct control_packet *packet) {
+  regions_unregister(gateway, &packet->region_unregister);
+}
+
 /* It leaves by itself now. */
 static void on_drained(struct gateway *gateway, const struct control_packet *packet) {
   if (gateway->state != GATEWAY_DRAINING && gateway->state != GATEWAY_HANDING_OVER) return;
@@ -188,10 +196,11 @@ static void on_drained(struct gateway *gateway, const struct control_packet *pac
 
 static void on_message(void *context, struct control_packet *packet) {
   static void (*const handlers[CONTROL_TYPE_COUNT])(struct gateway *, const struct control_packet *) = {
-      [CONTROL_GATEWAY_READY] = on_ready,   [CONTROL_WORKER_ATTACHED] = on_attached,
-      [CONTROL_WORKER_HUNG] = on_hung,      [CONTROL_WORKER_BROKEN] = on_broken,
-      [CONTROL_DRAINED] = on_drained,       [CONTROL_WORKER_RETIRED] = on_retired,
-      [CONTROL_MODEL_REMOVED] = on_removed, [CONTROL_MARKED] = on_marked,
+      [CONTROL_GATEWAY_READY] = on_ready,      [CONTROL_WORKER_ATTACHED] = on_attached,
+      [CONTROL_WORKER_HUNG] = on_hung,         [CONTROL_WORKER_BROKEN] = on_broken,
+      [CONTROL_DRAINED] = on_drained,          [CONTROL_WORKER_RETIRED] = on_retired,
+      [CONTROL_MODEL_REMOVED] = on_removed,    [CONTROL_MARKED] = on_marked,
+      [CONTROL_REGION_REGISTER] = on_register, [CONTROL_REGION_UNREGISTER] = on_unregister,
   };
   struct gateway *gateway = context;
   if (handlers[packet->type] != NULL) {
@@ -346,6 +355,7 @@ static mu_status start(struct gateway *gateway, mu_error *err) {
   gateway_tell(gateway, CONTROL_GATEWAY_START, &message, s->listeners.fds,
                s->listeners.n_http + s->listeners.n_metrics);
   served_models_tell(s, gateway);
+  regions_tell(s, gateway);
   return MU_OK;
 }
 

@@ -45,6 +45,9 @@ FIELDS(worker_fields, F(model), F(place), F(number), F(state), F(pid), F(pidfd),
        F(attached_0), F(attached_1), F(wish), F(wish_cause), F(failure), F(early_deaths), F(restarts), F(was_ready),
        F(restarted), F(ready_ns), F(delay_ns), F(started_ns), F(due_ns), F(reason));
 #undef F
+#define F(member) FIELD(handover_region, member)
+FIELDS(region_fields, F(name), F(key), F(offset), F(byte_size), F(writable), F(fd));
+#undef F
 
 #define KIND(list, fields)                                                                                         \
   {                                                                                                                \
@@ -60,7 +63,7 @@ static const struct kind {
 } kinds[] = {
     KIND(server, server_fields),    KIND(sockets, socket_fields), KIND(devices, device_fields),
     KIND(gateways, gateway_fields), KIND(models, model_fields),   KIND(groups, group_fields),
-    KIND(workers, worker_fields),
+    KIND(workers, worker_fields),   KIND(regions, region_fields),
 };
 enum { N_KINDS = sizeof kinds / sizeof *kinds };
 
@@ -187,9 +190,19 @@ static bool check_workers(const struct handover *state) {
   return true;
 }
 
+static bool check_regions(const struct handover *state) {
+  for (size_t i = 0; i < state->n_regions; i++) {
+    const struct handover_region *region = &state->regions[i];
+    uint64_t end;
+    if (region->fd <= 2 || region->name[0] == '\0' || region->byte_size == 0) return false;
+    if (__builtin_add_overflow(region->offset, region->byte_size, &end) || end > INT64_MAX) return false;
+  }
+  return state->n_regions <= REGIONS_MAX;
+}
+
 static bool adds_up(const struct handover *state) {
   return state->n_server == 1 && check_server(state) && check_gateways(state) && check_models(state) &&
-         check_workers(state);
+         check_workers(state) && check_regions(state);
 }
 
 mu_status handover_decode(const void *bytes, size_t size, struct handover *ret_state, mu_error *err) {

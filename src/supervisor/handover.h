@@ -12,7 +12,7 @@
 #include "control/message.h"
 
 /* Of the format. Another one is refused: whoever changes a record counts up. */
-enum { HANDOVER_VERSION = 1, HANDOVER_GATEWAYS = 2 };
+enum { HANDOVER_VERSION = 2, HANDOVER_GATEWAYS = 2 };
 
 struct handover_server {
   const char *version;          /* of muster */
@@ -89,6 +89,14 @@ struct handover_worker {
   const char *reason;
 };
 
+/* Shared memory of a client. */
+struct handover_region {
+  const char *name, *key;
+  uint64_t offset, byte_size;
+  bool writable;
+  int32_t fd;
+};
+
 struct handover {
   struct handover_server *server; /* one */
   size_t n_server;
@@ -104,6 +112,8 @@ struct handover {
   size_t n_groups;
   struct handover_worker *workers;
   size_t n_workers;
+  struct handover_region *regions;
+  size_t n_regions;
 };
 
 /* MU_TOO_LARGE, MU_NO_MEMORY. */

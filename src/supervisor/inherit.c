@@ -127,9 +127,10 @@ mu_status inherit_give(const struct supervisor *s, struct arena *memory, struct 
       .models = arena_alloc(memory, n_models + 1, sizeof *state.models),
       .groups = arena_alloc(memory, n_models * PLAN_DEVICES_MAX + 1, sizeof *state.groups),
       .workers = arena_alloc(memory, n_workers + 1, sizeof *state.workers),
+      .regions = arena_alloc(memory, s->n_regions + 1, sizeof *state.regions),
   };
   if (state.server == NULL || state.sockets == NULL || state.devices == NULL || state.gateways == NULL ||
-      state.models == NULL || state.groups == NULL || state.workers == NULL)
+      state.models == NULL || state.groups == NULL || state.workers == NULL || state.regions == NULL)
     return mu_fail(err, MU_NO_MEMORY, "no memory for the state");
   give_server(s, state.server);
   state.n_server = 1;
@@ -140,6 +141,7 @@ mu_status inherit_give(const struct supervisor *s, struct arena *memory, struct 
   give_gateways(s, &state);
   list_each (link, &s->models) give_model(list_item(link, struct served_model, link), &state);
   list_each (link, &s->workers) give_worker(list_item(link, struct worker, all), &state);
+  regions_give(s, &state);
   *ret_state = state;
   return MU_OK;
 }
@@ -153,6 +155,7 @@ void inherit_descriptors(const struct handover *state, bool close_on_exec) {
   for (size_t i = 0; i < state->n_sockets; i++) set_close_on_exec(state->sockets[i].fd, close_on_exec);
   for (size_t i = 0; i < state->n_models; i++)
     if (state->models[i].file >= 0) set_close_on_exec(state->models[i].file, close_on_exec);
+  for (size_t i = 0; i < state->n_regions; i++) set_close_on_exec(state->regions[i].fd, close_on_exec);
   for (size_t i = 0; i < state->n_gateways; i++) {
     set_close_on_exec(state->gateways[i].pidfd, close_on_exec);
     set_close_on_exec(state->gateways[i].control, close_on_exec);
@@ -288,6 +291,7 @@ mu_status inherit_take(struct supervisor *s, const struct handover *state, mu_er
   status = take_listeners(s, state, err);
   for (size_t i = 0; status == MU_OK && i < state->n_models; i++) status = take_model(s, state, &state->models[i], err);
   if (status == MU_OK) status = take_workers(s, state, err);
+  if (status == MU_OK) status = regions_take(s, state, err);
   for (size_t i = 0; status == MU_OK && i < state->n_gateways; i++) status = gateway_adopt(s, &state->gateways[i], err);
   s->last_model = state->server->last_model;
   s->last_worker = state->server->last_worker;

@@ -11,6 +11,7 @@
  *   workers.c           worker processes: start, attach, death, restart
  *   gateway_process.c   gateway processes: start, hand-over, drain, death, restart
  *   upgrade.c           another binary in this one's place; handover.c, inherit.c: the state that goes there
+ *   regions.c           shared memory of clients, for all gateways that come; region_file.c opens it
  *   control_socket.c    `muster status`, `muster stop`, `muster reload`, `muster upgrade`
  *   process.c, death.c, restart_policy.c, worker_plan.c   what they use
  */
@@ -227,8 +228,10 @@ struct supervisor {
   bool was_ready; /* readiness was reached once, and said */
   bool settled;   /* it was said that it is not reached */
 
-  struct list models;                               /* struct served_model, by name, then version */
-  struct list workers;                              /* struct worker, those of all models */
+  struct list models;  /* struct served_model, by name, then version */
+  struct list workers; /* struct worker, those of all models */
+  struct list regions; /* regions.c: shared memory of clients */
+  uint32_t n_regions;
   char devices[PLAN_DEVICES_MAX][PLAN_DEVICE_NAME]; /* by number; "cpu" is 0 */
   uint32_t n_devices;
   struct reload reload;
@@ -381,6 +384,18 @@ MUST_CHECK mu_status gateway_adopt(struct supervisor *s, const struct handover_g
 /* The place beside the present one. */
 struct gateway *gateway_other(struct supervisor *s);
 const char *gateway_state_name(enum gateway_state state);
+
+/* ---- regions.c --------------------------------------------------------------------------------------------------- */
+
+/* Word of a gateway about shared memory of a client. All gateways hear what changes, that one the outcome. */
+void regions_register(struct gateway *gateway, const struct control_region_register *message);
+void regions_unregister(struct gateway *gateway, const struct control_region_unregister *message);
+/* Tells a new gateway of all that there are. */
+void regions_tell(struct supervisor *s, struct gateway *gateway);
+/* For the next supervisor; state has room for all of them. And what the one before had. MU_NO_MEMORY, MU_INVALID. */
+void regions_give(const struct supervisor *s, struct handover *state);
+MUST_CHECK mu_status regions_take(struct supervisor *s, const struct handover *state, mu_error *err);
+void regions_free(struct supervisor *s);
 
 /* ---- fingerprint.c ----------------------------------------------------------------------------------------------- */
 

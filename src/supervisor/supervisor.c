@@ -275,6 +275,7 @@ static void init(struct supervisor *s, struct options *options, int argc, char *
   };
   list_init(&s->models);
   list_init(&s->workers);
+  list_init(&s->regions);
   buffer_init(&s->encoded_options, CONTROL_PACKET_MAX);
   oom_watch_open(&s->oom);
 }
@@ -284,6 +285,7 @@ static void release(struct supervisor *s) {
   listeners_close(s);
   net_loop_free(s->loop); /* the handles in s are closed before their memory goes */
   served_models_free(&s->models);
+  regions_free(s);
   json_decref(s->reload.report);
   options_free(s->options);
   buffer_free(&s->encoded_options);

@@ -50,6 +50,11 @@ static const struct control_worker_start worker_start = {
     22, 23, "ocr", INT64_MIN, "/m/ocr.onnx", "", BYTES(""), BYTES("o"), "onnxruntime", "gpu:0", 24, 25, 26};
 static const struct control_worker_peer worker_peer = {27};
 static const struct control_failed failed = {MU_NOT_FOUND, "no such file"};
+static const struct control_region_register region_register = {35, "r", "/k", UINT64_MAX - 36, 37};
+static const struct control_region_unregister region_unregister = {38, ""};
+static const struct control_region_set region_set = {"s", "k", 39, UINT64_MAX - 40, true};
+static const struct control_region_remove region_remove = {"t"};
+static const struct control_region_changed region_changed = {41, MU_EXISTS, "there"};
 static const struct control_loaded loaded = {BYTES("metadata")};
 
 static const struct sample {
@@ -77,6 +82,11 @@ static const struct sample {
     {CONTROL_MODEL_REMOVED, &model_number, 0},
     {CONTROL_MARKED, &mark, 0},
     {CONTROL_DRAINED, NULL, 0},
+    {CONTROL_REGION_REGISTER, &region_register, 0},
+    {CONTROL_REGION_UNREGISTER, &region_unregister, 0},
+    {CONTROL_REGION_SET, &region_set, 1},
+    {CONTROL_REGION_REMOVE, &region_remove, 0},
+    {CONTROL_REGION_CHANGED, &region_changed, 0},
     {CONTROL_WORKER_START, &worker_start, 1},
     {CONTROL_WORKER_PEER, &worker_peer, 1},
     {CONTROL_STOP, NULL, 0},

@@ -23,6 +23,7 @@ static struct {
   struct handover_model models[2];
   struct handover_group groups[2];
   struct handover_worker workers[3];
+  struct handover_region regions[2];
   struct handover state;
 } sample;
 
@@ -87,8 +88,10 @@ static int set_up(void **state) {
                                                  .due_ns = 99,
                                                  .reason = "killed"};
   sample.workers[2].pid = 0;
+  sample.regions[0] = (struct handover_region){"a", "/k", 0, 64, true, 50};
+  sample.regions[1] = (struct handover_region){"b", "/l", UINT64_C(1) << 40, 1, false, 51};
   sample.state = (struct handover){&sample.server, 1, sample.sockets, 3, sample.devices, 2, sample.gateways, 2,
-                                   sample.models,  2, sample.groups,  2, sample.workers, 3};
+                                   sample.models,  2, sample.groups,  2, sample.workers, 3, sample.regions,  2};
   return 0;
 }
 
@@ -148,6 +151,10 @@ static void comes_back(void **state) {
   assert_int_equal(got->workers[1].pidfd, 32);
   assert_int_equal(got->workers[2].failure, -3);
   assert_true(got->workers[0].attached_1 && !got->workers[0].attached_0);
+  assert_int_equal(got->n_regions, 2);
+  assert_string_equal(got->regions[0].key, "/k");
+  assert_true(got->regions[1].offset == UINT64_C(1) << 40 && !got->regions[1].writable);
+  assert_int_equal(got->regions[1].fd, 51);
   handover_close(&file);
   handover_close(&file);
 }
@@ -231,6 +238,11 @@ static void what_contradicts_itself_is_refused(void **state) {
   REFUSED(sample.workers[0].number = 41);
   REFUSED(sample.workers[0].pid = -2000);
   REFUSED(sample.workers[0].control = 1);
+  REFUSED(sample.regions[0].fd = 2);
+  REFUSED(sample.regions[0].name = "");
+  REFUSED(sample.regions[0].byte_size = 0);
+  REFUSED(sample.regions[1].byte_size = INT64_MAX);
+  REFUSED(sample.regions[1].offset = UINT64_MAX);
 #undef REFUSED
 }
 
