@@ -88,6 +88,15 @@ static const struct option_row rows[] = {
     {"metrics-address", .group = LISTEN, TEXT(metrics_address, ""), .placeholder = "ADDRESS",
      .help = "Address for Prometheus."},
     {"metrics-port", .group = LISTEN, PORT(metrics_port, "8002"), .help = "Port for Prometheus; 0 is any free one."},
+    {"allow-cpu-metrics", .group = LISTEN, BOOL(allow_cpu_metrics, "true"),
+     .help = "Metrics of the whole machine: nv_cpu_utilization, nv_cpu_memory_total_bytes, nv_cpu_memory_used_bytes."},
+    {"metrics-interval-ms", .group = LISTEN, COUNT(metrics_interval_ms, 1, 3600000, "2000"),
+     .help = "How old a reading of the machine's figures may be, in milliseconds, when somebody asks for the metrics."},
+    {"metrics-config", .group = LISTEN, .type = OPTION_LIST, .offset = AT(metrics_config),
+     .placeholder = "SETTING=VALUE",
+     .help = "Which metrics of times there are: counter_latencies (true), histogram_latencies (false), "
+             "summary_latencies (false), summary_quantiles (0.5:0.05,0.9:0.01,0.95:0.001,0.99:0.001,0.999:0.001; the "
+             "second number is read but not needed). May repeat."},
     {"control-socket", .group = LISTEN, TEXT(control_socket, ""), .placeholder = "PATH",
      .help = "Unix socket for muster status, reload, upgrade and stop. Without it PORT.sock (the HTTP port) in "
              "$XDG_RUNTIME_DIR/muster, or where that is not set in /tmp/muster-UID."},

@@ -1,6 +1,7 @@
 #include "config/options.h"
 
 #include "config/option_table.h"
+#include "metrics/metrics_config.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -160,8 +161,21 @@ static mu_status check_log(struct options *options, mu_error *err) {
   return MU_OK;
 }
 
+static mu_status check_metrics(struct options *options, mu_error *err) {
+  struct metrics_config config;
+  metrics_config_init(&config);
+  for (size_t i = 0; i < options->metrics_config.n; i++) {
+    mu_error why;
+    mu_status status = metrics_config_set(&config, options->metrics_config.items[i], &why);
+    if (status != MU_OK)
+      return mu_fail(err, status, "metrics-config (from %s): %s",
+                     options->origins[row_number(row_named("metrics-config"))], why.message);
+  }
+  return MU_OK;
+}
+
 /* Before fill: a listener's address that was set is told from one that follows. */
-static mu_status (*const checks[])(struct options *, mu_error *) = {check_grpc, check_log};
+static mu_status (*const checks[])(struct options *, mu_error *) = {check_grpc, check_log, check_metrics};
 
 /* ---- load -------------------------------------------------------------------------------------------------------- */
 

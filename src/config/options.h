@@ -81,8 +81,11 @@ struct options {
   bool sandbox;
   int64_t log_verbose; /* > 0: verbose */
   bool log_info, log_warning, log_error;
-  int64_t log_format; /* enum log_format */
-  const char *config; /* the file that was read; "" : none */
+  bool allow_cpu_metrics;
+  int64_t metrics_interval_ms;
+  struct option_list metrics_config; /* SETTING=VALUE: metrics/metrics_config.h */
+  int64_t log_format;                /* enum log_format */
+  const char *config;                /* the file that was read; "" : none */
 
   struct model_options *model_options;
   size_t n_model_options;

@@ -41,7 +41,7 @@ static const struct message_type message_types[CONTROL_TYPE_COUNT] = {
             FIELD(control_worker_attach, device), FIELD(control_worker_attach, device_tokens),
             FIELD(control_worker_attach, batch_tokens), FIELD(control_worker_attach, lanes),
             FIELD(control_worker_attach, epoch), FIELD(control_worker_attach, device_name),
-            FIELD(control_worker_attach, pid)),
+            FIELD(control_worker_attach, pid), FIELD(control_worker_attach, load_ns)),
     ROW(WORKER_RETIRE, FIELD(control_worker_retire, worker), FIELD(control_worker_retire, epoch)),
     ROW(WORKER_GONE, FIELD(control_worker_gone, worker), FIELD(control_worker_gone, epoch),
         FIELD(control_worker_gone, blamed), FIELD(control_worker_gone, why)),

@@ -94,6 +94,7 @@ struct control_worker_attach {
   uint64_t epoch;
   const char *device_name; /* "cpu" */
   int32_t pid;
+  uint64_t load_ns; /* from its start until it was warm */
 };
 struct control_worker_retire {
   uint32_t worker;

@@ -219,7 +219,9 @@ static void stats(struct call *call) {
 static struct exposition_server count_server(struct core *core) {
   struct exposition_server server = {.memory_used_bytes = core->budget.used,
                                      .memory_limit_bytes = core->budget.limit,
-                                     .worker_deaths_total = core->worker_deaths};
+                                     .worker_deaths_total = core->worker_deaths,
+                                     .config = &core->metrics_config,
+                                     .now_ns = clock_now_ns()};
   for (uint32_t i = 0; i < core->n_loops; i++)
     for (size_t k = 0; k < sizeof core->loops[i].servers / sizeof *core->loops[i].servers; k++) {
       if (core->loops[i].servers[k] == NULL) continue;
@@ -249,12 +251,24 @@ static struct exposition_model *expose_models(const struct core *core) {
   return models;
 }
 
+/* Not under the core's lock: with many cores the kernel takes its time for this. */
+static struct machine look_at_machine(struct core *core) {
+  uint64_t interval = (uint64_t)core->options->metrics_interval_ms * NS_PER_MS;
+  pthread_mutex_lock(&core->machine_lock);
+  if (core->options->allow_cpu_metrics) machine_look(&core->machine, "/proc", clock_now_ns(), interval);
+  struct machine machine = core->machine;
+  pthread_mutex_unlock(&core->machine_lock);
+  return machine;
+}
+
 static void metrics(struct call *call) {
   struct core *core = call->loop->core;
   bool ready = core_ready(core);
+  const struct machine machine = look_at_machine(core);
   pthread_mutex_lock(&core->lock);
   struct exposition_server server = count_server(core);
   server.ready = ready;
+  server.machine = &machine;
   struct exposition_model *models = expose_models(core);
   mu_status status = models != NULL ? exposition_print(&call->reply, &server, models, core->n_models) : MU_NO_MEMORY;
   pthread_mutex_unlock(&core->lock);

@@ -79,6 +79,7 @@ static void attach(struct worker *worker, struct gateway *gateway) {
       .epoch = attachment->epoch,
       .device_name = worker->group->device,
       .pid = process_pid(worker->process),
+      .load_ns = worker->policy.ready_ns > worker->started_ns ? worker->policy.ready_ns - worker->started_ns : 0,
   };
   const struct control_worker_peer peer = {attachment->epoch};
   mu_status status = control_link_send(worker->link, CONTROL_WORKER_PEER, &peer, &ends[1], 1);

@@ -40,7 +40,7 @@ static const struct control_worker_retire worker_retire = {32, UINT64_MAX - 33};
 static const struct control_mark mark = {UINT64_MAX - 34};
 static const struct control_options options = {BYTES("MUO1\0")};
 static const struct control_model_loaded model_loaded = {8, BYTES("\1\2\3\0"), true, 3};
-static const struct control_worker_attach worker_attach = {9, 10, 11, 12, 13, 14, UINT64_MAX, "cpu", -15};
+static const struct control_worker_attach worker_attach = {9, 10, 11, 12, 13, 14, UINT64_MAX, "cpu", -15, 29};
 static const struct control_worker_gone worker_gone = {16, 17, true, "killed by signal 11 (Segmentation fault)"};
 static const struct control_drain drain = {18, 19};
 static const struct control_hand_over hand_over = {28};
@@ -132,6 +132,7 @@ static void assert_worker_attach(const struct control_worker_attach *m) {
   assert_int_equal(m->batch_tokens, worker_attach.batch_tokens);
   assert_int_equal(m->lanes, worker_attach.lanes);
   assert_true(m->epoch == worker_attach.epoch);
+  assert_true(m->load_ns == worker_attach.load_ns);
   assert_string_equal(m->device_name, worker_attach.device_name);
   assert_int_equal(m->pid, worker_attach.pid);
 }
