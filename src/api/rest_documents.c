@@ -55,9 +55,9 @@ static json_t *checked_array(json_t *array, bool complete) {
 /* ---- the server and its models ----------------------------------------------------------------------------------- */
 
 mu_status document_server_metadata(struct buffer *out) {
-  return write_document(json_pack("{s:s,s:s,s:[s,s,s,s,s,s]}", "name", "muster", "version", MUSTER_VERSION,
+  return write_document(json_pack("{s:s,s:s,s:[s,s,s,s,s,s,s]}", "name", "muster", "version", MUSTER_VERSION,
                                   "extensions", "classification", "schedule_policy", "model_configuration",
-                                  "binary_tensor_data", "parameters", "statistics"),
+                                  "binary_tensor_data", "parameters", "statistics", "logging"),
                         out);
 }
 

@@ -120,6 +120,8 @@ struct core {
   struct list telling;     /* struct attachment: loop 0 has something to tell the supervisor about it */
   struct net_post report_post;
   bool report_posted;
+  struct net_post log_post; /* the supervisor is to be told of changed log settings */
+  bool log_posted;
 
   struct metrics_config metrics_config;
   pthread_mutex_t machine_lock; /* never held together with the other one */

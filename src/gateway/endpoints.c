@@ -3,6 +3,7 @@
 #include "api/rest_documents.h"
 #include "gateway/attachment.h"
 #include "gateway/call.h"
+#include "gateway/log_settings.h"
 #include "metrics/exposition.h"
 
 #include <stdlib.h>
@@ -133,6 +134,23 @@ static void repository_index(struct call *call) {
     status = document_repository_index(&call->reply, models, core->n_models, call->text.data, call->text.size, &err);
   pthread_mutex_unlock(&core->lock);
   free(models);
+  answer_document(call, status, &err);
+}
+
+/* ---- settings ---------------------------------------------------------------------------------------------------- */
+
+static bool is_post(const struct call *call) { return strcmp(call->exchange->method, "POST") == 0; }
+
+static void logging(struct call *call) {
+  mu_error err = out_of_memory;
+  struct log_change change = {.fields = 0};
+  struct log_settings settings;
+  mu_status status = MU_OK;
+  if (is_post(call)) status = log_change_parse(call->text.data, call->text.size, &change, &err);
+  if (status == MU_OK) {
+    gateway_change_log(call->loop->core, &change, &settings);
+    status = document_log_settings(&call->reply, &settings);
+  }
   answer_document(call, status, &err);
 }
 
@@ -290,6 +308,7 @@ static void (*const endpoints[ENDPOINT_COUNT])(struct call *) = {
     [ENDPOINT_MODEL_CONFIG] = model_config,
     [ENDPOINT_MODEL_STATS] = model_stats,
     [ENDPOINT_REPOSITORY_INDEX] = repository_index,
+    [ENDPOINT_LOGGING] = logging,
     [ENDPOINT_HEALTH] = health,
     [ENDPOINT_STATS] = stats,
     [ENDPOINT_METRICS] = metrics,

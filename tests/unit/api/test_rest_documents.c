@@ -22,7 +22,7 @@ static void test_server_metadata(void **state) {
   assert_int_equal(document_server_metadata(&out), MU_OK);
   expect(&out, "{\"name\":\"muster\",\"version\":\"" MUSTER_VERSION
                "\",\"extensions\":[\"classification\",\"schedule_policy\","
-               "\"model_configuration\",\"binary_tensor_data\",\"parameters\",\"statistics\"]}");
+               "\"model_configuration\",\"binary_tensor_data\",\"parameters\",\"statistics\",\"logging\"]}");
 }
 
 static void test_model_metadata(void **state) {
