@@ -54,10 +54,18 @@ static json_t *checked_array(json_t *array, bool complete) {
 
 /* ---- the server and its models ----------------------------------------------------------------------------------- */
 
+/* What of Triton's extensions is served. */
+static const char *const extensions[] = {
+    "classification", "schedule_policy", "model_configuration",  "binary_tensor_data",
+    "parameters",     "statistics",      "system_shared_memory", "logging",
+};
+
 mu_status document_server_metadata(struct buffer *out) {
-  return write_document(json_pack("{s:s,s:s,s:[s,s,s,s,s,s,s]}", "name", "muster", "version", MUSTER_VERSION,
-                                  "extensions", "classification", "schedule_policy", "model_configuration",
-                                  "binary_tensor_data", "parameters", "statistics", "system_shared_memory"),
+  enum { N = sizeof extensions / sizeof *extensions };
+  json_t *names = json_array();
+  for (size_t i = 0; i < N; i++) json_array_append_new(names, json_string(extensions[i]));
+  return write_document(json_pack("{s:s,s:s,s:o}", "name", "muster", "version", MUSTER_VERSION, "extensions",
+                                  checked_array(names, json_array_size(names) == N)),
                         out);
 }
 

@@ -46,6 +46,7 @@ static const struct route_row {
     {"v2/cudasharedmemory/region/{region}/status", GET, ENDPOINT_CUDA_REGION_STATUS, NULL},
     {"v2/cudasharedmemory/region/{region}/register", POST, ENDPOINT_CUDA_REGION_REGISTER, NULL},
     {"v2/cudasharedmemory/region/{region}/unregister", POST, ENDPOINT_CUDA_REGION_UNREGISTER, NULL},
+    {"v2/logging", GET | POST, ENDPOINT_LOGGING, NULL},
     {"health", GET, ENDPOINT_HEALTH, NULL},
     {"stats", GET, ENDPOINT_STATS, NULL},
     {"metrics", GET, ENDPOINT_METRICS, NULL},
@@ -56,7 +57,6 @@ static const struct route_row {
     {"v2/models/{model}/versions/{version}/generate_stream", POST, ENDPOINT_NONE, "the generate extension"},
     {"v2/models/{model}/trace/setting", GET | POST, ENDPOINT_NONE, "tracing"},
     {"v2/trace/setting", GET | POST, ENDPOINT_NONE, "tracing"},
-    {"v2/logging", GET | POST, ENDPOINT_NONE, "changing log settings"},
     {"v2/repository/models/{model}/load", POST, ENDPOINT_NONE, "loading models on request"},
     {"v2/repository/models/{model}/unload", POST, ENDPOINT_NONE, "unloading models on request"},
 };

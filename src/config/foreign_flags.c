@@ -45,10 +45,7 @@ static const struct foreign_flag flags[] = {
     {"allow-vertex-ai", .why = "there is no such endpoint", .refused = true},
     {"vertex-ai-*", .why = "there is no such endpoint", .refused = true},
     /* what is observed */
-    {"allow-gpu-metrics", .why = "figures of the devices are not part of the metrics"},
-    {"allow-cpu-metrics", .why = "figures of the devices are not part of the metrics"},
-    {"metrics-interval-ms", .why = "metrics are read when they are asked for"},
-    {"metrics-config", .why = "the set of metrics is fixed"},
+    {"allow-gpu-metrics", .why = "figures of GPUs are not part of the metrics"},
     {"trace-*", .why = "requests are not traced"},
     {"log-frequency", .why = "requests are not traced"},
     {"log-file", .why = "the log goes to standard error"},

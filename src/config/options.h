@@ -81,8 +81,11 @@ struct options {
   bool sandbox;
   int64_t log_verbose; /* > 0: verbose */
   bool log_info, log_warning, log_error;
-  int64_t log_format; /* enum log_format */
-  const char *config; /* the file that was read; "" : none */
+  bool allow_cpu_metrics;
+  int64_t metrics_interval_ms;
+  struct option_list metrics_config; /* SETTING=VALUE: metrics/metrics_config.h */
+  int64_t log_format;                /* enum log_format */
+  const char *config;                /* the file that was read; "" : none */
 
   struct model_options *model_options;
   size_t n_model_options;
@@ -115,8 +118,8 @@ MUST_CHECK mu_status options_load(int argc, char **argv, char **environment, str
 /* Was the option (by the name of its flag, "http-port") set by anybody? */
 bool options_is_set(const struct options *options, const char *name);
 
-/* --log-verbose, --log-info, --log-warning as one level: the most talkative that is on (errors always are). */
-enum log_level options_log_level(const struct options *options);
+/* --log-verbose, --log-info, --log-warning, --log-error, and ISO8601 of --log-format. */
+struct log_settings options_log_settings(const struct options *options);
 
 /* The settings (without the warnings) as bytes for a child process, and back. Decoding checks everything: MU_INVALID.
  */

@@ -41,7 +41,7 @@ static const struct message_type message_types[CONTROL_TYPE_COUNT] = {
             FIELD(control_worker_attach, device), FIELD(control_worker_attach, device_tokens),
             FIELD(control_worker_attach, batch_tokens), FIELD(control_worker_attach, lanes),
             FIELD(control_worker_attach, epoch), FIELD(control_worker_attach, device_name),
-            FIELD(control_worker_attach, pid)),
+            FIELD(control_worker_attach, pid), FIELD(control_worker_attach, load_ns)),
     ROW(WORKER_RETIRE, FIELD(control_worker_retire, worker), FIELD(control_worker_retire, epoch)),
     ROW(WORKER_GONE, FIELD(control_worker_gone, worker), FIELD(control_worker_gone, epoch),
         FIELD(control_worker_gone, blamed), FIELD(control_worker_gone, why)),
@@ -76,6 +76,9 @@ static const struct message_type message_types[CONTROL_TYPE_COUNT] = {
             FIELD(control_worker_start, instances), FIELD(control_worker_start, max_batch)),
     ROW_FDS(WORKER_PEER, 1, 1, FIELD(control_worker_peer, epoch)),
     EMPTY(STOP),
+    ROW(LOG_SETTINGS, FIELD(control_log_settings, error), FIELD(control_log_settings, warning),
+        FIELD(control_log_settings, info), FIELD(control_log_settings, iso8601),
+        FIELD(control_log_settings, verbose_level)),
     ROW(OPTIONS, FIELD(control_options, options)),
     ROW(LOADED, FIELD(control_loaded, metadata)),
     EMPTY(READY),
@@ -98,6 +101,22 @@ const char *control_type_name(enum control_type type) {
 bool control_type_takes(enum control_type type, size_t n_fds) {
   const struct message_type *found = find_type((unsigned)type);
   return found != NULL && n_fds >= found->min_fds && n_fds <= found->max_fds;
+}
+
+struct control_log_settings control_log_settings_of(const struct log_settings *settings) {
+  return (struct control_log_settings){.error = settings->error,
+                                       .warning = settings->warning,
+                                       .info = settings->info,
+                                       .iso8601 = settings->iso8601,
+                                       .verbose_level = settings->verbose_level};
+}
+
+struct log_settings control_log_settings_take(const struct control_log_settings *message) {
+  return (struct log_settings){.error = message->error,
+                               .warning = message->warning,
+                               .info = message->info,
+                               .iso8601 = message->iso8601,
+                               .verbose_level = message->verbose_level};
 }
 
 /* ---- messages ---------------------------------------------------------------------------------------------------- */

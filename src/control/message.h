@@ -10,6 +10,7 @@
 #define CONTROL_MESSAGE_H
 
 #include "base/buffer.h"
+#include "base/log.h"
 #include "base/status.h"
 #include "control/fields.h"
 
@@ -48,6 +49,8 @@ enum control_type {
   CONTROL_WORKER_START, /* + fd, where path names another file by now: the model file */
   CONTROL_WORKER_PEER,  /* a gateway wants to attach; + fd: the worker's end of the channel socket */
   CONTROL_STOP,         /* leave */
+  /* supervisor -> both, and gateway -> supervisor: a client has changed them */
+  CONTROL_LOG_SETTINGS,
   /* supervisor -> both */
   CONTROL_OPTIONS, /* settings have changed: those that a reload can change hold from here on */
   /* worker -> supervisor */
@@ -99,6 +102,7 @@ struct control_worker_attach {
   uint64_t epoch;
   const char *device_name; /* "cpu" */
   int32_t pid;
+  uint64_t load_ns; /* from its start until it was warm */
 };
 struct control_worker_retire {
   uint32_t worker;
@@ -115,6 +119,10 @@ struct control_mark { /* MARK, MARKED */
 };
 struct control_options {
   struct control_bytes options; /* options_encode */
+};
+struct control_log_settings { /* struct log_settings */
+  bool error, warning, info, iso8601;
+  uint32_t verbose_level;
 };
 struct control_drain {
   uint64_t drain_delay_ns; /* readiness is down, everything still served */
@@ -193,6 +201,7 @@ struct control_packet {
     struct control_worker_gone worker_gone;
     struct control_mark mark;
     struct control_options options;
+    struct control_log_settings log_settings;
     struct control_drain drain;
     struct control_hand_over hand_over;
     struct control_connection connection;
@@ -221,6 +230,9 @@ MUST_CHECK mu_status control_decode(const void *bytes, size_t size, struct contr
 
 /* The same without a copy: takes bytes, which are malloc'ed, over in every case. Needs no memory. MU_INVALID. */
 MUST_CHECK mu_status control_decode_taken(void *bytes, size_t size, struct control_packet *ret_packet);
+
+struct control_log_settings control_log_settings_of(const struct log_settings *settings);
+struct log_settings control_log_settings_take(const struct control_log_settings *message);
 
 /* "WORKER_ATTACH"; "UNKNOWN" for what is none. */
 const char *control_type_name(enum control_type type);

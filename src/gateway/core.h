@@ -17,6 +17,7 @@
 #include "config/options.h"
 #include "control/link.h"
 #include "gateway/regions.h"
+#include "metrics/exposition.h"
 #include "net/http_server.h"
 #include "net/loop.h"
 #include "sched/sched.h"
@@ -123,6 +124,12 @@ struct core {
   struct list telling;     /* struct attachment: loop 0 has something to tell the supervisor about it */
   struct net_post report_post;
   bool report_posted;
+  struct net_post log_post; /* the supervisor is to be told of changed log settings */
+  bool log_posted;
+
+  struct metrics_config metrics_config;
+  pthread_mutex_t machine_lock; /* never held together with the other one */
+  struct machine machine;
 
   _Atomic bool draining;
   uint64_t worker_deaths;

@@ -3,6 +3,7 @@
 #include "gateway/endpoints.h"
 #include "api/rest_documents.h"
 #include "gateway/attachment.h"
+#include "gateway/log_settings.h"
 #include "metrics/exposition.h"
 
 #include <stdlib.h>
@@ -141,6 +142,23 @@ static void repository_index(struct call *call) {
   endpoint_answer_document(call, status, &err);
 }
 
+/* ---- settings ---------------------------------------------------------------------------------------------------- */
+
+static bool is_post(const struct call *call) { return strcmp(call->exchange->method, "POST") == 0; }
+
+static void logging(struct call *call) {
+  mu_error err = out_of_memory;
+  struct log_change change = {.fields = 0};
+  struct log_settings settings;
+  mu_status status = MU_OK;
+  if (is_post(call)) status = log_change_parse(call->text.data, call->text.size, &change, &err);
+  if (status == MU_OK) {
+    gateway_change_log(call->loop->core, &change, &settings);
+    status = document_log_settings(&call->reply, &settings);
+  }
+  endpoint_answer_document(call, status, &err);
+}
+
 /* ---- backends: every instance of every attached worker ----------------------------------------------------------- */
 
 /* Requests that the worker has, and its share of those that wait for any worker of its model: a remainder goes to the
@@ -224,7 +242,9 @@ static void stats(struct call *call) {
 static struct exposition_server count_server(struct core *core) {
   struct exposition_server server = {.memory_used_bytes = core->budget.used,
                                      .memory_limit_bytes = core->budget.limit,
-                                     .worker_deaths_total = core->worker_deaths};
+                                     .worker_deaths_total = core->worker_deaths,
+                                     .config = &core->metrics_config,
+                                     .now_ns = clock_now_ns()};
   for (uint32_t i = 0; i < core->n_loops; i++)
     for (size_t k = 0; k < sizeof core->loops[i].servers / sizeof *core->loops[i].servers; k++) {
       if (core->loops[i].servers[k] == NULL) continue;
@@ -254,12 +274,24 @@ static struct exposition_model *expose_models(const struct core *core) {
   return models;
 }
 
+/* Not under the core's lock: with many cores the kernel takes its time for this. */
+static struct machine look_at_machine(struct core *core) {
+  uint64_t interval = (uint64_t)core->options->metrics_interval_ms * NS_PER_MS;
+  pthread_mutex_lock(&core->machine_lock);
+  if (core->options->allow_cpu_metrics) machine_look(&core->machine, "/proc", clock_now_ns(), interval);
+  struct machine machine = core->machine;
+  pthread_mutex_unlock(&core->machine_lock);
+  return machine;
+}
+
 static void metrics(struct call *call) {
   struct core *core = call->loop->core;
   bool ready = core_ready(core);
+  const struct machine machine = look_at_machine(core);
   pthread_mutex_lock(&core->lock);
   struct exposition_server server = count_server(core);
   server.ready = ready;
+  server.machine = &machine;
   struct exposition_model *models = expose_models(core);
   mu_status status = models != NULL ? exposition_print(&call->reply, &server, models, core->n_models) : MU_NO_MEMORY;
   pthread_mutex_unlock(&core->lock);
@@ -287,6 +319,7 @@ static void (*const endpoints[ENDPOINT_COUNT])(struct call *) = {
     [ENDPOINT_CUDA_REGION_STATUS] = endpoint_cuda_region_status,
     [ENDPOINT_CUDA_REGION_REGISTER] = endpoint_cuda_region_register,
     [ENDPOINT_CUDA_REGION_UNREGISTER] = endpoint_cuda_region_unregister,
+    [ENDPOINT_LOGGING] = logging,
     [ENDPOINT_HEALTH] = health,
     [ENDPOINT_STATS] = stats,
     [ENDPOINT_METRICS] = metrics,

@@ -372,8 +372,15 @@ static void on_options(struct gateway *gateway, struct control_packet *packet) {
     return;
   }
   core_set_options(&gateway->core, options);
-  log_set_level(options_log_level(options));
+  const struct log_settings log = options_log_settings(options);
+  log_apply(&log);
   options_free(options);
+}
+
+/* A client of another gateway has changed them. */
+static void on_log_settings(struct gateway *gateway, struct control_packet *packet) {
+  const struct log_settings log = control_log_settings_take(&packet->log_settings);
+  log_apply(&log);
 }
 
 static void on_mark(struct gateway *gateway, struct control_packet *packet) {
@@ -407,6 +414,7 @@ static void (*const message_handlers[CONTROL_TYPE_COUNT])(struct gateway *, stru
     [CONTROL_WORKER_RETIRE] = on_worker_retire,
     [CONTROL_WORKER_GONE] = on_worker_gone,
     [CONTROL_OPTIONS] = on_options,
+    [CONTROL_LOG_SETTINGS] = on_log_settings,
     [CONTROL_MARK] = on_mark,
     [CONTROL_GATEWAY_LISTEN] = on_listen,
     [CONTROL_HAND_OVER] = on_hand_over,

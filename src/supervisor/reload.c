@@ -252,10 +252,10 @@ static void use_options(struct supervisor *s, struct options *options, struct bu
   buffer_free(&s->encoded_options);
   s->options = options;
   s->encoded_options = *encoded;
-  s->log_level = options_log_level(options);
-  log_set_level(s->log_level);
+  const struct log_settings log = options_log_settings(options);
+  log_apply(&log);
   gateways_tell(s, CONTROL_OPTIONS, &message);
-  workers_tell_options(s);
+  workers_tell(s, CONTROL_OPTIONS, &message);
 }
 
 /* ---- reading anew: everything that can fail, before anything changes --------------------------------------------- */

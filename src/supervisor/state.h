@@ -218,8 +218,7 @@ struct supervisor {
   struct net_loop *loop;
   uint64_t started_ns, stop_asked_ns;
   uint32_t cores;
-  enum log_level log_level; /* of the children */
-  enum log_format log_format;
+  enum log_format log_format; /* of the children */
   struct buffer encoded_options;
   enum phase phase;
   int exit_status;
@@ -349,8 +348,8 @@ void workers_condemn(struct gateway *gateway, const struct control_worker_event 
 void workers_leave(struct supervisor *s, struct served_model *model);
 /* Word of the gateway: it holds no request any more. */
 void workers_retired(struct gateway *gateway, const struct control_worker_event *event);
-/* All that run hear of changed settings. */
-void workers_tell_options(struct supervisor *s);
+/* All that run hear of it: changed settings. */
+void workers_tell(struct supervisor *s, enum control_type type, const void *message);
 /* Tells all to leave; those that could not listen now (loading) are killed. */
 void workers_stop(struct supervisor *s);
 /* A worker of the supervisor before, into its place. */

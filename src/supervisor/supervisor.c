@@ -224,7 +224,8 @@ static void raise_descriptor_limit(void) {
 }
 
 static enum log_format child_log_format(const struct options *options) {
-  if (options->log_format != LOG_FORMAT_AUTO) return (enum log_format)options->log_format;
+  if (options->log_format == LOG_FORMAT_TEXT || options->log_format == LOG_FORMAT_JSON)
+    return (enum log_format)options->log_format;
   return isatty(STDERR_FILENO) ? LOG_FORMAT_TEXT : LOG_FORMAT_JSON;
 }
 
@@ -267,7 +268,6 @@ static void init(struct supervisor *s, struct options *options, int argc, char *
       .argv = argv,
       .started_ns = clock_now_ns(),
       .cores = uv_available_parallelism(),
-      .log_level = options_log_level(options),
       .log_format = child_log_format(options),
       .oom = {.fd = -1},
       .devices = {"cpu"},

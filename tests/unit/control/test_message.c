@@ -38,9 +38,10 @@ static const struct control_model_set model_set = {
 static const struct control_model_number model_number = {31};
 static const struct control_worker_retire worker_retire = {32, UINT64_MAX - 33};
 static const struct control_mark mark = {UINT64_MAX - 34};
+static const struct control_log_settings log_settings = {true, false, true, false, 77};
 static const struct control_options options = {BYTES("MUO1\0")};
 static const struct control_model_loaded model_loaded = {8, BYTES("\1\2\3\0"), true, 3};
-static const struct control_worker_attach worker_attach = {9, 10, 11, 12, 13, 14, UINT64_MAX, "cpu", -15};
+static const struct control_worker_attach worker_attach = {9, 10, 11, 12, 13, 14, UINT64_MAX, "cpu", -15, 29};
 static const struct control_worker_gone worker_gone = {16, 17, true, "killed by signal 11 (Segmentation fault)"};
 static const struct control_drain drain = {18, 19};
 static const struct control_hand_over hand_over = {28};
@@ -91,6 +92,7 @@ static const struct sample {
     {CONTROL_WORKER_PEER, &worker_peer, 1},
     {CONTROL_STOP, NULL, 0},
     {CONTROL_OPTIONS, &options, 0},
+    {CONTROL_LOG_SETTINGS, &log_settings, 0},
     {CONTROL_LOADED, &loaded, 0},
     {CONTROL_READY, NULL, 0},
     {CONTROL_FAILED, &failed, 0},
@@ -142,6 +144,7 @@ static void assert_worker_attach(const struct control_worker_attach *m) {
   assert_int_equal(m->batch_tokens, worker_attach.batch_tokens);
   assert_int_equal(m->lanes, worker_attach.lanes);
   assert_true(m->epoch == worker_attach.epoch);
+  assert_true(m->load_ns == worker_attach.load_ns);
   assert_string_equal(m->device_name, worker_attach.device_name);
   assert_int_equal(m->pid, worker_attach.pid);
 }
@@ -199,6 +202,11 @@ static void assert_sample(const struct control_packet *packet) {
     case CONTROL_MARK:
     case CONTROL_MARKED:
       assert_true(packet->mark.serial == mark.serial);
+      break;
+    case CONTROL_LOG_SETTINGS:
+      assert_true(packet->log_settings.error && packet->log_settings.info);
+      assert_false(packet->log_settings.warning || packet->log_settings.iso8601);
+      assert_int_equal(packet->log_settings.verbose_level, 77);
       break;
     case CONTROL_OPTIONS:
       assert_bytes_equal(packet->options.options, options.options);
