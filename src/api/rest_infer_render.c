@@ -103,16 +103,19 @@ static void write_binary(struct render *r, const struct view *view) {
 static mu_status write_share(const struct render *r, const struct request_output *output, const struct view *view) {
   const struct request_share *share = &r->request->shares[output->share - 1];
   struct buffer *json = r->json;
+  const size_t name_size = strlen(share->name);
+  const mu_status status = buffer_reserve(json, 128 + ESCAPED_MAX * name_size + 2 * NUMBER_MAX);
+  if (status != MU_OK) return no_room(r, status);
   buffer_puts(json, ",\"parameters\":{\"shared_memory_region\":");
-  json_write_string(json, share->name, strlen(share->name));
+  json_write_string(json, share->name, name_size);
   if (share->offset > 0) {
     buffer_puts(json, ",\"shared_memory_offset\":");
     json_write_u64(json, share->offset);
   }
   buffer_puts(json, ",\"shared_memory_byte_size\":");
   json_write_u64(json, view->tensor.size);
-  const mu_status status = buffer_puts(json, "}}");
-  return json->failed ? no_room(r, status == MU_OK ? MU_NO_MEMORY : status) : MU_OK;
+  buffer_puts(json, "}}");
+  return MU_OK;
 }
 
 static mu_status write_data(struct render *r, const struct view *view) {
