@@ -138,7 +138,7 @@ static void on_poll(uv_poll_t *poll, int status, int events) {
 /* Where nothing is read, the end of the client is still watched for. Once seen it would be reported for ever. */
 void connection_poll(struct connection *c, bool wants_read) {
   int events = (wants_read ? UV_READABLE : 0) | (c->blocked || c->again ? UV_WRITABLE : 0) |
-               (c->peer_closed ? 0 : UV_DISCONNECT);
+               (c->peer_closed || c->half_closed ? 0 : UV_DISCONNECT);
   if (events == c->polled) return;
   c->polled = events;
   if (events == 0)

@@ -22,6 +22,7 @@ struct connection {
   int polled; /* what poll is armed for */
   bool closed;
   bool peer_closed;    /* the client sends no more */
+  bool half_closed;    /* it does, and what it has sent before is still to be read */
   bool blocked;        /* the socket takes no more */
   bool again;          /* there is more to do: the loop comes back, after the other connections */
   uint32_t recognized; /* bytes of the HTTP/2 preface, while that is all that has come */

@@ -50,8 +50,9 @@ static void end(struct connection *connection) {
 
 static enum wait next_wait(const struct http1_connection *c) {
   if (c->input == INPUT_LINGER) return WAIT_LINGER;
-  if (c->input == INPUT_CLOSED || c->paused) return WAIT_NONE;
-  if (c->in_message) return WAIT_BODY;
+  if (c->input == INPUT_CLOSED || c->paused || c->raw) return WAIT_NONE;
+  bool bound = c->current == NULL || !(c->current->streaming || c->current->unbounded);
+  if (c->in_message) return bound ? WAIT_BODY : WAIT_NONE;
   if (c->stalled) return WAIT_NONE;
   if (http1_codec_busy(c->codec)) return WAIT_HEAD;
   if (c->n_exchanges > 0) return WAIT_NONE;
@@ -103,7 +104,8 @@ static void expire(struct connection *connection, enum wait wait) { on_expired[w
 
 /* Between two requests, as far as reading goes. */
 static bool is_between(const struct http1_connection *c) {
-  return c->input == INPUT_OPEN && !c->in_message && c->held.size == 0 && !c->stalled && !http1_codec_busy(c->codec);
+  return c->input == INPUT_OPEN && !c->raw && !c->in_message && c->held.size == 0 && !c->stalled &&
+         !http1_codec_busy(c->codec);
 }
 
 /* What comes after the requests that are in hand is the next process's to read. */
@@ -138,6 +140,7 @@ static bool has_unanswered(const struct http1_connection *c) {
  * sent as far as nothing is missing before them. */
 static void see_end(struct http1_connection *c) {
   c->base.peer_closed = true;
+  if (c->raw) return; /* the exchange is told, and may have something to say */
   c->input = INPUT_CLOSED;
   c->current = NULL;
   c->finishing = true;
@@ -145,7 +148,8 @@ static void see_end(struct http1_connection *c) {
     struct http1_exchange *last = list_item(c->exchanges.prev, struct http1_exchange, link);
     list_remove(&last->link);
     c->n_exchanges--;
-    connection_forget(&c->base, last->charged);
+    connection_forget(&c->base, last->charged + last->parts_charged);
+    last->charged = last->parts_charged = 0;
     http1_exchange_end(last);
     http1_exchange_release(last);
   }
@@ -156,7 +160,7 @@ static void see_end(struct http1_connection *c) {
 static size_t choose_target(struct http1_connection *c, struct iovec target[2]) {
   struct http_server *server = c->base.server;
   struct http1_exchange *x = c->current;
-  uint64_t left = x != NULL && c->decoder == NULL ? http1_codec_body_left(c->codec) : 0;
+  uint64_t left = x != NULL && c->decoder == NULL && !c->raw ? http1_codec_body_left(c->codec) : 0;
   size_t n = 0, room = 0;
   uint8_t *place = NULL;
   if (c->input == INPUT_OPEN && left >= DIRECT_LEAST && server->service.window != NULL &&
@@ -212,11 +216,13 @@ static void leave_if_idle(struct http1_connection *c) {
 static void settle(struct connection *connection) {
   struct http1_connection *c = http1_of(connection);
   if (c->drain_due) leave_if_idle(c);
+  c->base.again = false;
   do {
     if (c->base.closed) return;
     http1_reply_continue(c);
     http1_reply_flush(c);
-  } while (http1_request_replay(c));
+    if (!c->base.again && http1_parts_ask(c)) http1_reply_flush(c);
+  } while (!c->base.closed && http1_request_replay(c));
   if (c->base.closed) return;
   if (c->finishing && list_empty(&c->exchanges) && c->input != INPUT_LINGER) finish(c);
   if (c->base.closed) return;
@@ -230,6 +236,8 @@ static void ready(struct connection *connection, int events) {
   struct http1_connection *c = http1_of(connection);
   if (events & UV_READABLE)
     read_some(c);
+  else if ((events & UV_DISCONNECT) && c->raw)
+    c->base.half_closed = true; /* what came before the end is read once the service goes on */
   else if (events & UV_DISCONNECT)
     see_end(c);
 }

@@ -1,11 +1,13 @@
 /*
- * One HTTP/1.1 connection. Private to net/, in three files: http1_connection.c (its life, reading, waiting),
- * http1_request.c (bytes to exchanges), http1_reply.c (answers to bytes).
+ * One HTTP/1.1 connection. Private to net/, in four files: http1_connection.c (its life, reading, waiting),
+ * http1_request.c (bytes to exchanges), http1_reply.c (answers to bytes), http1_parts.c (answers in parts, and what
+ * follows a 101).
  */
 #ifndef NET_HTTP1_CONNECTION_H
 #define NET_HTTP1_CONNECTION_H
 
 #include "net/connection.h"
+#include "net/reply_queue.h"
 #include "net/transport.h"
 #include "proto/http1/http1_codec.h"
 
@@ -37,6 +39,15 @@ struct http1_exchange {
   void (*done)(void *owner);
   void *owner;
   size_t charged; /* bytes of out that count against the connection's bound */
+
+  /* an answer in parts: `parts` behind `out` */
+  bool streaming;
+  bool chunked;
+  bool is_1_0;    /* its client does not know chunks */
+  bool unbounded; /* exchange_unbounded_body */
+  bool above;     /* unsent was above EXCHANGE_LOW_WATER, and the service has not heard of less */
+  struct reply_queue parts;
+  size_t parts_charged; /* as charged */
 };
 
 /* What becomes of the bytes that come in. */
@@ -57,6 +68,8 @@ struct http1_connection {
   bool in_message;                 /* between head and end */
   bool paused;                     /* by the service */
   bool stalled;                    /* parsing stopped; `held` and the codec have what is next */
+  bool raw;                        /* behind a 101: all bytes are the current exchange's */
+  bool end_told;                   /* raw: the exchange knows that the client sends no more */
   bool drain_due;                  /* the server drains, and the connection has not looked whether it is idle */
   struct buffer held;              /* read but not parsed: READ_SIZE at most */
   struct content_decoder *decoder;
@@ -113,7 +126,26 @@ void http1_reply_flush(struct http1_connection *connection);
 void http1_reply_copy(struct http1_connection *connection);
 /* There is not even memory for an exchange to answer: says 503 where nothing else is to be said before, and ends. */
 void http1_reply_no_memory(struct http1_connection *connection);
+/* The head of an answer in parts into x->out. false: without memory. */
+bool http1_reply_write_head(struct http1_exchange *exchange, const struct reply *head);
+/* The rest of a body whose answer is there is not wanted. */
+void http1_reply_abandon_body(struct http1_exchange *exchange);
 /* The service is told that its exchange is gone, or that an answer's memory is no longer needed. */
 void http1_exchange_end(struct http1_exchange *exchange);
+
+/* ---- http1_parts.c ----------------------------------------------------------------------------------------------- */
+
+void http1_parts_begin(struct exchange *exchange, const struct reply *head);
+void http1_parts_add(struct exchange *exchange, const struct reply_part *part);
+void http1_parts_end(struct exchange *exchange, const struct header *trailers, size_t n_trailers);
+uint64_t http1_parts_unsent(const struct exchange *exchange);
+/* size bytes of its parts are written. */
+void http1_parts_advance(struct http1_exchange *exchange, size_t size);
+/* Services whose parts have left are asked for more; false: there were none. */
+bool http1_parts_ask(struct http1_connection *connection);
+/* Bytes behind a 101: to the exchange, or held. */
+void http1_raw_feed(struct http1_connection *connection, const uint8_t *data, size_t size);
+/* What is held, and the end; false when nothing was to be done. */
+bool http1_raw_replay(struct http1_connection *connection);
 
 #endif

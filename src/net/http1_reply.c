@@ -61,14 +61,17 @@ static bool write_head(struct http1_exchange *x, const struct reply *r, struct h
   at = put(at, date, strlen(date));
   at = PUT(at, "\r\n");
   if (r->content_type != NULL) at = put_header(at, "Content-Type", r->content_type);
-  if (!message_has_no_content(r->status)) {
+  if (x->chunked) at = PUT(at, "Transfer-Encoding: chunked\r\n");
+  if (!message_has_no_content(r->status) && !x->streaming) {
     at = PUT(at, "Content-Length: ");
     at = put_number(at, facts.length);
     at = PUT(at, "\r\n");
   }
   if (facts.coding != CODING_IDENTITY) at = put_header(at, "Content-Encoding", content_coding_name(facts.coding));
   if (r->compressible) at = PUT(at, "Vary: Accept-Encoding\r\n");
-  if (!x->keep_alive)
+  if (r->status == 101)
+    at = PUT(at, "Connection: Upgrade\r\n");
+  else if (!x->keep_alive)
     at = PUT(at, "Connection: close\r\n");
   else if (x->asked_to_keep) /* clients of HTTP/1.0 need to hear it */
     at = PUT(at, "Connection: keep-alive\r\n");
@@ -76,6 +79,10 @@ static bool write_head(struct http1_exchange *x, const struct reply *r, struct h
   at = PUT(at, "\r\n");
   x->out.size = (size_t)(at - x->out.data);
   return true;
+}
+
+bool http1_reply_write_head(struct http1_exchange *x, const struct reply *head) {
+  return write_head(x, head, (struct head_facts){0});
 }
 
 /* ---- the body ---------------------------------------------------------------------------------------------------- */
@@ -198,7 +205,7 @@ void http1_reply_no_memory(struct http1_connection *c) {
 
 /* The answer comes before its request is all there. A short rest is read and dropped. A long one, one that may turn out
  * long (chunked), and one whose client waits to be asked for it (it may send it or not), end the connection. */
-static void abandon_body(struct http1_exchange *x) {
+void http1_reply_abandon_body(struct http1_exchange *x) {
   struct http1_connection *c = x->connection;
   c->current = NULL;
   c->paused = false;
@@ -211,13 +218,13 @@ static void abandon_body(struct http1_exchange *x) {
 static void http1_reply(struct exchange *exchange, const struct reply *reply) {
   struct http1_exchange *x = list_item(exchange, struct http1_exchange, base);
   struct http1_connection *c = x->connection;
-  assert(!x->answered);
+  assert(!x->answered && !x->streaming);
   x->answered = true;
   if (c->base.closed) { /* it ends all of its exchanges just now */
     if (reply->done != NULL) reply->done(reply->owner);
     return;
   }
-  if (c->current == x) abandon_body(x);
+  if (c->current == x) http1_reply_abandon_body(x);
   bool last = c->exchanges.prev == &x->link;
   if (c->base.server->draining && c->base.server->give == NULL && last) x->keep_alive = false;
   if (!x->keep_alive) c->input = INPUT_CLOSED;
@@ -242,7 +249,18 @@ static void http1_resume(struct exchange *exchange) {
   connection_wake(&c->base);
 }
 
-const struct transport http1_transport = {.reply = http1_reply, .pause = http1_pause, .resume = http1_resume};
+static void http1_unbounded(struct exchange *exchange) {
+  list_item(exchange, struct http1_exchange, base)->unbounded = true;
+}
+
+const struct transport http1_transport = {.reply = http1_reply,
+                                          .pause = http1_pause,
+                                          .resume = http1_resume,
+                                          .unbounded = http1_unbounded,
+                                          .begin = http1_parts_begin,
+                                          .part = http1_parts_add,
+                                          .end = http1_parts_end,
+                                          .unsent = http1_parts_unsent};
 
 void http1_exchange_end(struct http1_exchange *x) {
   struct http_server *server = x->connection->base.server;
@@ -251,6 +269,7 @@ void http1_exchange_end(struct http1_exchange *x) {
     if (x->begun) server->service.gone(server->context, &x->base);
   }
   body_done(x);
+  reply_queue_clear(&x->parts);
 }
 
 /* ---- writing ----------------------------------------------------------------------------------------------------- */
@@ -271,6 +290,7 @@ static size_t gather(struct http1_connection *c, struct iovec *pieces, size_t n)
     if (x->out.size > x->out_at && at < n)
       pieces[at++] = (struct iovec){.iov_base = x->out.data + x->out_at, .iov_len = x->out.size - x->out_at};
     for (size_t i = x->body_at; i < x->n_body && at < n; i++) pieces[at++] = x->body[i];
+    at += reply_queue_gather(&x->parts, pieces + at, n - at);
     if (!x->answered || at == n) break;
   }
   return at;
@@ -281,7 +301,7 @@ static void retire(struct http1_exchange *x) {
   struct http1_connection *c = x->connection;
   list_remove(&x->link);
   c->n_exchanges--;
-  connection_forget(&c->base, x->charged);
+  connection_forget(&c->base, x->charged + x->parts_charged);
   if (!x->keep_alive) c->finishing = true;
   body_done(x);
   http1_exchange_release(x);
@@ -301,7 +321,13 @@ static void advance(struct http1_connection *c, size_t sent) {
       part->iov_len -= sent;
       return;
     }
-    if (!x->answered || x->out_at < x->out.size) return;
+    if (x->parts.n > 0) {
+      size_t part = sent < x->parts.size ? sent : x->parts.size;
+      http1_parts_advance(x, part);
+      if (c->base.closed) return;
+      sent -= part;
+    }
+    if (!x->answered || x->out_at < x->out.size || x->parts.n > 0) return;
     retire(x);
     if (c->base.closed) return;
   }
@@ -312,7 +338,7 @@ static void arm_write_wait(struct http1_connection *c) {
   bool borrowed = false;
   list_each (link, &c->exchanges) {
     struct http1_exchange *x = list_item(link, struct http1_exchange, link);
-    borrowed |= x->body_at < x->n_body && !x->unshared;
+    borrowed |= (x->body_at < x->n_body && !x->unshared) || x->parts.shared > 0;
   }
   enum wait kind = borrowed ? WAIT_SLOW : WAIT_STALL;
   if (kind == c->base.write_waiting) return;
@@ -327,7 +353,12 @@ void http1_reply_flush(struct http1_connection *c) {
   while (!c->base.closed && !c->base.blocked) {
     struct iovec pieces[WRITE_IOVECS];
     struct msghdr message = {.msg_iov = pieces, .msg_iovlen = gather(c, pieces, WRITE_IOVECS)};
-    if (message.msg_iovlen == 0) break;
+    if (message.msg_iovlen == 0) { /* an answer in parts may have ended without a byte more */
+      uint32_t before = c->n_exchanges;
+      advance(c, 0);
+      if (c->n_exchanges == before) break;
+      continue;
+    }
     ssize_t sent = sendmsg(c->base.fd, &message, MSG_NOSIGNAL);
     if (sent < 0 && errno == EINTR) continue;
     if (sent < 0 && errno != EAGAIN) connection_close(&c->base);
@@ -353,13 +384,21 @@ static bool may_stay_borrowed(struct http1_connection *c) {
   return c->base.server->now_ns - c->crowded_ns < CROWDED_MOST_NS;
 }
 
+static mu_status copy_parts(struct http1_exchange *x) {
+  size_t size = x->parts.shared;
+  mu_status status = size == 0 ? MU_OK : connection_charge(&x->connection->base, size);
+  if (size == 0 || status != MU_OK) return status;
+  x->parts_charged += size;
+  return reply_queue_settle(&x->parts);
+}
+
 void http1_reply_copy(struct http1_connection *c) {
   bool crowded = false;
   c->sending = true;
   list_each (link, &c->exchanges) {
     struct http1_exchange *x = list_item(link, struct http1_exchange, link);
-    if (x->body_at == x->n_body || x->unshared) continue;
-    mu_status status = copy_body(x);
+    mu_status status = x->body_at < x->n_body && !x->unshared ? copy_body(x) : MU_OK;
+    if (status == MU_OK && !c->base.closed) status = copy_parts(x);
     crowded |= status == MU_UNAVAILABLE;
     if (status != MU_OK && !(status == MU_UNAVAILABLE && may_stay_borrowed(c))) connection_close(&c->base);
     if (c->base.closed) break;

@@ -20,13 +20,15 @@ static struct http1_exchange *exchange_take(struct http1_connection *c) {
     server->n_spare--;
     struct buffer text = x->text, out = x->out;
     struct iovec *body = x->body;
+    struct reply_queue parts = x->parts;
     size_t capacity = x->body_capacity;
-    *x = (struct http1_exchange){.text = text, .out = out, .body = body, .body_capacity = capacity};
+    *x = (struct http1_exchange){.text = text, .out = out, .body = body, .body_capacity = capacity, .parts = parts};
   } else {
     x = calloc(1, sizeof *x);
     if (x == NULL) return NULL;
     buffer_init(&x->text, SIZE_MAX / 2); /* bounded by the codec's limit of a head */
     buffer_init(&x->out, SIZE_MAX / 2);  /* bounded by copied_reply_bytes */
+    reply_queue_init(&x->parts);
   }
   if (x->body == NULL) {
     x->body = x->inline_body;
@@ -43,6 +45,7 @@ void http1_exchange_free(struct http1_exchange *x) {
   if (x == NULL) return;
   buffer_free(&x->text);
   buffer_free(&x->out);
+  reply_queue_free(&x->parts);
   if (x->body != x->inline_body) free(x->body);
   free(x);
 }
@@ -86,7 +89,7 @@ static bool is_blocked(const struct http1_connection *c) {
 }
 
 static bool may_go_on(const struct http1_connection *c) {
-  return !c->base.closed && c->input == INPUT_OPEN && c->failure_status == 0 && !is_blocked(c);
+  return !c->base.closed && c->input == INPUT_OPEN && c->failure_status == 0 && !c->raw && !is_blocked(c);
 }
 
 /* ---- the head ---------------------------------------------------------------------------------------------------- */
@@ -102,15 +105,12 @@ static size_t keep_text(struct http1_exchange *x, const char *text, size_t size)
 static void on_header(void *context, const char *name, size_t name_size, const char *value, size_t value_size) {
   struct http1_connection *c = context;
   enum header_id id = header_find(name, name_size);
-  bool connection = name_size == 10 && memcmp(name, "connection", 10) == 0;
-  if (id == HEADER_COUNT && !connection) return;
+  bool connection = id == HEADER_CONNECTION;
+  if (id == HEADER_COUNT) return;
   struct http1_exchange *x = incoming(c);
-  if (x == NULL)
-    fail(c, 503, "out of memory");
-  else if (connection)
-    x->asked_to_keep |= strcasestr(value, "keep-alive") != NULL;
-  else if (x->value_at[id] == 0)
-    x->value_at[id] = keep_text(x, value, value_size) + 1;
+  if (x == NULL) fail(c, 503, "out of memory");
+  if (x != NULL && connection) x->asked_to_keep |= strcasestr(value, "keep-alive") != NULL;
+  if (x != NULL && x->value_at[id] == 0) x->value_at[id] = keep_text(x, value, value_size) + 1;
 }
 
 /* Fills the public part. false: the target is none. */
@@ -180,6 +180,7 @@ static bool on_head(void *context, const char *method, const char *target, int s
   c->n_exchanges++;
   counter_add(&server->requests_total, 1);
   x->keep_alive = keep_alive;
+  x->is_1_0 = http1_codec_is_1_0(c->codec);
   x->base.serial = server->next_serial++;
   x->base.received_ns = c->head_ns;
   x->wants_continue = expect_continue && content_length > 0;
@@ -221,7 +222,7 @@ static bool decode(struct http1_connection *c, const uint8_t *data, size_t size)
     if (status == MU_NO_MEMORY) return fail(c, 503, "out of memory");
     if (status != MU_OK) return fail(c, 400, "the body is not what its Content-Encoding says");
     c->body_bytes += produced;
-    if (c->body_bytes > server->limits.body_bytes)
+    if (c->body_bytes > server->limits.body_bytes && !x->unbounded)
       return fail(c, 413, "the body is larger than this server takes when it is inflated");
     if (produced > 0) server->service.body(server->context, &x->base, server->decoded, produced);
     if (c->current != x) return may_go_on(c); /* answered, or the connection is gone */
@@ -247,7 +248,7 @@ static bool on_body(void *context, const uint8_t *data, size_t size) {
   x->wants_continue = false; /* it did not wait */
   if (c->decoder != NULL) return decode(c, data, size);
   c->body_bytes += size;
-  if (c->body_bytes > c->base.server->limits.body_bytes)
+  if (c->body_bytes > c->base.server->limits.body_bytes && !x->unbounded)
     return fail(c, 413, "the body is larger than this server takes");
   c->base.server->service.body(c->base.server->context, &x->base, data, size);
   return may_go_on(c);
@@ -295,6 +296,11 @@ void http1_request_refuse(struct http1_connection *c, int status, const char *te
     c->base.server->service.gone(c->base.server->context, &x->base);
     if (c->base.closed) return;
   }
+  if (x->streaming) { /* its answer has begun: nothing but an end can be said */
+    x->answered = true;
+    connection_close(&c->base);
+    return;
+  }
   exchange_reply_error(&x->base, status, text);
 }
 
@@ -315,6 +321,10 @@ static size_t parse(struct http1_connection *c, const uint8_t *data, size_t size
 }
 
 void http1_request_feed(struct http1_connection *c, const uint8_t *data, size_t size) {
+  if (c->raw) {
+    http1_raw_feed(c, data, size);
+    return;
+  }
   if (!c->stalled && !http1_codec_busy(c->codec)) c->head_ns = c->base.server->now_ns;
   size_t used = c->stalled ? 0 : parse(c, data, size);
   if (used == size || buffer_append(&c->held, data + used, size - used) == MU_OK) return;
@@ -322,6 +332,7 @@ void http1_request_feed(struct http1_connection *c, const uint8_t *data, size_t 
 }
 
 bool http1_request_replay(struct http1_connection *c) {
+  if (c->raw) return http1_raw_replay(c);
   if (!c->stalled || !may_go_on(c)) return false;
   c->stalled = false;
   if (c->decode_due && c->current != NULL) {
