@@ -16,6 +16,7 @@
 
 enum {
   PIPELINE_MAX = 16,          /* requests of a connection that are not answered yet */
+  STREAMS_MAX = 1024,         /* the same for HTTP/2 */
   HEAD_BYTES_MAX = 64 * 1024, /* request line and headers */
   BODY_MIN_RATE = 1024,       /* bytes a second that a body must bring ... */
   BODY_GRACE_S = 10,          /* ... from here on */
@@ -225,6 +226,7 @@ static uint64_t largest_reply(const struct options *options) {
 
 static struct http_limits http_limits(const struct options *options) {
   return (struct http_limits){.body_bytes = (uint64_t)options->body_limit,
+                              .streams = STREAMS_MAX,
                               .head_bytes = HEAD_BYTES_MAX,
                               .pipeline = PIPELINE_MAX,
                               .idle_timeout_ns = (uint64_t)options->idle_timeout_ns,
