@@ -27,6 +27,7 @@ struct route {
   enum endpoint endpoint;
   char model[256];   /* percent-decoded; "" where the path has none */
   int64_t version;   /* -1 where the path has none */
+  bool guarded;      /* it changes the server: --admin says who may */
   const char *allow; /* for 405: the methods that the path takes, "GET, HEAD"; else NULL */
 };
 

@@ -14,6 +14,7 @@ static const struct option_word tristates[] = {{"auto", TRISTATE_AUTO},   {"true
                                                {"0", TRISTATE_FALSE},     {"yes", TRISTATE_TRUE},
                                                {"no", TRISTATE_FALSE},    {"on", TRISTATE_TRUE},
                                                {"off", TRISTATE_FALSE},   {0}};
+static const struct option_word admins[] = {{"local", ADMIN_LOCAL}, {"all", ADMIN_ALL}, {"off", ADMIN_OFF}, {0}};
 static const struct option_word balances[] = {
     {"queue-depth", BALANCE_QUEUE_DEPTH}, {"round-robin", BALANCE_ROUND_ROBIN}, {0}};
 /* the last two are tritonserver's formats: its users get the format that fits where the log goes */
@@ -172,6 +173,9 @@ static const struct option_row rows[] = {
      .help = "Address space for the outputs of each worker; memory is taken only as it is used."},
     {"max-connections", .group = LIMITS, COUNT(max_connections, 1, 1 << 20, "10000"),
      .help = "Connections open at the same time."},
+    {"admin", .group = LIMITS, WORDS(admin, admins, "local"),
+     .help = "Whose requests may change the server (load and unload models, shared memory, trace and log settings): "
+             "those of clients on this machine (local), everybody's (all), or nobody's (off)."},
 
     {"exit-on-error", .group = CONDUCT, .reloadable = true, .type = OPTION_TRISTATE, .offset = AT(exit_on_error),
      .words = tristates, .initial = "auto",

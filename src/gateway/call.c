@@ -1,6 +1,7 @@
 #include "gateway/call.h"
 
 #include "base/log.h"
+#include "gateway/admin.h"
 #include "proto/json/json_reader.h"
 
 #include <stdlib.h>
@@ -109,6 +110,11 @@ static void begin(void *context, struct exchange *exchange) {
   call->request.received_ns = exchange->received_ns;
   mu_error err;
   mu_status status = route_find(exchange->method, exchange->path, &call->route, &err);
+  if (status == MU_OK && call->route.guarded && !gateway_admin_allowed(call, &err)) {
+    call_reply_error(call, 403, err.message);
+    call_free(call);
+    return;
+  }
   if (status == MU_OK && call->route.endpoint == ENDPOINT_MODEL_INFER) {
     inference_begin(call);
     return;

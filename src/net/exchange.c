@@ -30,6 +30,7 @@ void exchange_reply(struct exchange *exchange, const struct reply *reply) {
 }
 void exchange_pause(struct exchange *exchange) { exchange->transport->pause(exchange); }
 void exchange_resume(struct exchange *exchange) { exchange->transport->resume(exchange); }
+bool exchange_peer_is_local(const struct exchange *exchange) { return exchange->transport->peer_is_local(exchange); }
 
 void exchange_reply_json(struct exchange *exchange, int status, const char *json, size_t size) {
   static const struct header later = {"Retry-After", "1"};

@@ -100,6 +100,10 @@ void exchange_reply(struct exchange *exchange, const struct reply *reply);
 void exchange_pause(struct exchange *exchange);
 void exchange_resume(struct exchange *exchange);
 
+/* Does the client sit on this machine: is the other end of its connection a loopback address or a Unix socket? One who
+ * speaks through a proxy is where the proxy is. */
+bool exchange_peer_is_local(const struct exchange *exchange);
+
 /* JSON text as the whole answer, copied; {"error": text} for error replies (text is escaped). */
 void exchange_reply_json(struct exchange *exchange, int status, const char *json, size_t size);
 void exchange_reply_error(struct exchange *exchange, int status, const char *text);

@@ -9,6 +9,7 @@
 #ifndef NET_HTTP1_CONNECTION_H
 #define NET_HTTP1_CONNECTION_H
 
+#include "net/peer.h"
 #include "net/server_state.h"
 #include "net/transport.h"
 #include "proto/http1/http1_codec.h"
@@ -55,7 +56,8 @@ struct http1_connection {
   struct list link, ready;
   uv_poll_t poll;
   int fd;
-  int polled; /* what poll is armed for */
+  int polled;            /* what poll is armed for */
+  enum peer_place place; /* asked for when somebody first wants to know */
   bool closed;
 
   /* in */

@@ -308,7 +308,13 @@ static void http1_resume(struct exchange *exchange) {
   http1_connection_wake(c);
 }
 
-const struct transport http1_transport = {.reply = http1_reply, .pause = http1_pause, .resume = http1_resume};
+static bool http1_peer_is_local(const struct exchange *exchange) {
+  struct http1_connection *connection = list_item(exchange, struct http1_exchange, base)->connection;
+  return peer_is_local(connection->fd, &connection->place);
+}
+
+const struct transport http1_transport = {
+    .reply = http1_reply, .pause = http1_pause, .resume = http1_resume, .peer_is_local = http1_peer_is_local};
 
 void http1_exchange_end(struct http1_exchange *x) {
   struct http_server *server = x->connection->server;

@@ -8,6 +8,7 @@ struct transport {
   void (*reply)(struct exchange *exchange, const struct reply *reply);
   void (*pause)(struct exchange *exchange);
   void (*resume)(struct exchange *exchange);
+  bool (*peer_is_local)(const struct exchange *exchange);
 };
 
 /* The header of this name (lower case) that somebody looks at, HEADER_COUNT: none. */
