@@ -17,6 +17,8 @@ enum endpoint {
   ENDPOINT_MODEL_STATS,      /* GET v2/models/M[/versions/V]/stats and v2/models/stats */
   ENDPOINT_MODEL_INFER,      /* POST v2/models/M[/versions/V]/infer */
   ENDPOINT_REPOSITORY_INDEX, /* POST v2/repository/index */
+  ENDPOINT_MODEL_LOAD,       /* POST v2/repository/models/M/load */
+  ENDPOINT_MODEL_UNLOAD,     /* POST v2/repository/models/M/unload */
   ENDPOINT_HEALTH,           /* GET health */
   ENDPOINT_STATS,            /* GET stats */
   ENDPOINT_METRICS,          /* GET metrics */

@@ -64,12 +64,13 @@ static const struct option_row rows[] = {
      .placeholder = "PATH",
      .help = "A model repository (folders NAME/VERSION/model.onnx), a folder of NAME.onnx files, "
              "or a model file. May repeat; the same as an argument without a flag."},
-    {"model-control-mode", .group = SERVE, .reloadable = true, WORDS(model_control_mode, control_modes, "none"),
+    {"model-control-mode", .group = SERVE, WORDS(model_control_mode, control_modes, "none"),
      .help =
          "When models are loaded: all at start (none), also when the repository changes (poll), or only those asked "
          "for (explicit)."},
-    {"load-model", .group = SERVE, .reloadable = true, .type = OPTION_LIST, .offset = AT(load_models),
-     .placeholder = "NAME",
+    {"repository-poll-secs", .group = SERVE, TIME(repository_poll_ns, 0, DAY, "15s"),
+     .help = "With --model-control-mode=poll: how often the repository is looked at; 0 is never."},
+    {"load-model", .group = SERVE, .type = OPTION_LIST, .offset = AT(load_models), .placeholder = "NAME",
      .help = "With --model-control-mode=explicit: a model to load at start; * is all. May repeat."},
     {"config", .group = SERVE, .reloadable = true, TEXT(config, ""), .placeholder = "FILE", .not_in_file = true,
      .help =

@@ -40,6 +40,7 @@ struct options {
   /* what to serve */
   struct option_list models;      /* positional arguments and --model-repository, --model-store */
   int64_t model_control_mode;     /* enum control_mode */
+  int64_t repository_poll_ns;     /* 0: never */
   struct option_list load_models; /* --load-model NAME, may repeat; "*" */
   /* listeners */
   const char *address;                                       /* of all listeners */

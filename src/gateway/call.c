@@ -2,6 +2,7 @@
 
 #include "base/log.h"
 #include "gateway/admin.h"
+#include "gateway/model_control.h"
 #include "proto/json/json_reader.h"
 
 #include <stdlib.h>
@@ -56,6 +57,7 @@ void call_free(struct call *call) {
   core_unstage(loop->core, call->text_staged);
   core_let_go(loop->core, call->reply_held);
   if (call->model != NULL) core_release_model(call->model);
+  model_control_forget(call->control);
   if (loop->n_free_calls == FREE_CALLS_MAX) {
     call_destroy(call);
     return;
@@ -134,9 +136,12 @@ static void body(void *context, struct exchange *exchange, const uint8_t *data, 
     inference_body(call, data, size);
     return;
   }
-  enum { SMALL_BODY = 64 * 1024 }; /* none of the other endpoints takes more */
-  bool too_large = call->text.size + size > SMALL_BODY;
-  if (!too_large && buffer_append(&call->text, data, size) == MU_OK) return;
+  enum { SMALL_BODY = 64 * 1024 }; /* of these endpoints only one takes more: models come with it */
+  bool large = call->text.size + size > SMALL_BODY;
+  bool too_large = large && call->route.endpoint != ENDPOINT_MODEL_LOAD;
+  bool staged = !large || too_large || core_stage(call->loop->core, size);
+  if (large && !too_large && staged) call->text_staged += size;
+  if (!too_large && staged && buffer_append(&call->text, data, size) == MU_OK) return;
   if (too_large)
     call_reply_error(call, http_status_of(MU_TOO_LARGE), "the body is too large for this endpoint");
   else
@@ -151,7 +156,7 @@ static void end(void *context, struct exchange *exchange) {
     return;
   }
   endpoint_answer(call);
-  call_free(call);
+  if (call->control == NULL) call_free(call);
 }
 
 static void gone(void *context, struct exchange *exchange) {

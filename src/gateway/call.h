@@ -40,7 +40,8 @@ struct call {
   bool body_ended;
   bool rest_staged; /* what follows the JSON part is in `text` too */
 
-  struct gateway_model *model; /* held until call_free; NULL: none yet */
+  struct model_control *control; /* a request to load or unload a model is on its way; NULL: none */
+  struct gateway_model *model;   /* held until call_free; NULL: none yet */
   struct sched_job job;
   bool reserved;      /* `slots` are taken */
   uint64_t binary_at; /* bytes of the binary part received */
@@ -102,5 +103,16 @@ void inference_handle_events(struct call *call, unsigned events);
 
 /* endpoints.c: everything that is answered at once from what is known; call->text is the body. */
 void endpoint_answer(struct call *call);
+/* An answer without a body, or with an error: what a control of the server came to. */
+void endpoint_answer_control(struct call *call, mu_status status, const char *text);
+
+/* The document in call->reply, or an error. */
+void endpoint_answer_document(struct call *call, mu_status status, const mu_error *err);
+
+/* model_endpoints.c: loading, unloading, and the index; answered when the supervisor has spoken (call->control is set
+ * then), or at once. */
+void model_endpoint_load(struct call *call);
+void model_endpoint_unload(struct call *call);
+void model_endpoint_index(struct call *call);
 
 #endif

@@ -24,11 +24,18 @@ static void answer(struct call *call, int code, const char *content_type) {
   exchange_reply(exchange, &reply);
 }
 
-static void answer_document(struct call *call, mu_status status, const mu_error *err) {
+void endpoint_answer_document(struct call *call, mu_status status, const mu_error *err) {
   if (status == MU_OK)
     answer(call, 200, "application/json");
   else
     call_reply_error(call, http_status_of(status), err->message);
+}
+
+void endpoint_answer_control(struct call *call, mu_status status, const char *text) {
+  if (status == MU_OK)
+    answer(call, 200, NULL);
+  else
+    call_reply_error(call, http_status_of(status), text);
 }
 
 static const mu_error out_of_memory = {"no memory for the document"};
@@ -62,7 +69,7 @@ static void model_ready(struct call *call) {
 /* ---- documents: rendered under the lock, from entries that may change -------------------------------------------- */
 
 static void server_metadata(struct call *call) {
-  answer_document(call, document_server_metadata(&call->reply), &out_of_memory);
+  endpoint_answer_document(call, document_server_metadata(&call->reply), &out_of_memory);
 }
 
 /* All entries of the table as the documents want them; NULL without memory. Locked. */
@@ -90,7 +97,7 @@ static void model_metadata(struct call *call) {
     status = document_model_metadata(&call->reply, &model->model, versions, n);
   pthread_mutex_unlock(&core->lock);
   free(versions);
-  answer_document(call, status, &err);
+  endpoint_answer_document(call, status, &err);
 }
 
 static void model_config(struct call *call) {
@@ -100,7 +107,7 @@ static void model_config(struct call *call) {
   pthread_mutex_lock(&core->lock);
   mu_status status = document_model_config(&call->reply, &model->model);
   pthread_mutex_unlock(&core->lock);
-  answer_document(call, status, &out_of_memory);
+  endpoint_answer_document(call, status, &out_of_memory);
 }
 
 static void model_stats(struct call *call) {
@@ -120,20 +127,7 @@ static void model_stats(struct call *call) {
   if (models != NULL) status = document_statistics(&call->reply, models, n);
   pthread_mutex_unlock(&core->lock);
   free(models);
-  answer_document(call, status, &out_of_memory);
-}
-
-static void repository_index(struct call *call) {
-  struct core *core = call->loop->core;
-  mu_error err = out_of_memory;
-  mu_status status = MU_NO_MEMORY;
-  pthread_mutex_lock(&core->lock);
-  const struct model **models = all_models(core);
-  if (models != NULL)
-    status = document_repository_index(&call->reply, models, core->n_models, call->text.data, call->text.size, &err);
-  pthread_mutex_unlock(&core->lock);
-  free(models);
-  answer_document(call, status, &err);
+  endpoint_answer_document(call, status, &out_of_memory);
 }
 
 /* ---- backends: every instance of every attached worker ----------------------------------------------------------- */
@@ -197,7 +191,7 @@ static void health(struct call *call) {
   if (status == MU_OK)
     answer(call, healthy ? 200 : 503, "application/json");
   else
-    answer_document(call, status, &out_of_memory);
+    endpoint_answer_document(call, status, &out_of_memory);
 }
 
 static void stats(struct call *call) {
@@ -211,7 +205,7 @@ static void stats(struct call *call) {
   pthread_mutex_unlock(&core->lock);
   free(views);
   free(models);
-  answer_document(call, status, &out_of_memory);
+  endpoint_answer_document(call, status, &out_of_memory);
 }
 
 /* ---- metrics ----------------------------------------------------------------------------------------------------- */
@@ -262,7 +256,7 @@ static void metrics(struct call *call) {
   if (status == MU_OK)
     answer(call, 200, "text/plain; version=0.0.4; charset=utf-8");
   else
-    answer_document(call, status, &out_of_memory);
+    endpoint_answer_document(call, status, &out_of_memory);
 }
 
 /* ---- the table --------------------------------------------------------------------------------------------------- */
@@ -275,7 +269,9 @@ static void (*const endpoints[ENDPOINT_COUNT])(struct call *) = {
     [ENDPOINT_MODEL_READY] = model_ready,
     [ENDPOINT_MODEL_CONFIG] = model_config,
     [ENDPOINT_MODEL_STATS] = model_stats,
-    [ENDPOINT_REPOSITORY_INDEX] = repository_index,
+    [ENDPOINT_REPOSITORY_INDEX] = model_endpoint_index,
+    [ENDPOINT_MODEL_LOAD] = model_endpoint_load,
+    [ENDPOINT_MODEL_UNLOAD] = model_endpoint_unload,
     [ENDPOINT_HEALTH] = health,
     [ENDPOINT_STATS] = stats,
     [ENDPOINT_METRICS] = metrics,

@@ -3,6 +3,7 @@
 #include "base/log.h"
 #include "gateway/attachment.h"
 #include "gateway/call.h"
+#include "gateway/model_control.h"
 #include "sandbox/sandbox.h"
 
 #include <fcntl.h>
@@ -384,6 +385,14 @@ static void on_worker_gone(struct gateway *gateway, struct control_packet *packe
   core_worker_gone(&gateway->core, &packet->worker_gone);
 }
 
+static void on_model_note(struct gateway *gateway, struct control_packet *packet) {
+  core_note_model(&gateway->core, &packet->model_note);
+}
+
+static void on_control_done(struct gateway *gateway, struct control_packet *packet) {
+  model_control_done(&gateway->core, &packet->model_control_done);
+}
+
 static void (*const message_handlers[CONTROL_TYPE_COUNT])(struct gateway *, struct control_packet *) = {
     [CONTROL_MODEL_SET] = on_model_set,
     [CONTROL_MODEL_LOADED] = on_model_loaded,
@@ -396,6 +405,8 @@ static void (*const message_handlers[CONTROL_TYPE_COUNT])(struct gateway *, stru
     [CONTROL_GATEWAY_LISTEN] = on_listen,
     [CONTROL_HAND_OVER] = on_hand_over,
     [CONTROL_DRAIN] = on_drain,
+    [CONTROL_MODEL_NOTE] = on_model_note,
+    [CONTROL_MODEL_CONTROL_DONE] = on_control_done,
 };
 
 static void on_message(void *context, struct control_packet *packet) {
