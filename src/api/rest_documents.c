@@ -149,6 +149,7 @@ static mu_status read_index_request(const char *body, size_t size, bool *ret_rea
 }
 
 static json_t *index_entry(const struct model *model) {
+  if (model->state == MODEL_UNKNOWN) return json_pack("{s:o}", "name", text_value(model->name));
   /* a model of which no version could be found has none to name */
   json_t *version = model->version > 0 ? number_text(model->version) : NULL;
   json_t *entry = json_pack("{s:o,s:o*,s:s,s:o}", "name", text_value(model->name), "version", version, "state",

@@ -4,7 +4,7 @@
 
 #include <string.h>
 
-enum { GET = 1, POST = 2 };
+enum { GET = 1, POST = 2, METHODS = GET | POST, GUARDED = 4 };
 
 static const struct {
   const char *name;
@@ -14,7 +14,8 @@ static const struct {
 static const char *const allow_texts[] = {[GET] = "GET, HEAD", [POST] = "POST", [GET | POST] = "GET, HEAD, POST"};
 
 /* The first row whose pattern fits decides; a pattern's segment in braces fits any segment. unserved: what the path
- * belongs to, where muster does not serve it. */
+ * belongs to, where muster does not serve it. GUARDED beside the methods: it changes the server, and --admin says who
+ * may ask for it. */
 static const struct route_row {
   const char *pattern;
   unsigned methods;
@@ -36,17 +37,19 @@ static const struct route_row {
     {"v2/models/{model}/versions/{version}/config", GET, ENDPOINT_MODEL_CONFIG, NULL},
     {"v2/models/{model}/versions/{version}/stats", GET, ENDPOINT_MODEL_STATS, NULL},
     {"v2/repository/index", POST, ENDPOINT_REPOSITORY_INDEX, NULL},
-    {"v2/systemsharedmemory/status", GET, ENDPOINT_REGION_STATUS, NULL},
-    {"v2/systemsharedmemory/unregister", POST, ENDPOINT_REGION_UNREGISTER, NULL},
-    {"v2/systemsharedmemory/region/{region}/status", GET, ENDPOINT_REGION_STATUS, NULL},
-    {"v2/systemsharedmemory/region/{region}/register", POST, ENDPOINT_REGION_REGISTER, NULL},
-    {"v2/systemsharedmemory/region/{region}/unregister", POST, ENDPOINT_REGION_UNREGISTER, NULL},
-    {"v2/cudasharedmemory/status", GET, ENDPOINT_CUDA_REGION_STATUS, NULL},
-    {"v2/cudasharedmemory/unregister", POST, ENDPOINT_CUDA_REGION_UNREGISTER, NULL},
-    {"v2/cudasharedmemory/region/{region}/status", GET, ENDPOINT_CUDA_REGION_STATUS, NULL},
-    {"v2/cudasharedmemory/region/{region}/register", POST, ENDPOINT_CUDA_REGION_REGISTER, NULL},
-    {"v2/cudasharedmemory/region/{region}/unregister", POST, ENDPOINT_CUDA_REGION_UNREGISTER, NULL},
-    {"v2/logging", GET | POST, ENDPOINT_LOGGING, NULL},
+    {"v2/systemsharedmemory/status", GET | GUARDED, ENDPOINT_REGION_STATUS, NULL},
+    {"v2/systemsharedmemory/unregister", POST | GUARDED, ENDPOINT_REGION_UNREGISTER, NULL},
+    {"v2/systemsharedmemory/region/{region}/status", GET | GUARDED, ENDPOINT_REGION_STATUS, NULL},
+    {"v2/systemsharedmemory/region/{region}/register", POST | GUARDED, ENDPOINT_REGION_REGISTER, NULL},
+    {"v2/systemsharedmemory/region/{region}/unregister", POST | GUARDED, ENDPOINT_REGION_UNREGISTER, NULL},
+    {"v2/cudasharedmemory/status", GET | GUARDED, ENDPOINT_CUDA_REGION_STATUS, NULL},
+    {"v2/cudasharedmemory/unregister", POST | GUARDED, ENDPOINT_CUDA_REGION_UNREGISTER, NULL},
+    {"v2/cudasharedmemory/region/{region}/status", GET | GUARDED, ENDPOINT_CUDA_REGION_STATUS, NULL},
+    {"v2/cudasharedmemory/region/{region}/register", POST | GUARDED, ENDPOINT_CUDA_REGION_REGISTER, NULL},
+    {"v2/cudasharedmemory/region/{region}/unregister", POST | GUARDED, ENDPOINT_CUDA_REGION_UNREGISTER, NULL},
+    {"v2/logging", GET | POST | GUARDED, ENDPOINT_LOGGING, NULL},
+    {"v2/repository/models/{model}/load", POST | GUARDED, ENDPOINT_MODEL_LOAD, NULL},
+    {"v2/repository/models/{model}/unload", POST | GUARDED, ENDPOINT_MODEL_UNLOAD, NULL},
     {"health", GET, ENDPOINT_HEALTH, NULL},
     {"stats", GET, ENDPOINT_STATS, NULL},
     {"metrics", GET, ENDPOINT_METRICS, NULL},
@@ -55,10 +58,8 @@ static const struct route_row {
     {"v2/models/{model}/generate_stream", POST, ENDPOINT_NONE, "the generate extension"},
     {"v2/models/{model}/versions/{version}/generate", POST, ENDPOINT_NONE, "the generate extension"},
     {"v2/models/{model}/versions/{version}/generate_stream", POST, ENDPOINT_NONE, "the generate extension"},
-    {"v2/models/{model}/trace/setting", GET | POST, ENDPOINT_NONE, "tracing"},
-    {"v2/trace/setting", GET | POST, ENDPOINT_NONE, "tracing"},
-    {"v2/repository/models/{model}/load", POST, ENDPOINT_NONE, "loading models on request"},
-    {"v2/repository/models/{model}/unload", POST, ENDPOINT_NONE, "unloading models on request"},
+    {"v2/models/{model}/trace/setting", GET | POST | GUARDED, ENDPOINT_NONE, "tracing"},
+    {"v2/trace/setting", GET | POST | GUARDED, ENDPOINT_NONE, "tracing"},
 };
 
 struct segment {
@@ -173,7 +174,7 @@ static bool method_fits(const char *method, unsigned wanted) {
 static mu_status take_row(const struct route_row *row, const struct captures *captures, const char *method,
                           struct route *route, mu_error *err) {
   if (!method_fits(method, row->methods)) {
-    route->allow = allow_texts[row->methods];
+    route->allow = allow_texts[row->methods & METHODS];
     return mu_fail(err, MU_UNSUPPORTED, "the path takes %s, not %.20s", route->allow, method);
   }
   if (row->unserved != NULL) return mu_fail(err, MU_UNSUPPORTED, "muster does not serve %s", row->unserved);
@@ -184,6 +185,7 @@ static mu_status take_row(const struct route_row *row, const struct captures *ca
   if (status == MU_OK && captures->region.text != NULL)
     status = decode_region(&captures->region, route->region, sizeof route->region, err);
   if (status == MU_OK) route->endpoint = row->endpoint;
+  route->guarded = (row->methods & GUARDED) != 0;
   return status;
 }
 
@@ -192,6 +194,7 @@ mu_status route_find(const char *method, const char *path, struct route *ret_rou
   ret_route->model[0] = '\0';
   ret_route->region[0] = '\0';
   ret_route->version = -1;
+  ret_route->guarded = false;
   ret_route->allow = NULL;
   if (*path == '/') {
     struct captures captures;

@@ -17,6 +17,8 @@ enum endpoint {
   ENDPOINT_MODEL_STATS,        /* GET v2/models/M[/versions/V]/stats and v2/models/stats */
   ENDPOINT_MODEL_INFER,        /* POST v2/models/M[/versions/V]/infer */
   ENDPOINT_REPOSITORY_INDEX,   /* POST v2/repository/index */
+  ENDPOINT_MODEL_LOAD,         /* POST v2/repository/models/M/load */
+  ENDPOINT_MODEL_UNLOAD,       /* POST v2/repository/models/M/unload */
   ENDPOINT_REGION_STATUS,      /* GET v2/systemsharedmemory[/region/R]/status */
   ENDPOINT_REGION_REGISTER,    /* POST v2/systemsharedmemory/region/R/register */
   ENDPOINT_REGION_UNREGISTER,  /* POST v2/systemsharedmemory[/region/R]/unregister */
@@ -35,6 +37,7 @@ struct route {
   char model[256];   /* percent-decoded; "" where the path has none */
   char region[256];  /* the same, of shared memory */
   int64_t version;   /* -1 where the path has none */
+  bool guarded;      /* it changes the server: --admin says who may */
   const char *allow; /* for 405: the methods that the path takes, "GET, HEAD"; else NULL */
 };
 

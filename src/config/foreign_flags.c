@@ -14,7 +14,6 @@ static const struct foreign_flag flags[] = {
     {"model-load-retry-count", .why = "a worker that dies is started again with growing pauses"},
     {"model-load-gpu-limit", .why = "the memory of a GPU cannot be limited for one model", .refused = true},
     {"model-namespacing", .why = "models of all repositories share one space of names", .refused = true},
-    {"repository-poll-secs", .why = "the pause between two looks at the repository cannot be set"},
     {"backend-directory", .why = "engines are part of the program; --onnxruntime-library names ONNX Runtime"},
     {"repoagent-directory", .why = "there are no repository agents"},
     {"backend-config", .why = "set --threads, --max-batch-size or the model's config.pbtxt instead", .refused = true},

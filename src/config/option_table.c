@@ -14,6 +14,7 @@ static const struct option_word tristates[] = {{"auto", TRISTATE_AUTO},   {"true
                                                {"0", TRISTATE_FALSE},     {"yes", TRISTATE_TRUE},
                                                {"no", TRISTATE_FALSE},    {"on", TRISTATE_TRUE},
                                                {"off", TRISTATE_FALSE},   {0}};
+static const struct option_word admins[] = {{"local", ADMIN_LOCAL}, {"all", ADMIN_ALL}, {"off", ADMIN_OFF}, {0}};
 static const struct option_word balances[] = {
     {"queue-depth", BALANCE_QUEUE_DEPTH}, {"round-robin", BALANCE_ROUND_ROBIN}, {0}};
 /* the last two are tritonserver's formats: its users get the format that fits where the log goes */
@@ -63,12 +64,13 @@ static const struct option_row rows[] = {
      .placeholder = "PATH",
      .help = "A model repository (folders NAME/VERSION/model.onnx), a folder of NAME.onnx files, "
              "or a model file. May repeat; the same as an argument without a flag."},
-    {"model-control-mode", .group = SERVE, .reloadable = true, WORDS(model_control_mode, control_modes, "none"),
+    {"model-control-mode", .group = SERVE, WORDS(model_control_mode, control_modes, "none"),
      .help =
          "When models are loaded: all at start (none), also when the repository changes (poll), or only those asked "
          "for (explicit)."},
-    {"load-model", .group = SERVE, .reloadable = true, .type = OPTION_LIST, .offset = AT(load_models),
-     .placeholder = "NAME",
+    {"repository-poll-secs", .group = SERVE, TIME(repository_poll_ns, 0, DAY, "15s"),
+     .help = "With --model-control-mode=poll: how often the repository is looked at; 0 is never."},
+    {"load-model", .group = SERVE, .type = OPTION_LIST, .offset = AT(load_models), .placeholder = "NAME",
      .help = "With --model-control-mode=explicit: a model to load at start; * is all. May repeat."},
     {"config", .group = SERVE, .reloadable = true, TEXT(config, ""), .placeholder = "FILE", .not_in_file = true,
      .help =
@@ -181,6 +183,9 @@ static const struct option_row rows[] = {
      .help = "Address space for the outputs of each worker; memory is taken only as it is used."},
     {"max-connections", .group = LIMITS, COUNT(max_connections, 1, 1 << 20, "10000"),
      .help = "Connections open at the same time."},
+    {"admin", .group = LIMITS, WORDS(admin, admins, "local"),
+     .help = "Whose requests may change the server (load and unload models, shared memory, trace and log settings): "
+             "those of clients on this machine (local), everybody's (all), or nobody's (off)."},
 
     {"exit-on-error", .group = CONDUCT, .reloadable = true, .type = OPTION_TRISTATE, .offset = AT(exit_on_error),
      .words = tristates, .initial = "auto",

@@ -29,9 +29,11 @@ enum control_type {
   CONTROL_GATEWAY_LISTEN,    /* it knows all that it has to; + fd: where a gateway that hands over gives connections */
   CONTROL_HAND_OVER,         /* the next gateway listens; + fd: where connections are given to it */
   CONTROL_DRAIN,
-  CONTROL_REGION_SET,     /* shared memory of a client can be used by its name; + fd: the file */
-  CONTROL_REGION_REMOVE,  /* no new request finds it */
-  CONTROL_REGION_CHANGED, /* the answer to REGION_REGISTER and REGION_UNREGISTER, behind what they have changed */
+  CONTROL_REGION_SET,         /* shared memory of a client can be used by its name; + fd: the file */
+  CONTROL_REGION_REMOVE,      /* no new request finds it */
+  CONTROL_REGION_CHANGED,     /* the answer to REGION_REGISTER and REGION_UNREGISTER, behind what they have changed */
+  CONTROL_MODEL_NOTE,         /* a model that is in the repository, or was served, and is not served */
+  CONTROL_MODEL_CONTROL_DONE, /* what became of MODEL_LOAD, MODEL_UNLOAD, MODEL_INDEX */
   /* gateway -> supervisor */
   CONTROL_GATEWAY_READY,   /* listening */
   CONTROL_WORKER_ATTACHED, /* the handshake is over, requests can go there */
@@ -40,9 +42,12 @@ enum control_type {
   CONTROL_WORKER_RETIRED,  /* it holds no request any more */
   CONTROL_MODEL_REMOVED,   /* no request has it any more: its workers may leave, and its memory goes with them */
   CONTROL_MARKED,
-  CONTROL_DRAINED, /* nothing left in flight, listeners closed */
   CONTROL_REGION_REGISTER,
   CONTROL_REGION_UNREGISTER,
+  CONTROL_DRAINED,      /* nothing left in flight, listeners closed */
+  CONTROL_MODEL_LOAD,   /* a client asks for it; + fds: the model files that came along; MODEL_CONTROL_DONE answers */
+  CONTROL_MODEL_UNLOAD, /* the same */
+  CONTROL_MODEL_INDEX,  /* a client asks which models there are: MODEL_NOTEs of what is new, then MODEL_CONTROL_DONE */
   /* gateway -> the next gateway */
   CONTROL_CONNECTION, /* + fd: a connection that is between two requests */
   /* supervisor -> worker */
@@ -116,6 +121,30 @@ struct control_worker_gone {
 };
 struct control_mark { /* MARK, MARKED */
   uint64_t serial;
+};
+struct control_model_load {
+  uint64_t serial; /* the gateway's, for the answer */
+  const char *name;
+  struct control_bytes config;   /* text of a configuration, instead of that of the repository; none where empty */
+  struct control_bytes versions; /* int64_t each: those of the descriptors, in their order */
+};
+struct control_model_unload {
+  uint64_t serial;
+  const char *name;
+};
+struct control_model_index {
+  uint64_t serial;
+};
+struct control_model_note {
+  const char *name;
+  int64_t version; /* 0: nothing more is known than the name */
+  bool kept;       /* false: no longer to be listed */
+  const char *reason;
+};
+struct control_model_control_done {
+  uint64_t serial;
+  int32_t status; /* mu_status */
+  const char *text;
 };
 struct control_options {
   struct control_bytes options; /* options_encode */
@@ -215,6 +244,11 @@ struct control_packet {
     struct control_worker_peer worker_peer;
     struct control_failed failed;
     struct control_loaded loaded;
+    struct control_model_load model_load;
+    struct control_model_unload model_unload;
+    struct control_model_index model_index;
+    struct control_model_note model_note;
+    struct control_model_control_done model_control_done;
   };
   int fds[CONTROL_FDS_MAX]; /* CLOEXEC; those still >= 0 are closed by control_packet_free */
   size_t n_fds;

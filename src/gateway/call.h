@@ -94,6 +94,7 @@ struct call {
   bool rest_staged; /* what follows the text is in `text` too */
 
   struct region_change *region_change; /* what it waits for; NULL: nothing of that kind */
+  struct model_control *control;       /* a request to load or unload a model is on its way; NULL: none */
   struct gateway_model *model;         /* held until call_free; NULL: none yet */
   struct sched_job job;
   bool reserved;      /* `slots` are taken */

@@ -20,6 +20,7 @@ mu_status core_init(struct core *core, const struct options *options, uint32_t n
   pthread_mutex_init(&core->lock, NULL);
   pthread_mutex_init(&core->machine_lock, NULL);
   list_init(&core->known);
+  list_init(&core->controls);
   list_init(&core->attachments);
   list_init(&core->stalled);
   list_init(&core->reserving);
@@ -67,7 +68,9 @@ bool core_ready(struct core *core) {
   pthread_mutex_lock(&core->lock);
   size_t ready = 0;
   for (size_t i = 0; i < core->n_models; i++) ready += core_model_ready(core->models[i]);
-  bool result = core->strict_readiness ? ready == core->n_models && ready > 0 : ready > 0;
+  bool may_be_none = core->options->model_control_mode == CONTROL_MODE_EXPLICIT;
+  bool all = ready == core->n_models, any = ready > 0 || (may_be_none && core->n_models == 0);
+  bool result = core->strict_readiness ? all && any : any;
   pthread_mutex_unlock(&core->lock);
   return result;
 }

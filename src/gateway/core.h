@@ -100,6 +100,10 @@ struct core {
 
   struct gateway_model **models; /* those that are listed, by name, then version */
   size_t n_models;
+  struct model **notes; /* of models that are not served, for the repository index: by name, then version */
+  size_t n_notes, notes_capacity;
+  struct list controls; /* struct model_control, on their way to the supervisor and back; loop 0 only */
+  uint64_t last_control;
   struct list known; /* struct gateway_model: those, and the ones that are still coming or already leaving */
   size_t n_known;
   struct gateway_device *devices;
@@ -155,6 +159,12 @@ void core_remove_model(struct core *core, const struct control_model_number *mes
  * is left of. Locked; sched_next has to follow. */
 void core_settle_models(struct core *core);
 void core_free_model(struct gateway_model *model); /* not known; accepts NULL */
+
+/* CONTROL_MODEL_NOTE. Takes the lock. */
+void core_note_model(struct core *core, const struct control_model_note *message);
+/* All that the repository index lists: what is listed, then what else is known by another name. NULL without memory;
+ * to be freed. Locked; *ret_n. */
+const struct model **core_index_models(const struct core *core, size_t *ret_n);
 
 /* ---- core.c: models and memory ----------------------------------------------------------------------------------- */
 

@@ -129,19 +129,6 @@ static void model_stats(struct call *call) {
   endpoint_answer_document(call, status, &out_of_memory);
 }
 
-static void repository_index(struct call *call) {
-  struct core *core = call->loop->core;
-  mu_error err = out_of_memory;
-  mu_status status = MU_NO_MEMORY;
-  pthread_mutex_lock(&core->lock);
-  const struct model **models = all_models(core);
-  if (models != NULL)
-    status = document_repository_index(&call->reply, models, core->n_models, call->text.data, call->text.size, &err);
-  pthread_mutex_unlock(&core->lock);
-  free(models);
-  endpoint_answer_document(call, status, &err);
-}
-
 /* ---- settings ---------------------------------------------------------------------------------------------------- */
 
 static bool is_post(const struct call *call) { return strcmp(call->exchange->method, "POST") == 0; }
@@ -312,7 +299,6 @@ static void (*const endpoints[ENDPOINT_COUNT])(struct call *) = {
     [ENDPOINT_MODEL_READY] = model_ready,
     [ENDPOINT_MODEL_CONFIG] = model_config,
     [ENDPOINT_MODEL_STATS] = model_stats,
-    [ENDPOINT_REPOSITORY_INDEX] = repository_index,
     [ENDPOINT_REGION_STATUS] = endpoint_region_status,
     [ENDPOINT_REGION_REGISTER] = endpoint_region_change,
     [ENDPOINT_REGION_UNREGISTER] = endpoint_region_change,
@@ -320,6 +306,9 @@ static void (*const endpoints[ENDPOINT_COUNT])(struct call *) = {
     [ENDPOINT_CUDA_REGION_REGISTER] = endpoint_cuda_region_register,
     [ENDPOINT_CUDA_REGION_UNREGISTER] = endpoint_cuda_region_unregister,
     [ENDPOINT_LOGGING] = logging,
+    [ENDPOINT_REPOSITORY_INDEX] = model_endpoint_index,
+    [ENDPOINT_MODEL_LOAD] = model_endpoint_load,
+    [ENDPOINT_MODEL_UNLOAD] = model_endpoint_unload,
     [ENDPOINT_HEALTH] = health,
     [ENDPOINT_STATS] = stats,
     [ENDPOINT_METRICS] = metrics,

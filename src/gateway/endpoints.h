@@ -9,6 +9,11 @@ void endpoint_answer_document(struct call *call, mu_status status, const mu_erro
 /* The same where there is nothing to say but that it has been done. */
 void endpoint_answer_empty(struct call *call, mu_status status, const mu_error *err);
 
+/* model_endpoints.c: loading, unloading, and the index; answered when the supervisor has spoken, or at once. */
+void model_endpoint_load(struct call *call);
+void model_endpoint_unload(struct call *call);
+void model_endpoint_index(struct call *call);
+
 /* region_endpoints.c */
 void endpoint_region_status(struct call *call);
 void endpoint_region_change(struct call *call); /* register, unregister: answers later */

@@ -3,6 +3,7 @@
 #include "base/log.h"
 #include "gateway/attachment.h"
 #include "gateway/call.h"
+#include "gateway/model_control.h"
 #include "gateway/region_change.h"
 #include "sandbox/sandbox.h"
 
@@ -408,6 +409,14 @@ static void on_region_changed(struct gateway *gateway, struct control_packet *pa
   region_change_finish(&gateway->core, &packet->region_changed);
 }
 
+static void on_model_note(struct gateway *gateway, struct control_packet *packet) {
+  core_note_model(&gateway->core, &packet->model_note);
+}
+
+static void on_control_done(struct gateway *gateway, struct control_packet *packet) {
+  model_control_done(&gateway->core, &packet->model_control_done);
+}
+
 static void (*const message_handlers[CONTROL_TYPE_COUNT])(struct gateway *, struct control_packet *) = {
     [CONTROL_MODEL_SET] = on_model_set,
     [CONTROL_MODEL_LOADED] = on_model_loaded,
@@ -424,6 +433,8 @@ static void (*const message_handlers[CONTROL_TYPE_COUNT])(struct gateway *, stru
     [CONTROL_REGION_SET] = on_region_set,
     [CONTROL_REGION_REMOVE] = on_region_remove,
     [CONTROL_REGION_CHANGED] = on_region_changed,
+    [CONTROL_MODEL_NOTE] = on_model_note,
+    [CONTROL_MODEL_CONTROL_DONE] = on_control_done,
 };
 
 static void on_message(void *context, struct control_packet *packet) {
@@ -440,7 +451,8 @@ static void on_lost(void *context, const mu_error *err) {
 
 static const struct control_link_events link_events = {.message = on_message, .lost = on_lost};
 
-/* ---- the role ---------------------------------------------------------------------------------------------------- */
+/* ---- the role ----------------------------------------------------------------------------------------------------
+ */
 
 static mu_status create_loops(struct core *core, mu_error *err) {
   for (uint32_t i = 0; i < core->n_loops; i++) {

@@ -11,6 +11,7 @@
 #ifndef NET_CONNECTION_H
 #define NET_CONNECTION_H
 
+#include "net/peer.h"
 #include "net/server_state.h"
 
 struct connection {
@@ -21,11 +22,12 @@ struct connection {
   int fd;
   int polled; /* what poll is armed for */
   bool closed;
-  bool peer_closed;    /* the client sends no more */
-  bool half_closed;    /* it does, and what it has sent before is still to be read */
-  bool blocked;        /* the socket takes no more */
-  bool again;          /* there is more to do: the loop comes back, after the other connections */
-  uint32_t recognized; /* bytes of the HTTP/2 preface, while that is all that has come */
+  bool peer_closed;      /* the client sends no more */
+  bool half_closed;      /* it does, and what it has sent before is still to be read */
+  bool blocked;          /* the socket takes no more */
+  bool again;            /* there is more to do: the loop comes back, after the other connections */
+  enum peer_place place; /* asked for when somebody first wants to know */
+  uint32_t recognized;   /* bytes of the HTTP/2 preface, while that is all that has come */
 
   enum wait waiting, write_waiting;
   struct deadline wait, write_wait;

@@ -253,7 +253,13 @@ static void http1_unbounded(struct exchange *exchange) {
   list_item(exchange, struct http1_exchange, base)->unbounded = true;
 }
 
+static bool http1_peer_is_local(const struct exchange *exchange) {
+  struct http1_connection *connection = list_item(exchange, struct http1_exchange, base)->connection;
+  return peer_is_local(connection->base.fd, &connection->base.place);
+}
+
 const struct transport http1_transport = {.reply = http1_reply,
+                                          .peer_is_local = http1_peer_is_local,
                                           .pause = http1_pause,
                                           .resume = http1_resume,
                                           .unbounded = http1_unbounded,

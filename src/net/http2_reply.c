@@ -318,7 +318,13 @@ static void unbounded_body(struct exchange *exchange) {
   list_item(exchange, struct http2_exchange, base)->unbounded = true;
 }
 
+static bool client_is_local(const struct exchange *exchange) {
+  struct http2_connection *connection = list_item(exchange, struct http2_exchange, base)->connection;
+  return peer_is_local(connection->base.fd, &connection->base.place);
+}
+
 const struct transport http2_transport = {.reply = reply,
+                                          .peer_is_local = client_is_local,
                                           .pause = pause_body,
                                           .resume = resume_body,
                                           .unbounded = unbounded_body,

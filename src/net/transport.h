@@ -13,6 +13,7 @@ struct transport {
   void (*part)(struct exchange *exchange, const struct reply_part *part);
   void (*end)(struct exchange *exchange, const struct header *trailers, size_t n_trailers);
   uint64_t (*unsent)(const struct exchange *exchange);
+  bool (*peer_is_local)(const struct exchange *exchange);
 };
 
 /* The header of this name (lower case) that somebody looks at, HEADER_COUNT: none. */

@@ -206,6 +206,14 @@ static void on_drained(struct gateway *gateway, const struct control_packet *pac
     set_timer(gateway, leaving_ms);
 }
 
+static void on_model_unload(struct gateway *gateway, const struct control_packet *packet) {
+  operations_unload(gateway, &packet->model_unload);
+}
+
+static void on_model_index(struct gateway *gateway, const struct control_packet *packet) {
+  operations_index(gateway, &packet->model_index);
+}
+
 static void on_message(void *context, struct control_packet *packet) {
   static void (*const handlers[CONTROL_TYPE_COUNT])(struct gateway *, const struct control_packet *) = {
       [CONTROL_GATEWAY_READY] = on_ready,       [CONTROL_WORKER_ATTACHED] = on_attached,
@@ -213,7 +221,8 @@ static void on_message(void *context, struct control_packet *packet) {
       [CONTROL_DRAINED] = on_drained,           [CONTROL_WORKER_RETIRED] = on_retired,
       [CONTROL_MODEL_REMOVED] = on_removed,     [CONTROL_MARKED] = on_marked,
       [CONTROL_REGION_REGISTER] = on_register,  [CONTROL_REGION_UNREGISTER] = on_unregister,
-      [CONTROL_LOG_SETTINGS] = on_log_settings,
+      [CONTROL_LOG_SETTINGS] = on_log_settings, [CONTROL_MODEL_LOAD] = operations_load,
+      [CONTROL_MODEL_UNLOAD] = on_model_unload, [CONTROL_MODEL_INDEX] = on_model_index,
   };
   struct gateway *gateway = context;
   if (handlers[packet->type] != NULL) {
@@ -285,6 +294,7 @@ static void on_ended(void *context, int code, int status) {
   } else {
     after_other_end(gateway, state, death.why);
   }
+  operations_forget(s, gateway);
   workers_detach(s, gateway);
   if (is_present(gateway) && s->phase < PHASE_DRAINING) served_models_forget(s);
   gateways_check_listen(s);
@@ -369,6 +379,7 @@ static mu_status start(struct gateway *gateway, mu_error *err) {
                s->listeners.n_http + s->listeners.n_metrics);
   served_models_tell(s, gateway);
   regions_tell(s, gateway);
+  model_notes_tell(s, gateway);
   return MU_OK;
 }
 

@@ -346,8 +346,8 @@ static mu_status send_start(struct worker *worker) {
       .max_batch = (uint32_t)model->options.max_batch_size,
   };
   /* A model that was replaced on disk and not reloaded, or not yet, goes on as it was. */
-  size_t n_files = fingerprint_has_file(model) ? 0 : 1;
-  if (n_files > 0)
+  size_t n_files = model->given || !fingerprint_has_file(model) ? 1 : 0;
+  if (n_files > 0 && !model->given)
     LOG_WARNING("the model's file is another one now: the one before is loaded again, until muster reload",
                 LOG_STR("model", model->name), LOG_INT("version", model->version), LOG_STR("file", model->path));
   return control_link_send(worker->link, CONTROL_WORKER_START, &message, &model->file, n_files);

@@ -48,6 +48,8 @@ static void test_served(void **state) {
       {"POST", "/v2/cudasharedmemory/unregister", ENDPOINT_CUDA_REGION_UNREGISTER, "", -1},
       {"GET", "/v2/logging", ENDPOINT_LOGGING, "", -1},
       {"POST", "/v2/logging", ENDPOINT_LOGGING, "", -1},
+      {"POST", "/v2/repository/models/a%20b/load", ENDPOINT_MODEL_LOAD, "a b", -1},
+      {"POST", "/v2/repository/models/magika/unload", ENDPOINT_MODEL_UNLOAD, "magika", -1},
       {"GET", "/health", ENDPOINT_HEALTH, "", -1},
       {"GET", "/stats", ENDPOINT_STATS, "", -1},
       {"HEAD", "/metrics", ENDPOINT_METRICS, "", -1},
@@ -95,7 +97,13 @@ static void test_refused(void **state) {
       {"", "/v2", MU_UNSUPPORTED, "GET, HEAD", ""},
       {"PUT", "/v2/logging", MU_UNSUPPORTED, "GET, HEAD, POST", ""},
       {"POST", "/v2/models/a/generate", MU_UNSUPPORTED, NULL, "muster does not serve the generate extension"},
-      {"POST", "/v2/repository/models/a/load", MU_UNSUPPORTED, NULL, "loading models on request"},
+      {"GET", "/v2/repository/models/a/load", MU_UNSUPPORTED, "POST", "the path takes POST, not GET"},
+      {"POST", "/v2/repository/models/a%2fb/load", MU_INVALID, NULL, "cannot be the name of a model"},
+      {"POST", "/v2/repository/models/%2e%2e/load", MU_INVALID, NULL, "cannot be the name of a model"},
+      {"POST", "/v2/repository/models/../unload", MU_INVALID, NULL, "cannot be the name of a model"},
+      {"POST", "/v2/repository/models/a%00b/unload", MU_INVALID, NULL, "cannot be the name of a model"},
+      {"POST", "/v2/repository/models//etc/load", MU_NOT_FOUND, NULL, ""},
+      {"GET", "/v2/logging", MU_UNSUPPORTED, NULL, "log settings"},
       {"POST", "/v2/models/a/trace/setting", MU_UNSUPPORTED, NULL, "tracing"},
       {"POST", "/v2/systemsharedmemory/register", MU_NOT_FOUND, NULL, ""},
       {"POST", "/v2/systemsharedmemory/region/a/b/register", MU_NOT_FOUND, NULL, ""},
@@ -127,6 +135,24 @@ static void test_refused(void **state) {
       assert_null(route.allow);
     else
       assert_string_equal(route.allow, cases[i].allow);
+  }
+}
+
+/* What --admin is asked about: whatever changes the server, and nothing else. */
+static void test_guarded(void **state) {
+  static const struct {
+    const char *method, *path;
+    bool guarded;
+  } cases[] = {
+      {"POST", "/v2/repository/models/a/load", true}, {"POST", "/v2/repository/models/a/unload", true},
+      {"POST", "/v2/repository/index", false},        {"POST", "/v2/models/a/infer", false},
+      {"GET", "/v2/models/a/config", false},          {"GET", "/nothing", false},
+  };
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    struct route route = {.guarded = !cases[i].guarded};
+    const mu_status status = route_find(cases[i].method, cases[i].path, &route, NULL);
+    assert_true(status == MU_OK || status == MU_NOT_FOUND);
+    assert_true(route.guarded == cases[i].guarded);
   }
 }
 
@@ -178,8 +204,10 @@ static void test_status_codes(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_served),  cmocka_unit_test(test_refused),      cmocka_unit_test(test_long_names),
-      cmocka_unit_test(test_regions), cmocka_unit_test(test_status_codes),
+      cmocka_unit_test(test_served),       cmocka_unit_test(test_refused),      cmocka_unit_test(test_long_names),
+      cmocka_unit_test(test_regions),      cmocka_unit_test(test_status_codes), cmocka_unit_test(test_served),
+      cmocka_unit_test(test_refused),      cmocka_unit_test(test_guarded),      cmocka_unit_test(test_long_names),
+      cmocka_unit_test(test_status_codes),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

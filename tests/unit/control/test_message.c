@@ -58,6 +58,13 @@ static const struct control_region_remove region_remove = {"t"};
 static const struct control_region_changed region_changed = {41, MU_EXISTS, "there"};
 static const struct control_loaded loaded = {BYTES("metadata")};
 
+static const struct control_model_load model_load = {UINT64_MAX - 35, "ocr", BYTES("{\"name\": \"ocr\"}"),
+                                                     BYTES("\1\0\0\0\0\0\0\0")};
+static const struct control_model_unload model_unload = {36, "ocr"};
+static const struct control_model_index model_index = {37};
+static const struct control_model_note model_note = {"ocr", 38, true, "unloaded"};
+static const struct control_model_control_done model_control_done = {39, MU_INVALID, "no"};
+
 static const struct sample {
   enum control_type type;
   const void *message;
@@ -96,6 +103,11 @@ static const struct sample {
     {CONTROL_LOADED, &loaded, 0},
     {CONTROL_READY, NULL, 0},
     {CONTROL_FAILED, &failed, 0},
+    {CONTROL_MODEL_LOAD, &model_load, 1},
+    {CONTROL_MODEL_UNLOAD, &model_unload, 0},
+    {CONTROL_MODEL_INDEX, &model_index, 0},
+    {CONTROL_MODEL_NOTE, &model_note, 0},
+    {CONTROL_MODEL_CONTROL_DONE, &model_control_done, 0},
 };
 enum { N_SAMPLES = sizeof samples / sizeof samples[0] };
 _Static_assert(N_SAMPLES == CONTROL_TYPE_COUNT - 1, "a sample of every type");
@@ -239,6 +251,29 @@ static void assert_sample(const struct control_packet *packet) {
     case CONTROL_FAILED:
       assert_int_equal(packet->failed.status, failed.status);
       assert_string_equal(packet->failed.message, failed.message);
+      break;
+    case CONTROL_MODEL_LOAD:
+      assert_true(packet->model_load.serial == model_load.serial);
+      assert_string_equal(packet->model_load.name, model_load.name);
+      assert_bytes_equal(packet->model_load.config, model_load.config);
+      assert_bytes_equal(packet->model_load.versions, model_load.versions);
+      break;
+    case CONTROL_MODEL_UNLOAD:
+      assert_true(packet->model_unload.serial == model_unload.serial);
+      assert_string_equal(packet->model_unload.name, model_unload.name);
+      break;
+    case CONTROL_MODEL_INDEX:
+      assert_true(packet->model_index.serial == model_index.serial);
+      break;
+    case CONTROL_MODEL_NOTE:
+      assert_string_equal(packet->model_note.name, model_note.name);
+      assert_true(packet->model_note.version == model_note.version && packet->model_note.kept);
+      assert_string_equal(packet->model_note.reason, model_note.reason);
+      break;
+    case CONTROL_MODEL_CONTROL_DONE:
+      assert_true(packet->model_control_done.serial == model_control_done.serial);
+      assert_int_equal(packet->model_control_done.status, model_control_done.status);
+      assert_string_equal(packet->model_control_done.text, model_control_done.text);
       break;
     default: /* the types without fields */
       break;
