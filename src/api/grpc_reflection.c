@@ -76,11 +76,11 @@ static bool find_file(struct span name, struct span *ret_file) {
   return false;
 }
 
-/* Takes "name" or "name." off the front of a symbol; false when it does not begin so. */
+/* Takes "name" or "name.", where more follows, off the front of a symbol; false when it does not begin so. */
 static bool take_name(struct span *symbol, struct span name) {
   if (symbol->size < name.size || memcmp(symbol->data, name.data, name.size) != 0) return false;
   const bool more = symbol->size > name.size;
-  if (more && symbol->data[name.size] != '.') return false;
+  if (more && (symbol->data[name.size] != '.' || symbol->size == name.size + 1)) return false;
   symbol->data += name.size + more;
   symbol->size -= name.size + more;
   return true;
