@@ -366,7 +366,7 @@ static const struct question one_region = QUESTION(GET("/v2/systemsharedmemory/s
 static const struct question shared_inference = QUESTION(
     POST("/v2/models/m/infer", "Content-Length: 250\r\n",
          "{\"inputs\":[" INPUT SHARED "}}],\"outputs\":[{\"name\":\"y\"," SHARED ",\"shared_memory_offset\":32}}]}"),
-    "\"shared_memory_offset\":32");
+    "\"outputs\":[{\"name\":\"y\",\"datatype\":\"FP32\",\"shape\":[2,4]}]");
 
 static void set_region(struct world *w) {
   int fd = memfd_create("client", MFD_CLOEXEC);
