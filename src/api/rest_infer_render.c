@@ -99,25 +99,6 @@ static void write_binary(struct render *r, const struct view *view) {
   r->binary[r->n_binary++] = (struct iovec){view->tensor.data, view->tensor.size};
 }
 
-/* The name of the region is the client's: any text. */
-static mu_status write_share(const struct render *r, const struct request_output *output, const struct view *view) {
-  const struct request_share *share = &r->request->shares[output->share - 1];
-  struct buffer *json = r->json;
-  const size_t name_size = strlen(share->name);
-  const mu_status status = buffer_reserve(json, 128 + ESCAPED_MAX * name_size + 2 * NUMBER_MAX);
-  if (status != MU_OK) return no_room(r, status);
-  buffer_puts(json, ",\"parameters\":{\"shared_memory_region\":");
-  json_write_string(json, share->name, name_size);
-  if (share->offset > 0) {
-    buffer_puts(json, ",\"shared_memory_offset\":");
-    json_write_u64(json, share->offset);
-  }
-  buffer_puts(json, ",\"shared_memory_byte_size\":");
-  json_write_u64(json, view->tensor.size);
-  buffer_puts(json, "}}");
-  return MU_OK;
-}
-
 static mu_status write_data(struct render *r, const struct view *view) {
   buffer_puts(r->json, ",\"data\":");
   mu_error why;
@@ -137,7 +118,10 @@ static mu_status write_output(struct render *r, const struct request_output *out
                                                 : view_tensor(r, result, &view);
   if (status == MU_OK) status = write_head(r, &view);
   if (status != MU_OK) return status;
-  if (output->share > 0) return write_share(r, output, &view);
+  if (output->share > 0) { /* no parameters, as from Triton: NVIDIA's C++ client takes any for a binary_data_size */
+    buffer_putc(r->json, '}');
+    return MU_OK;
+  }
   if (output->binary) {
     write_binary(r, &view);
     return MU_OK;

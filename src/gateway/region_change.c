@@ -45,11 +45,19 @@ void region_change_begin(struct region_change *change, struct gateway_loop *loop
 
 /* ---- what the supervisor says ------------------------------------------------------------------------------------ */
 
+/* Nobody is to believe that it is there. */
+static void undo(struct core *core, const char *name) {
+  const struct control_region_unregister message = {0, name};
+  if (control_link_send(core->control, CONTROL_REGION_UNREGISTER, &message, NULL, 0) != MU_OK)
+    LOG_ERROR("a shared memory region stays registered that cannot be used", LOG_STR("region", name));
+}
+
 void region_change_set(struct core *core, const struct control_region_set *message, int fd) {
   if (fd < 0)
     LOG_WARNING("no free file descriptor for a shared memory region (ulimit -n)", LOG_STR("region", message->name));
-  if (regions_set(&core->regions, message, fd) != MU_OK)
-    LOG_ERROR("no memory for a shared memory region", LOG_STR("region", message->name));
+  if (regions_set(&core->regions, message, fd) == MU_OK) return;
+  LOG_ERROR("no memory for a shared memory region: it is unregistered", LOG_STR("region", message->name));
+  undo(core, message->name);
 }
 
 void region_change_remove(struct core *core, const struct control_region_remove *message) {
@@ -66,9 +74,7 @@ static void check_usable(struct core *core, struct region_change *change) {
                            "failed to register shared memory region '%.200s': no memory or no free file descriptor for "
                            "it (ulimit -n)",
                            change->name);
-  const struct control_region_unregister undo = {0, change->name};
-  if (control_link_send(core->control, CONTROL_REGION_UNREGISTER, &undo, NULL, 0) != MU_OK)
-    LOG_ERROR("a shared memory region stays registered that cannot be used", LOG_STR("region", change->name));
+  undo(core, change->name);
 }
 
 void region_change_finish(struct core *core, const struct control_region_changed *message) {
