@@ -103,7 +103,6 @@ static void test_refused(void **state) {
       {"POST", "/v2/repository/models/../unload", MU_INVALID, NULL, "cannot be the name of a model"},
       {"POST", "/v2/repository/models/a%00b/unload", MU_INVALID, NULL, "cannot be the name of a model"},
       {"POST", "/v2/repository/models//etc/load", MU_NOT_FOUND, NULL, ""},
-      {"GET", "/v2/logging", MU_UNSUPPORTED, NULL, "log settings"},
       {"POST", "/v2/models/a/trace/setting", MU_UNSUPPORTED, NULL, "tracing"},
       {"POST", "/v2/systemsharedmemory/register", MU_NOT_FOUND, NULL, ""},
       {"POST", "/v2/systemsharedmemory/region/a/b/register", MU_NOT_FOUND, NULL, ""},
@@ -144,9 +143,14 @@ static void test_guarded(void **state) {
     const char *method, *path;
     bool guarded;
   } cases[] = {
-      {"POST", "/v2/repository/models/a/load", true}, {"POST", "/v2/repository/models/a/unload", true},
-      {"POST", "/v2/repository/index", false},        {"POST", "/v2/models/a/infer", false},
-      {"GET", "/v2/models/a/config", false},          {"GET", "/nothing", false},
+      {"POST", "/v2/repository/models/a/load", true},
+      {"POST", "/v2/repository/models/a/unload", true},
+      {"POST", "/v2/repository/index", false},
+      {"POST", "/v2/models/a/infer", false},
+      {"GET", "/v2/models/a/config", false},
+      {"GET", "/nothing", false},
+      {"GET", "/v2/logging", true},
+      {"POST", "/v2/systemsharedmemory/region/r/register", true},
   };
   for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
     struct route route = {.guarded = !cases[i].guarded};
