@@ -19,6 +19,7 @@ void grpc_contents_begin(struct grpc_contents *walk, const char *tensor, size_t 
   pb_reader_init(&walk->tensor, tensor, size);
   pb_reader_init(&walk->contents, NULL, 0);
   pb_reader_init(&walk->packed, NULL, 0);
+  walk->packed_number = 1; /* of a run that is empty */
 }
 
 static bool next_packed(struct grpc_contents *walk, struct pb_field *element) {

@@ -119,7 +119,8 @@ static mu_status write_raw(struct render *r, uint32_t *ret_n, uint64_t *ret_borr
     r->iov[n++] = (struct iovec){(void *)text_from, r->head->size - text_from};  // NOLINT(performance-no-int-to-ptr)
     r->iov[n++] = data;
     text_from = r->head->size;
-    if (data.iov_len > INT32_MAX || (borrowed += data.iov_len) > INT32_MAX) break; /* finish() refuses it */
+    borrowed += data.iov_len;
+    if (borrowed > INT32_MAX) break; /* finish() refuses it */
   }
   if (r->head->size > text_from)
     r->iov[n++] = (struct iovec){(void *)text_from, r->head->size - text_from};  // NOLINT(performance-no-int-to-ptr)

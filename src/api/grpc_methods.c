@@ -2,7 +2,7 @@
 
 #include <string.h>
 
-enum { SMALL = 64 * 1024, LISTS = 1024 * 1024 };
+enum { SMALL = 64 * 1024 };
 
 #define INFERENCE "/inference.GRPCInferenceService/"
 
@@ -25,8 +25,8 @@ const struct grpc_method_info grpc_methods[GRPC_METHOD_COUNT] = {
     [GRPC_CUDA_SHARED_MEMORY_STATUS] = {INFERENCE "CudaSharedMemoryStatus", false, false, SMALL},
     [GRPC_CUDA_SHARED_MEMORY_REGISTER] = {INFERENCE "CudaSharedMemoryRegister", false, false, SMALL},
     [GRPC_CUDA_SHARED_MEMORY_UNREGISTER] = {INFERENCE "CudaSharedMemoryUnregister", false, false, SMALL},
-    [GRPC_TRACE_SETTING] = {INFERENCE "TraceSetting", false, false, LISTS},
-    [GRPC_LOG_SETTINGS] = {INFERENCE "LogSettings", false, false, LISTS},
+    [GRPC_TRACE_SETTING] = {INFERENCE "TraceSetting", false, false, SMALL},
+    [GRPC_LOG_SETTINGS] = {INFERENCE "LogSettings", false, false, SMALL},
     [GRPC_HEALTH_CHECK] = {"/grpc.health.v1.Health/Check", false, false, SMALL},
     [GRPC_HEALTH_WATCH] = {"/grpc.health.v1.Health/Watch", false, true, SMALL},
     [GRPC_REFLECTION] = {"/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", true, true, SMALL},

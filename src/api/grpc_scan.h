@@ -7,7 +7,7 @@
  * reads it where it is):
  *
  *   grpc_scan_begin(&scan, &head, message_size);        message_size: from the gRPC prefix
- *   for each piece, grpc_scan_feed(…) until it says MORE or END:
+ *   for each piece (of an empty message, one of no bytes), grpc_scan_feed(…) until it says MORE or END:
  *     GRPC_SCAN_MORE   all of the piece is taken, nothing to do until the next one
  *     GRPC_SCAN_RAW    raw contents number scan.n_raw - 1 begin, scan.raw_size bytes of them. With n_raw == 1 the head
  *                      is complete: find the model, grpc_infer_parse(head, grpc_scan_rest(&scan)), then

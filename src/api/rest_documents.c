@@ -54,10 +54,18 @@ static json_t *checked_array(json_t *array, bool complete) {
 
 /* ---- the server and its models ----------------------------------------------------------------------------------- */
 
+/* What of Triton's extensions is served. */
+static const char *const extensions[] = {
+    "classification", "schedule_policy", "model_configuration",  "binary_tensor_data",
+    "parameters",     "statistics",      "system_shared_memory", "logging",
+};
+
 mu_status document_server_metadata(struct buffer *out) {
-  return write_document(json_pack("{s:s,s:s,s:[s,s,s,s,s,s]}", "name", "muster", "version", MUSTER_VERSION,
-                                  "extensions", "classification", "schedule_policy", "model_configuration",
-                                  "binary_tensor_data", "parameters", "statistics"),
+  enum { N = sizeof extensions / sizeof *extensions };
+  json_t *names = json_array();
+  for (size_t i = 0; i < N; i++) json_array_append_new(names, json_string(extensions[i]));
+  return write_document(json_pack("{s:s,s:s,s:o}", "name", "muster", "version", MUSTER_VERSION, "extensions",
+                                  checked_array(names, json_array_size(names) == N)),
                         out);
 }
 
@@ -141,6 +149,7 @@ static mu_status read_index_request(const char *body, size_t size, bool *ret_rea
 }
 
 static json_t *index_entry(const struct model *model) {
+  if (model->state == MODEL_UNKNOWN) return json_pack("{s:o}", "name", text_value(model->name));
   /* a model of which no version could be found has none to name */
   json_t *version = model->version > 0 ? number_text(model->version) : NULL;
   json_t *entry = json_pack("{s:o,s:o*,s:s,s:o}", "name", text_value(model->name), "version", version, "state",
@@ -160,6 +169,73 @@ mu_status document_repository_index(struct buffer *out, const struct model *cons
       complete = json_array_append_new(array, index_entry(models[i])) == 0;
   status = write_document(checked_array(array, complete), out);
   return status == MU_OK ? MU_OK : mu_fail(err, status, "no room for the repository index");
+}
+
+/* ---- shared memory ----------------------------------------------------------------------------------------------- */
+
+mu_status document_regions(struct buffer *out, const struct region_view *regions, size_t n_regions) {
+  buffer_putc(out, '[');
+  for (size_t i = 0; i < n_regions; i++) {
+    const struct region_view *region = &regions[i];
+    buffer_puts(out, i > 0 ? ",{\"name\":" : "{\"name\":");
+    json_write_string(out, region->name, strlen(region->name));
+    buffer_puts(out, ",\"key\":");
+    json_write_string(out, region->key, strlen(region->key));
+    buffer_puts(out, ",\"offset\":");
+    json_write_u64(out, region->offset);
+    buffer_puts(out, ",\"byte_size\":");
+    json_write_u64(out, region->byte_size);
+    buffer_putc(out, '}');
+  }
+  buffer_putc(out, ']');
+  return out->failed ? MU_NO_MEMORY : MU_OK;
+}
+
+/* What a registration says; has_: it was there. */
+struct registration {
+  struct json_text key;
+  bool has_key, has_byte_size;
+  uint64_t offset, byte_size;
+};
+
+/* Keys that nobody knows are passed over; of one that comes twice the last counts. */
+static bool read_registration(struct json_reader *reader, struct registration *read) {
+  struct json_text key;
+  if (!json_enter(reader)) return false;
+  while (json_member(reader, &key)) {
+    bool good;
+    if (json_text_equal(&key, "key"))
+      good = read->has_key = json_read_string(reader, &read->key);
+    else if (json_text_equal(&key, "offset"))
+      good = json_read_u64(reader, &read->offset);
+    else if (json_text_equal(&key, "byte_size"))
+      good = read->has_byte_size = json_read_u64(reader, &read->byte_size);
+    else
+      good = json_skip(reader);
+    if (!good) return false;
+  }
+  return !reader->failed;
+}
+
+mu_status document_region_register(const char *body, size_t body_size, char *key, size_t key_room, uint64_t *ret_offset,
+                                   uint64_t *ret_byte_size, mu_error *err) {
+  struct json_reader reader;
+  struct registration read = {0};
+  json_reader_init(&reader, body, body_size);
+  if (json_peek(&reader) != JSON_READ_OBJECT && !reader.failed)
+    return mu_fail(err, MU_INVALID, "a shared memory register request must be a JSON object");
+  if (!read_registration(&reader, &read) || json_finish(&reader, NULL) != MU_OK)
+    return mu_fail(err, MU_INVALID, "the shared memory register request is wrong at %s", reader.error.message);
+  if (!read.has_key) return mu_fail(err, MU_INVALID, "Shared memory register request has no 'key' field");
+  if (!read.has_byte_size) return mu_fail(err, MU_INVALID, "Shared memory register request has no 'byte_size' field");
+  const size_t size = json_text_size(&read.key);
+  if (size >= key_room) return mu_fail(err, MU_INVALID, "the key of shared memory has %zu bytes, too many", size);
+  json_text_decode(&read.key, key);
+  key[size] = '\0';
+  if (strlen(key) != size) return mu_fail(err, MU_INVALID, "the key of shared memory has a NUL character");
+  *ret_offset = read.offset;
+  *ret_byte_size = read.byte_size;
+  return MU_OK;
 }
 
 /* ---- /health and /stats ------------------------------------------------------------------------------------------ */

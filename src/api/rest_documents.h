@@ -25,6 +25,18 @@ MUST_CHECK mu_status document_statistics(struct buffer *out, const struct model 
 MUST_CHECK mu_status document_repository_index(struct buffer *out, const struct model *const *models, size_t n_models,
                                                const char *body, size_t body_size, mu_error *err);
 
+/* One region of GET v2/systemsharedmemory[/region/R]/status: [{"name","key","offset","byte_size"}]. */
+struct region_view {
+  const char *name, *key;
+  uint64_t offset, byte_size;
+};
+MUST_CHECK mu_status document_regions(struct buffer *out, const struct region_view *regions, size_t n_regions);
+
+/* The body of POST v2/systemsharedmemory/region/R/register: {"key","offset","byte_size"}, the offset may be missing.
+ * key: room for key_room bytes. MU_INVALID. */
+MUST_CHECK mu_status document_region_register(const char *body, size_t body_size, char *key, size_t key_room,
+                                              uint64_t *ret_offset, uint64_t *ret_byte_size, mu_error *err);
+
 /* One worker instance behind /health and /stats. */
 struct backend_view {
   char address[64]; /* "magika/0" : model and worker */

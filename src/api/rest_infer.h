@@ -18,10 +18,10 @@
  * missing and doubled inputs, unknown outputs, parameters. request is an empty one (received_ns may be set).
  * binary_size: bytes after the JSON part, which must be exactly what the inputs claim; with BINARY_SIZE_UNKNOWN the
  * caller holds the bytes against request->binary_bytes when they have come. The text of INPUT_JSON inputs is measured
- * but not converted.
+ * but not converted. Whether the regions of request->shares exist is not looked at.
  *
  * Errors: MU_INVALID with a sentence that names the input and both values; MU_UNAVAILABLE: the model has no metadata
- * yet; MU_NO_MEMORY. Parameters that would need what is not built (shared_memory_region, sequence_id …) are
+ * yet; MU_NO_MEMORY. Parameters that would need what is not built (sequence_id …) are
  * MU_UNSUPPORTED; parameters that nobody knows are passed over, as Triton does.
  */
 MUST_CHECK mu_status rest_infer_parse(const struct model *model, const char *json, size_t json_size,
@@ -44,8 +44,8 @@ uint64_t rest_infer_binary_start(struct request_input *input);
 MUST_CHECK mu_status rest_infer_read_json(const struct model *model, const char *json, size_t json_size,
                                           struct request *request, mu_error *err);
 
-/* After binary data has arrived: what only the bytes can tell. BYTES inputs: the element lengths add up to the size and
- * to the shape's count; BOOL bytes are 0 or 1. */
+/* After all binary data has arrived, or was copied from shared memory: what only the bytes can tell. BYTES inputs: the
+ * element lengths add up to the size and to the shape's count; BOOL bytes are 0 or 1. */
 MUST_CHECK mu_status rest_infer_check_binary(const struct model *model, const struct request *request, mu_error *err);
 
 /* One produced output, this request's rows only. */
@@ -57,9 +57,9 @@ struct infer_result {
 /*
  * The reply. json: the text (appended; alone in the buffer its size is the Inference-Header-Content-Length, which is
  * sent when n_binary is not 0); binary: one iovec for each binary output, in order of the request, with room for
- * n_outputs of the request. They point into the results' own memory; those of classified outputs, which have none, into
- * json's memory behind its size: json must stay as it is while they are in use.
- * Errors: MU_UNSUPPORTED (JSON cannot carry the value), MU_INTERNAL, MU_TOO_LARGE, MU_NO_MEMORY.
+ * n_outputs of the request; of an output in shared memory there is only its description. They point into the results'
+ * own memory; those of classified outputs, which have none, into json's memory behind its size: json must stay as it is
+ * while they are in use. Errors: MU_UNSUPPORTED (JSON cannot carry the value), MU_INTERNAL, MU_TOO_LARGE, MU_NO_MEMORY.
  */
 MUST_CHECK mu_status rest_infer_render(const struct model *model, const struct request *request,
                                        const struct infer_result *results, uint32_t n_results, struct buffer *json,

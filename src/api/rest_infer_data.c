@@ -137,7 +137,7 @@ mu_status rest_infer_check_binary(const struct model *model, const struct reques
   };
   for (uint32_t i = 0; i < request->n_inputs; i++) {
     const struct request_input *input = &request->inputs[i];
-    if (input->source != INPUT_BINARY || checks[input->dtype] == NULL) continue;
+    if (input->source == INPUT_JSON || checks[input->dtype] == NULL) continue;
     const mu_status status = checks[input->dtype](input, err);
     if (status != MU_OK) return name_input(model, input, status, err);
   }

@@ -1,4 +1,5 @@
 /* The JSON part of an inference request, field by field, from tables. */
+#include "api/infer_shared_memory.h"
 #include "api/infer_tensors.h"
 #include "api/rest_infer.h"
 #include "proto/json/json_reader.h"
@@ -138,6 +139,8 @@ struct tensor_fields {
   uint64_t binary_size;
   bool binary;
   uint64_t classification;
+  struct shared_memory_parameters shared; /* but for the region */
+  struct json_text region;
 };
 
 /* "inputs[2]" or "input 'x'", into text. */
@@ -151,10 +154,22 @@ static const char *subject(const struct parse *p, const struct tensor_fields *fi
 
 enum { SUBJECT_MAX = 128 };
 
-static mu_status read_shared_memory(struct parse *p, const struct field *field, void *into) {
-  char who[SUBJECT_MAX];
-  return mu_fail(p->err, MU_UNSUPPORTED, "%s, parameter \"%s\": muster does not serve shared memory",
-                 subject(p, into, who, sizeof who), field->key);
+static mu_status read_shared_memory_region(struct parse *p, const struct field *field, void *into) {
+  struct tensor_fields *fields = into;
+  fields->shared.has_region = json_read_string(&p->reader, &fields->region);
+  return MU_OK; /* a failed reader is seen by read_object */
+}
+
+static mu_status read_shared_memory_byte_size(struct parse *p, const struct field *field, void *into) {
+  struct shared_memory_parameters *shared = &((struct tensor_fields *)into)->shared;
+  shared->has_byte_size = true;
+  return read_u64(p, field, &shared->byte_size);
+}
+
+static mu_status read_shared_memory_offset(struct parse *p, const struct field *field, void *into) {
+  struct shared_memory_parameters *shared = &((struct tensor_fields *)into)->shared;
+  shared->has_offset = true;
+  return read_u64(p, field, &shared->offset);
 }
 
 static mu_status read_binary_data_size(struct parse *p, const struct field *field, void *into) {
@@ -175,17 +190,17 @@ static mu_status read_classification(struct parse *p, const struct field *field,
 
 static const struct field input_parameters[] = {
     FIELD("binary_data_size", read_binary_data_size),
-    FIELD("shared_memory_region", read_shared_memory),
-    FIELD("shared_memory_byte_size", read_shared_memory),
-    FIELD("shared_memory_offset", read_shared_memory),
+    FIELD("shared_memory_region", read_shared_memory_region),
+    FIELD("shared_memory_byte_size", read_shared_memory_byte_size),
+    FIELD("shared_memory_offset", read_shared_memory_offset),
 };
 
 static const struct field output_parameters[] = {
     FIELD("binary_data", read_binary_data),
     FIELD("classification", read_classification),
-    FIELD("shared_memory_region", read_shared_memory),
-    FIELD("shared_memory_byte_size", read_shared_memory),
-    FIELD("shared_memory_offset", read_shared_memory),
+    FIELD("shared_memory_region", read_shared_memory_region),
+    FIELD("shared_memory_byte_size", read_shared_memory_byte_size),
+    FIELD("shared_memory_offset", read_shared_memory_offset),
 };
 
 /* ---- fields of a tensor ------------------------------------------------------------------------------------------ */
@@ -316,6 +331,43 @@ static mu_status take_binary_data(struct parse *p, const struct tensor_fields *f
   return MU_OK;
 }
 
+/* The region's name into text; one that is too long is left for the check of names to refuse. */
+static struct shared_memory_parameters take_region(const struct tensor_fields *fields,
+                                                   char text[static REQUEST_REGION_MAX + 1]) {
+  struct shared_memory_parameters shared = fields->shared;
+  shared.region = text;
+  if (shared.has_region) shared.region_size = json_text_size(&fields->region);
+  if (shared.has_region && shared.region_size <= REQUEST_REGION_MAX) json_text_decode(&fields->region, text);
+  return shared;
+}
+
+static mu_status take_shared_input(struct parse *p, const struct tensor_fields *fields, struct request_input *input) {
+  char text[REQUEST_REGION_MAX + 1];
+  const struct shared_memory_parameters shared = take_region(fields, text);
+  return infer_input_share(p->model, &shared, p->request, input, p->err);
+}
+
+static mu_status take_shared_output(struct parse *p, const struct tensor_fields *fields,
+                                    struct request_output *output) {
+  char text[REQUEST_REGION_MAX + 1];
+  const struct shared_memory_parameters shared = take_region(fields, text);
+  return infer_output_share(p->model, &shared, p->request, output, p->err);
+}
+
+/* An input's data is in one of three places. */
+static mu_status check_place(const struct parse *p, const struct tensor_fields *fields) {
+  const bool shared = shared_memory_given(&fields->shared);
+  const int places = fields->has_data + fields->has_binary_size + shared;
+  if (places == 1) return MU_OK;
+  if (places == 0)
+    return mu_fail(p->err, MU_INVALID,
+                   "input '%.*s' has neither \"data\" nor a binary_data_size nor a shared_memory_region",
+                   QUOTE(p->subject));
+  return mu_fail(p->err, MU_INVALID, "input '%.*s' has both %s and a %s", QUOTE(p->subject),
+                 fields->has_data ? "\"data\"" : "a binary_data_size",
+                 fields->has_data && fields->has_binary_size ? "binary_data_size" : "shared_memory_region");
+}
+
 static mu_status take_input(struct parse *p, const struct tensor_fields *fields) {
   const struct model_metadata *metadata = p->model->metadata;
   uint32_t index;
@@ -323,15 +375,13 @@ static mu_status take_input(struct parse *p, const struct tensor_fields *fields)
   if (status == MU_OK) status = check_dtype(p, fields, metadata->inputs[index].info.dtype);
   if (status != MU_OK) return status;
   if (!fields->has_shape) return mu_fail(p->err, MU_INVALID, "input '%.*s' has no \"shape\"", QUOTE(p->subject));
-  if (fields->has_data == fields->has_binary_size)
-    return mu_fail(p->err, MU_INVALID,
-                   fields->has_data ? "input '%.*s' has both \"data\" and a binary_data_size"
-                                    : "input '%.*s' has neither \"data\" nor a binary_data_size",
-                   QUOTE(p->subject));
+  status = check_place(p, fields);
+  if (status != MU_OK) return status;
   struct request_input *input;
   status = infer_input_add(p->model, index, fields->dims, fields->rank, p->request, &input, p->err);
   if (status != MU_OK) return status;
-  return fields->has_data ? take_json_data(p, fields, input) : take_binary_data(p, fields, input);
+  if (fields->has_data) return take_json_data(p, fields, input);
+  return fields->has_binary_size ? take_binary_data(p, fields, input) : take_shared_input(p, fields, input);
 }
 
 static mu_status take_output(struct parse *p, const struct tensor_fields *fields) {
@@ -348,7 +398,7 @@ static mu_status take_output(struct parse *p, const struct tensor_fields *fields
   output->binary = fields->binary;
   if (fields->has_binary) p->binary_given |= UINT64_C(1) << (p->request->n_outputs - 1);
   output->classification = fields->classification < UINT32_MAX ? (uint32_t)fields->classification : UINT32_MAX;
-  return MU_OK;
+  return shared_memory_given(&fields->shared) ? take_shared_output(p, fields, output) : MU_OK;
 }
 
 /* ---- the request ------------------------------------------------------------------------------------------------- */
@@ -407,7 +457,8 @@ static mu_status complete_outputs(struct parse *p) {
   struct request *request = p->request;
   if (request->n_outputs == 0) return infer_output_add_all(p->model, request->binary_default, request, p->err);
   for (uint32_t i = 0; i < request->n_outputs; i++)
-    if ((p->binary_given >> i & 1) == 0) request->outputs[i].binary = request->binary_default;
+    if ((p->binary_given >> i & 1) == 0 && request->outputs[i].share == 0)
+      request->outputs[i].binary = request->binary_default;
   return MU_OK;
 }
 

@@ -118,6 +118,10 @@ static mu_status write_output(struct render *r, const struct request_output *out
                                                 : view_tensor(r, result, &view);
   if (status == MU_OK) status = write_head(r, &view);
   if (status != MU_OK) return status;
+  if (output->share > 0) { /* no parameters, as from Triton: NVIDIA's C++ client takes any for a binary_data_size */
+    buffer_putc(r->json, '}');
+    return MU_OK;
+  }
   if (output->binary) {
     write_binary(r, &view);
     return MU_OK;

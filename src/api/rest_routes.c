@@ -4,7 +4,7 @@
 
 #include <string.h>
 
-enum { GET = 1, POST = 2 };
+enum { GET = 1, POST = 2, METHODS = GET | POST, GUARDED = 4 };
 
 static const struct {
   const char *name;
@@ -14,7 +14,8 @@ static const struct {
 static const char *const allow_texts[] = {[GET] = "GET, HEAD", [POST] = "POST", [GET | POST] = "GET, HEAD, POST"};
 
 /* The first row whose pattern fits decides; a pattern's segment in braces fits any segment. unserved: what the path
- * belongs to, where muster does not serve it. */
+ * belongs to, where muster does not serve it. GUARDED beside the methods: it changes the server, and --admin says who
+ * may ask for it. */
 static const struct route_row {
   const char *pattern;
   unsigned methods;
@@ -36,6 +37,19 @@ static const struct route_row {
     {"v2/models/{model}/versions/{version}/config", GET, ENDPOINT_MODEL_CONFIG, NULL},
     {"v2/models/{model}/versions/{version}/stats", GET, ENDPOINT_MODEL_STATS, NULL},
     {"v2/repository/index", POST, ENDPOINT_REPOSITORY_INDEX, NULL},
+    {"v2/systemsharedmemory/status", GET | GUARDED, ENDPOINT_REGION_STATUS, NULL},
+    {"v2/systemsharedmemory/unregister", POST | GUARDED, ENDPOINT_REGION_UNREGISTER, NULL},
+    {"v2/systemsharedmemory/region/{region}/status", GET | GUARDED, ENDPOINT_REGION_STATUS, NULL},
+    {"v2/systemsharedmemory/region/{region}/register", POST | GUARDED, ENDPOINT_REGION_REGISTER, NULL},
+    {"v2/systemsharedmemory/region/{region}/unregister", POST | GUARDED, ENDPOINT_REGION_UNREGISTER, NULL},
+    {"v2/cudasharedmemory/status", GET | GUARDED, ENDPOINT_CUDA_REGION_STATUS, NULL},
+    {"v2/cudasharedmemory/unregister", POST | GUARDED, ENDPOINT_CUDA_REGION_UNREGISTER, NULL},
+    {"v2/cudasharedmemory/region/{region}/status", GET | GUARDED, ENDPOINT_CUDA_REGION_STATUS, NULL},
+    {"v2/cudasharedmemory/region/{region}/register", POST | GUARDED, ENDPOINT_CUDA_REGION_REGISTER, NULL},
+    {"v2/cudasharedmemory/region/{region}/unregister", POST | GUARDED, ENDPOINT_CUDA_REGION_UNREGISTER, NULL},
+    {"v2/logging", GET | POST | GUARDED, ENDPOINT_LOGGING, NULL},
+    {"v2/repository/models/{model}/load", POST | GUARDED, ENDPOINT_MODEL_LOAD, NULL},
+    {"v2/repository/models/{model}/unload", POST | GUARDED, ENDPOINT_MODEL_UNLOAD, NULL},
     {"health", GET, ENDPOINT_HEALTH, NULL},
     {"stats", GET, ENDPOINT_STATS, NULL},
     {"metrics", GET, ENDPOINT_METRICS, NULL},
@@ -44,21 +58,8 @@ static const struct route_row {
     {"v2/models/{model}/generate_stream", POST, ENDPOINT_NONE, "the generate extension"},
     {"v2/models/{model}/versions/{version}/generate", POST, ENDPOINT_NONE, "the generate extension"},
     {"v2/models/{model}/versions/{version}/generate_stream", POST, ENDPOINT_NONE, "the generate extension"},
-    {"v2/models/{model}/trace/setting", GET | POST, ENDPOINT_NONE, "tracing"},
-    {"v2/trace/setting", GET | POST, ENDPOINT_NONE, "tracing"},
-    {"v2/logging", GET | POST, ENDPOINT_NONE, "changing log settings"},
-    {"v2/repository/models/{model}/load", POST, ENDPOINT_NONE, "loading models on request"},
-    {"v2/repository/models/{model}/unload", POST, ENDPOINT_NONE, "unloading models on request"},
-    {"v2/systemsharedmemory/status", GET, ENDPOINT_NONE, "system shared memory"},
-    {"v2/systemsharedmemory/unregister", POST, ENDPOINT_NONE, "system shared memory"},
-    {"v2/systemsharedmemory/region/{region}/status", GET, ENDPOINT_NONE, "system shared memory"},
-    {"v2/systemsharedmemory/region/{region}/register", POST, ENDPOINT_NONE, "system shared memory"},
-    {"v2/systemsharedmemory/region/{region}/unregister", POST, ENDPOINT_NONE, "system shared memory"},
-    {"v2/cudasharedmemory/status", GET, ENDPOINT_NONE, "CUDA shared memory"},
-    {"v2/cudasharedmemory/unregister", POST, ENDPOINT_NONE, "CUDA shared memory"},
-    {"v2/cudasharedmemory/region/{region}/status", GET, ENDPOINT_NONE, "CUDA shared memory"},
-    {"v2/cudasharedmemory/region/{region}/register", POST, ENDPOINT_NONE, "CUDA shared memory"},
-    {"v2/cudasharedmemory/region/{region}/unregister", POST, ENDPOINT_NONE, "CUDA shared memory"},
+    {"v2/models/{model}/trace/setting", GET | POST | GUARDED, ENDPOINT_NONE, "tracing"},
+    {"v2/trace/setting", GET | POST | GUARDED, ENDPOINT_NONE, "tracing"},
 };
 
 struct segment {
@@ -68,7 +69,7 @@ struct segment {
 
 /* What stood in a path where its pattern has braces; text NULL where it has none. */
 struct captures {
-  struct segment model, version;
+  struct segment model, version, region;
 };
 
 static struct segment next_segment(const char **at) {
@@ -94,6 +95,8 @@ static bool pattern_fits(const char *pattern, const char *path, struct captures 
       captures.model = found;
     } else if (segment_is(&wanted, "{version}")) {
       captures.version = found;
+    } else {
+      captures.region = found;
     }
   }
   if (*path != '\0') return false;
@@ -107,7 +110,9 @@ static int hex_digit(char c) {
   return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
 }
 
-static mu_status decode_model(const struct segment *segment, char *text, size_t room, mu_error *err) {
+/* Into text, terminated; *ret_whole: there was room for all of it. */
+static mu_status decode(const struct segment *segment, char *text, size_t room, size_t *ret_size, bool *ret_whole,
+                        mu_error *err) {
   const char *at = segment->text, *end = at + segment->size;
   size_t n = 0;
   while (at < end && n + 1 < room) {
@@ -122,9 +127,25 @@ static mu_status decode_model(const struct segment *segment, char *text, size_t 
     at += 3;
   }
   text[n] = '\0';
-  if (at < end || !model_name_valid(text, n))
-    return mu_fail(err, MU_INVALID, "the path's model name cannot be the name of a model");
+  *ret_size = n;
+  *ret_whole = at == end;
   return MU_OK;
+}
+
+static mu_status decode_model(const struct segment *segment, char *text, size_t room, mu_error *err) {
+  size_t size;
+  bool whole;
+  const mu_status status = decode(segment, text, room, &size, &whole, err);
+  if (status != MU_OK || (whole && model_name_valid(text, size))) return status;
+  return mu_fail(err, MU_INVALID, "the path's model name cannot be the name of a model");
+}
+
+static mu_status decode_region(const struct segment *segment, char *text, size_t room, mu_error *err) {
+  size_t size;
+  bool whole;
+  const mu_status status = decode(segment, text, room, &size, &whole, err);
+  if (status != MU_OK || (whole && strlen(text) == size)) return status;
+  return mu_fail(err, MU_INVALID, "the name of a shared memory region has at most %zu bytes, none of them 0", room - 1);
 }
 
 static mu_status decode_version(const struct segment *segment, int64_t *ret_version, mu_error *err) {
@@ -153,7 +174,7 @@ static bool method_fits(const char *method, unsigned wanted) {
 static mu_status take_row(const struct route_row *row, const struct captures *captures, const char *method,
                           struct route *route, mu_error *err) {
   if (!method_fits(method, row->methods)) {
-    route->allow = allow_texts[row->methods];
+    route->allow = allow_texts[row->methods & METHODS];
     return mu_fail(err, MU_UNSUPPORTED, "the path takes %s, not %.20s", route->allow, method);
   }
   if (row->unserved != NULL) return mu_fail(err, MU_UNSUPPORTED, "muster does not serve %s", row->unserved);
@@ -161,14 +182,19 @@ static mu_status take_row(const struct route_row *row, const struct captures *ca
   if (captures->model.text != NULL) status = decode_model(&captures->model, route->model, sizeof route->model, err);
   if (status == MU_OK && captures->version.text != NULL)
     status = decode_version(&captures->version, &route->version, err);
+  if (status == MU_OK && captures->region.text != NULL)
+    status = decode_region(&captures->region, route->region, sizeof route->region, err);
   if (status == MU_OK) route->endpoint = row->endpoint;
+  route->guarded = (row->methods & GUARDED) != 0;
   return status;
 }
 
 mu_status route_find(const char *method, const char *path, struct route *ret_route, mu_error *err) {
   ret_route->endpoint = ENDPOINT_NONE;
   ret_route->model[0] = '\0';
+  ret_route->region[0] = '\0';
   ret_route->version = -1;
+  ret_route->guarded = false;
   ret_route->allow = NULL;
   if (*path == '/') {
     struct captures captures;
@@ -185,7 +211,7 @@ int http_status_of(mu_status status) {
     int code;
   } codes[] = {
       {MU_OK, 200},        {MU_INVALID, 400}, {MU_NOT_FOUND, 404}, {MU_UNAVAILABLE, 503}, {MU_UNSUPPORTED, 501},
-      {MU_TOO_LARGE, 413}, {MU_TIMEOUT, 503}, {MU_CANCELED, 499},  {MU_NO_MEMORY, 503},
+      {MU_TOO_LARGE, 413}, {MU_TIMEOUT, 503}, {MU_CANCELED, 499},  {MU_NO_MEMORY, 503},   {MU_EXISTS, 409},
   };
   for (size_t i = 0; i < sizeof codes / sizeof *codes; i++)
     if (codes[i].status == status) return codes[i].code;

@@ -10,22 +10,45 @@
 /* The one piece of global state: a process has one standard error. */
 static struct {
   char role[64];
-  _Atomic int most;
+  _Atomic unsigned levels; /* bit by enum log_level */
+  _Atomic uint32_t verbose_level;
+  _Atomic bool iso8601;
   bool json;
-} log_state = {.role = "muster", .most = LOG_LEVEL_INFO};
+} log_state = {.role = "muster", .levels = (2U << LOG_LEVEL_INFO) - 1};
 
 static const char *const level_names[] = {"error", "warning", "info", "verbose"};
 
 void log_setup(const char *role, enum log_level most, enum log_format format) {
+  bool choose = format == LOG_FORMAT_AUTO || format == LOG_FORMAT_ISO8601;
   snprintf(log_state.role, sizeof log_state.role, "%s", role);
-  log_state.json = format == LOG_FORMAT_JSON || (format == LOG_FORMAT_AUTO && !isatty(STDERR_FILENO));
-  log_set_level(most);
+  log_state.json = format == LOG_FORMAT_JSON || (choose && !isatty(STDERR_FILENO));
+  const struct log_settings settings = {.error = true,
+                                        .warning = most >= LOG_LEVEL_WARNING,
+                                        .info = most >= LOG_LEVEL_INFO,
+                                        .verbose_level = most >= LOG_LEVEL_VERBOSE,
+                                        .iso8601 = format == LOG_FORMAT_ISO8601};
+  log_apply(&settings);
 }
 
-void log_set_level(enum log_level most) { atomic_store_explicit(&log_state.most, (int)most, memory_order_relaxed); }
+void log_apply(const struct log_settings *settings) {
+  const unsigned levels =
+      (unsigned)settings->error << LOG_LEVEL_ERROR | (unsigned)settings->warning << LOG_LEVEL_WARNING |
+      (unsigned)settings->info << LOG_LEVEL_INFO | (unsigned)(settings->verbose_level > 0) << LOG_LEVEL_VERBOSE;
+  atomic_store_explicit(&log_state.iso8601, settings->iso8601, memory_order_relaxed);
+  atomic_store_explicit(&log_state.verbose_level, settings->verbose_level, memory_order_relaxed);
+  atomic_store_explicit(&log_state.levels, levels, memory_order_relaxed);
+}
+
+struct log_settings log_current(void) {
+  return (struct log_settings){.error = log_wants(LOG_LEVEL_ERROR),
+                               .warning = log_wants(LOG_LEVEL_WARNING),
+                               .info = log_wants(LOG_LEVEL_INFO),
+                               .verbose_level = log_state.verbose_level,
+                               .iso8601 = log_state.iso8601};
+}
 
 bool log_wants(enum log_level level) {
-  return (int)level <= atomic_load_explicit(&log_state.most, memory_order_relaxed);
+  return (atomic_load_explicit(&log_state.levels, memory_order_relaxed) >> level & 1) != 0;
 }
 
 struct line {
@@ -76,19 +99,25 @@ void log_write(enum log_level level, const char *message, const struct log_field
   clock_gettime(CLOCK_REALTIME, &now);
   gmtime_r(&now.tv_sec, &utc);
   int ms = (int)(now.tv_nsec / 1000000);
+  if (log_state.json || log_state.iso8601)
+    snprintf(stamp, sizeof stamp, "%04d-%02d-%02dT%02d:%02d:%02d.%03dZ", utc.tm_year + 1900, utc.tm_mon + 1,
+             utc.tm_mday, utc.tm_hour, utc.tm_min, utc.tm_sec, ms);
+  else
+    snprintf(stamp, sizeof stamp, "%02d:%02d:%02d.%03d", utc.tm_hour, utc.tm_min, utc.tm_sec, ms);
   if (log_state.json) {
-    snprintf(stamp, sizeof stamp, "{\"time\":\"%04d-%02d-%02dT%02d:%02d:%02d.%03dZ\",\"level\":\"", utc.tm_year + 1900,
-             utc.tm_mon + 1, utc.tm_mday, utc.tm_hour, utc.tm_min, utc.tm_sec, ms);
+    put_text(&line, "{\"time\":\"");
     put_text(&line, stamp);
+    put_text(&line, "\",\"level\":\"");
     put_text(&line, level_names[level]);
     put_text(&line, "\",\"role\":");
     put_quoted(&line, log_state.role);
     put_text(&line, ",\"message\":");
     put_quoted(&line, message);
   } else {
-    snprintf(stamp, sizeof stamp, "%02d:%02d:%02d.%03d %-7s ", utc.tm_hour, utc.tm_min, utc.tm_sec, ms,
-             level_names[level]);
+    char padded[16];
+    snprintf(padded, sizeof padded, " %-7s ", level_names[level]);
     put_text(&line, stamp);
+    put_text(&line, padded);
     put_text(&line, log_state.role);
     put_text(&line, ": ");
     put_text(&line, message);

@@ -17,7 +17,14 @@
 #include <stdint.h>
 
 enum log_level { LOG_LEVEL_ERROR, LOG_LEVEL_WARNING, LOG_LEVEL_INFO, LOG_LEVEL_VERBOSE };
-enum log_format { LOG_FORMAT_AUTO, LOG_FORMAT_TEXT, LOG_FORMAT_JSON };
+enum log_format { LOG_FORMAT_AUTO, LOG_FORMAT_TEXT, LOG_FORMAT_JSON, LOG_FORMAT_ISO8601 /* as AUTO */ };
+
+/* What is logged, as tritonserver's settings say it: each level by itself. */
+struct log_settings {
+  bool error, warning, info;
+  uint32_t verbose_level; /* 0: no details */
+  bool iso8601;           /* lines of text carry date and time zone too; JSON always does */
+};
 
 struct log_field {
   const char *key;
@@ -28,11 +35,13 @@ struct log_field {
 #define LOG_STR(k, v) ((struct log_field){.key = (k), .text = (v)})
 #define LOG_INT(k, v) ((struct log_field){.key = (k), .number = (int64_t)(v)})
 
-/* Once, before any thread is started. role names the process in every line ("supervisor", "gateway", …); copied. */
+/* Once, before any thread is started: all levels up to `most`. role names the process in every line ("supervisor",
+ * "gateway", …); copied. */
 void log_setup(const char *role, enum log_level most, enum log_format format);
 
-/* May be changed at run time. */
-void log_set_level(enum log_level most);
+/* From here on; any thread, at any time. */
+void log_apply(const struct log_settings *settings);
+struct log_settings log_current(void);
 bool log_wants(enum log_level level);
 
 void log_write(enum log_level level, const char *message, const struct log_field *fields, size_t n);

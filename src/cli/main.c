@@ -31,7 +31,7 @@ const struct command *command_find(const char *name) {
 /* ---- roles ------------------------------------------------------------------------------------------------------- */
 
 enum { CONTROL_FD = 3 };
-static const char role_log[] = "MUSTER_ROLE_LOG"; /* LEVEL:FORMAT, numbers of the enums of base/log.h */
+static const char role_log[] = "MUSTER_ROLE_LOG"; /* the supervisor's log settings: supervisor/process.c */
 
 static const struct {
   const char *name;
@@ -43,18 +43,31 @@ static int refuse_role(const char *why) {
   return COMMAND_USAGE;
 }
 
+/* ERROR:WARNING:INFO:VERBOSE LEVEL:ISO8601:FORMAT, numbers. */
+static bool read_role_log(const char *text, struct log_settings *ret_settings, enum log_format *ret_format) {
+  unsigned error, warning, info, verbose, iso8601, format;
+  int end = 0;
+  if (sscanf(text, "%u:%u:%u:%u:%u:%u%n", &error, &warning, &info, &verbose, &iso8601, &format, &end) != 6 ||
+      text[end] != '\0' || error > 1 || warning > 1 || info > 1 || iso8601 > 1 || format > LOG_FORMAT_ISO8601)
+    return false;
+  *ret_settings = (struct log_settings){error, warning, info, verbose, iso8601};
+  *ret_format = (enum log_format)format;
+  return true;
+}
+
 static int run_role(int argc, char **argv) {
   if (argc > 0 && strcmp(argv[0], "upgrade-check") == 0) return upgrade_check(argc - 1, argv + 1);
   struct stat found;
-  int level, format, end = 0;
+  struct log_settings settings;
+  enum log_format format;
   const char *log = getenv(role_log);
   if (fstat(CONTROL_FD, &found) != 0 || !S_ISSOCK(found.st_mode)) return refuse_role("descriptor 3 is no socket");
-  if (log == NULL || sscanf(log, "%d:%d%n", &level, &format, &end) != 2 || log[end] != '\0' ||
-      level < LOG_LEVEL_ERROR || level > LOG_LEVEL_VERBOSE || format < LOG_FORMAT_AUTO || format > LOG_FORMAT_JSON)
-    return refuse_role("MUSTER_ROLE_LOG has to be LEVEL:FORMAT");
+  if (log == NULL || !read_role_log(log, &settings, &format))
+    return refuse_role("MUSTER_ROLE_LOG is not as it has to be");
   for (size_t i = 0; argc == 1 && i < sizeof roles / sizeof *roles; i++) {
     if (strcmp(roles[i].name, argv[0]) != 0) continue;
-    log_setup(roles[i].name, (enum log_level)level, (enum log_format)format);
+    log_setup(roles[i].name, LOG_LEVEL_INFO, format);
+    log_apply(&settings);
     unsetenv(role_log);
     return roles[i].run(CONTROL_FD);
   }

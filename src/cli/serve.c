@@ -13,7 +13,9 @@ static int run(int argc, char **argv) {
     return command_fail(&command_serve, COMMAND_USAGE,
                         "nothing to serve: name a model file or a model repository, see muster serve --help");
   }
-  log_setup("supervisor", options_log_level(options), (enum log_format)options->log_format);
+  const struct log_settings log = options_log_settings(options);
+  log_setup("supervisor", LOG_LEVEL_INFO, (enum log_format)options->log_format);
+  log_apply(&log);
   for (size_t i = 0; i < options->warnings.n; i++) LOG_WARNING(options->warnings.items[i]);
   return supervisor_main(options, argc, argv, state);
 }

@@ -14,12 +14,13 @@ static const struct option_word tristates[] = {{"auto", TRISTATE_AUTO},   {"true
                                                {"0", TRISTATE_FALSE},     {"yes", TRISTATE_TRUE},
                                                {"no", TRISTATE_FALSE},    {"on", TRISTATE_TRUE},
                                                {"off", TRISTATE_FALSE},   {0}};
+static const struct option_word admins[] = {{"local", ADMIN_LOCAL}, {"all", ADMIN_ALL}, {"off", ADMIN_OFF}, {0}};
 static const struct option_word balances[] = {
     {"queue-depth", BALANCE_QUEUE_DEPTH}, {"round-robin", BALANCE_ROUND_ROBIN}, {0}};
 /* the last two are tritonserver's formats: its users get the format that fits where the log goes */
-static const struct option_word log_formats[] = {{"auto", LOG_FORMAT_AUTO},    {"text", LOG_FORMAT_TEXT},
-                                                 {"json", LOG_FORMAT_JSON},    {"default", LOG_FORMAT_AUTO},
-                                                 {"ISO8601", LOG_FORMAT_AUTO}, {0}};
+static const struct option_word log_formats[] = {{"auto", LOG_FORMAT_AUTO},       {"text", LOG_FORMAT_TEXT},
+                                                 {"json", LOG_FORMAT_JSON},       {"default", LOG_FORMAT_AUTO},
+                                                 {"ISO8601", LOG_FORMAT_ISO8601}, {0}};
 static const struct option_word zero_is_auto[] = {{"auto", 0}, {0}};
 static const struct option_word zero_is_learned[] = {{"learned", 0}, {0}};
 static const struct option_word negative_is_learned[] = {{"learned", -1}, {0}};
@@ -63,12 +64,13 @@ static const struct option_row rows[] = {
      .placeholder = "PATH",
      .help = "A model repository (folders NAME/VERSION/model.onnx), a folder of NAME.onnx files, "
              "or a model file. May repeat; the same as an argument without a flag."},
-    {"model-control-mode", .group = SERVE, .reloadable = true, WORDS(model_control_mode, control_modes, "none"),
+    {"model-control-mode", .group = SERVE, WORDS(model_control_mode, control_modes, "none"),
      .help =
          "When models are loaded: all at start (none), also when the repository changes (poll), or only those asked "
          "for (explicit)."},
-    {"load-model", .group = SERVE, .reloadable = true, .type = OPTION_LIST, .offset = AT(load_models),
-     .placeholder = "NAME",
+    {"repository-poll-secs", .group = SERVE, TIME(repository_poll_ns, 0, DAY, "15s"),
+     .help = "With --model-control-mode=poll: how often the repository is looked at; 0 is never."},
+    {"load-model", .group = SERVE, .type = OPTION_LIST, .offset = AT(load_models), .placeholder = "NAME",
      .help = "With --model-control-mode=explicit: a model to load at start; * is all. May repeat."},
     {"config", .group = SERVE, .reloadable = true, TEXT(config, ""), .placeholder = "FILE", .not_in_file = true,
      .help =
@@ -88,6 +90,15 @@ static const struct option_row rows[] = {
     {"metrics-address", .group = LISTEN, TEXT(metrics_address, ""), .placeholder = "ADDRESS",
      .help = "Address for Prometheus."},
     {"metrics-port", .group = LISTEN, PORT(metrics_port, "8002"), .help = "Port for Prometheus; 0 is any free one."},
+    {"allow-cpu-metrics", .group = LISTEN, BOOL(allow_cpu_metrics, "true"),
+     .help = "Metrics of the whole machine: nv_cpu_utilization, nv_cpu_memory_total_bytes, nv_cpu_memory_used_bytes."},
+    {"metrics-interval-ms", .group = LISTEN, COUNT(metrics_interval_ms, 1, 3600000, "2000"),
+     .help = "How old a reading of the machine's figures may be, in milliseconds, when somebody asks for the metrics."},
+    {"metrics-config", .group = LISTEN, .type = OPTION_LIST, .offset = AT(metrics_config),
+     .placeholder = "SETTING=VALUE",
+     .help = "Which metrics of times there are: counter_latencies (true), histogram_latencies (false), "
+             "summary_latencies (false), summary_quantiles (0.5:0.05,0.9:0.01,0.95:0.001,0.99:0.001,0.999:0.001; the "
+             "second number is read but not needed). May repeat."},
     {"control-socket", .group = LISTEN, TEXT(control_socket, ""), .placeholder = "PATH",
      .help = "Unix socket for muster status, reload, upgrade and stop. Without it PORT.sock (the HTTP port) in "
              "$XDG_RUNTIME_DIR/muster, or where that is not set in /tmp/muster-UID."},
@@ -172,6 +183,9 @@ static const struct option_row rows[] = {
      .help = "Address space for the outputs of each worker; memory is taken only as it is used."},
     {"max-connections", .group = LIMITS, COUNT(max_connections, 1, 1 << 20, "10000"),
      .help = "Connections open at the same time."},
+    {"admin", .group = LIMITS, WORDS(admin, admins, "local"),
+     .help = "Whose requests may change the server (load and unload models, shared memory, trace and log settings): "
+             "those of clients on this machine (local), everybody's (all), or nobody's (off)."},
 
     {"exit-on-error", .group = CONDUCT, .reloadable = true, .type = OPTION_TRISTATE, .offset = AT(exit_on_error),
      .words = tristates, .initial = "auto",
@@ -185,11 +199,11 @@ static const struct option_row rows[] = {
     {"log-verbose", .group = CONDUCT, .reloadable = true, COUNT(log_verbose, 0, 100, "0"),
      .help = "Above 0: log details."},
     {"log-info", .group = CONDUCT, .reloadable = true, BOOL(log_info, "true"), .help = "Log what happens."},
-    {"log-warning", .group = CONDUCT, .reloadable = true, BOOL(log_warning, "true"),
-     .help = "Log what may be wrong; always on while --log-info is."},
-    {"log-error", .group = CONDUCT, .reloadable = true, BOOL(log_error, "true"), .help = "Errors are logged always."},
+    {"log-warning", .group = CONDUCT, .reloadable = true, BOOL(log_warning, "true"), .help = "Log what may be wrong."},
+    {"log-error", .group = CONDUCT, .reloadable = true, BOOL(log_error, "true"), .help = "Log errors."},
     {"log-format", .group = CONDUCT, WORDS(log_format, log_formats, "auto"),
-     .help = "text or json; auto is text on a terminal, else json."},
+     .help = "text or json; auto is text on a terminal, else json. ISO8601: as auto, and lines of text carry the date "
+             "too."},
 };
 
 _Static_assert(sizeof rows / sizeof *rows <= OPTION_ROWS_MAX, "raise OPTION_ROWS_MAX");

@@ -1,6 +1,7 @@
 #include "config/options.h"
 
 #include "config/option_table.h"
+#include "metrics/metrics_config.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -152,16 +153,21 @@ static mu_status check_grpc(struct options *options, mu_error *err) {
   return MU_OK;
 }
 
-static mu_status check_log(struct options *options, mu_error *err) {
-  if (options->log_error) return MU_OK;
-  if (options_warn(options, "log-error: 'false' (from %s) has no effect: errors are always logged",
-                   options->origins[row_number(row_named("log-error"))]) != MU_OK)
-    return mu_fail(err, MU_NO_MEMORY, no_memory);
+static mu_status check_metrics(struct options *options, mu_error *err) {
+  struct metrics_config config;
+  metrics_config_init(&config);
+  for (size_t i = 0; i < options->metrics_config.n; i++) {
+    mu_error why;
+    mu_status status = metrics_config_set(&config, options->metrics_config.items[i], &why);
+    if (status != MU_OK)
+      return mu_fail(err, status, "metrics-config (from %s): %s",
+                     options->origins[row_number(row_named("metrics-config"))], why.message);
+  }
   return MU_OK;
 }
 
 /* Before fill: a listener's address that was set is told from one that follows. */
-static mu_status (*const checks[])(struct options *, mu_error *) = {check_grpc, check_log};
+static mu_status (*const checks[])(struct options *, mu_error *) = {check_grpc, check_metrics};
 
 /* ---- load -------------------------------------------------------------------------------------------------------- */
 
@@ -217,10 +223,12 @@ bool options_is_set(const struct options *options, const char *name) {
   return options->sources[row_number(row_named(name))] != SOURCE_DEFAULT;
 }
 
-enum log_level options_log_level(const struct options *options) {
-  if (options->log_verbose > 0) return LOG_LEVEL_VERBOSE;
-  if (options->log_info) return LOG_LEVEL_INFO;
-  return options->log_warning ? LOG_LEVEL_WARNING : LOG_LEVEL_ERROR;
+struct log_settings options_log_settings(const struct options *options) {
+  return (struct log_settings){.error = options->log_error,
+                               .warning = options->log_warning,
+                               .info = options->log_info,
+                               .verbose_level = (uint32_t)options->log_verbose,
+                               .iso8601 = options->log_format == LOG_FORMAT_ISO8601};
 }
 
 bool model_option_is_unset(const struct option_row *row, const void *field) {

@@ -23,6 +23,7 @@ enum control_mode { CONTROL_MODE_NONE, CONTROL_MODE_POLL, CONTROL_MODE_EXPLICIT 
 enum isolation { ISOLATION_AUTO, ISOLATION_PROCESS, ISOLATION_DEVICE };
 enum tristate { TRISTATE_AUTO, TRISTATE_TRUE, TRISTATE_FALSE };
 enum balance { BALANCE_QUEUE_DEPTH, BALANCE_ROUND_ROBIN };
+enum admin { ADMIN_LOCAL, ADMIN_ALL, ADMIN_OFF };
 
 /* Settings that a model may have of its own: `models:` in muster.yaml. What is unset (a number MODEL_OPTION_UNSET, a
  * text NULL) falls back to the server's: options_for_model. */
@@ -39,6 +40,7 @@ struct options {
   /* what to serve */
   struct option_list models;      /* positional arguments and --model-repository, --model-store */
   int64_t model_control_mode;     /* enum control_mode */
+  int64_t repository_poll_ns;     /* 0: never */
   struct option_list load_models; /* --load-model NAME, may repeat; "*" */
   /* listeners */
   const char *address;                                       /* of all listeners */
@@ -75,14 +77,18 @@ struct options {
   int64_t memory_budget;             /* bytes of arenas and staged bodies; 0: half of the machine's memory */
   int64_t input_arena, output_arena; /* bytes of address space, per model and per worker */
   int64_t max_connections;
+  int64_t admin; /* enum admin: who may load and unload models, and what else changes the server */
   /* conduct */
   int64_t exit_on_error; /* enum tristate */
   bool strict_readiness;
   bool sandbox;
   int64_t log_verbose; /* > 0: verbose */
   bool log_info, log_warning, log_error;
-  int64_t log_format; /* enum log_format */
-  const char *config; /* the file that was read; "" : none */
+  bool allow_cpu_metrics;
+  int64_t metrics_interval_ms;
+  struct option_list metrics_config; /* SETTING=VALUE: metrics/metrics_config.h */
+  int64_t log_format;                /* enum log_format */
+  const char *config;                /* the file that was read; "" : none */
 
   struct model_options *model_options;
   size_t n_model_options;
@@ -115,8 +121,8 @@ MUST_CHECK mu_status options_load(int argc, char **argv, char **environment, str
 /* Was the option (by the name of its flag, "http-port") set by anybody? */
 bool options_is_set(const struct options *options, const char *name);
 
-/* --log-verbose, --log-info, --log-warning as one level: the most talkative that is on (errors always are). */
-enum log_level options_log_level(const struct options *options);
+/* --log-verbose, --log-info, --log-warning, --log-error, and ISO8601 of --log-format. */
+struct log_settings options_log_settings(const struct options *options);
 
 /* The settings (without the warnings) as bytes for a child process, and back. Decoding checks everything: MU_INVALID.
  */

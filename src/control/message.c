@@ -41,7 +41,7 @@ static const struct message_type message_types[CONTROL_TYPE_COUNT] = {
             FIELD(control_worker_attach, device), FIELD(control_worker_attach, device_tokens),
             FIELD(control_worker_attach, batch_tokens), FIELD(control_worker_attach, lanes),
             FIELD(control_worker_attach, epoch), FIELD(control_worker_attach, device_name),
-            FIELD(control_worker_attach, pid)),
+            FIELD(control_worker_attach, pid), FIELD(control_worker_attach, load_ns)),
     ROW(WORKER_RETIRE, FIELD(control_worker_retire, worker), FIELD(control_worker_retire, epoch)),
     ROW(WORKER_GONE, FIELD(control_worker_gone, worker), FIELD(control_worker_gone, epoch),
         FIELD(control_worker_gone, blamed), FIELD(control_worker_gone, why)),
@@ -50,6 +50,12 @@ static const struct message_type message_types[CONTROL_TYPE_COUNT] = {
     ROW_FDS(HAND_OVER, 1, 1, FIELD(control_hand_over, deadline_ns)),
     ROW_FDS(CONNECTION, 1, 1, FIELD(control_connection, metrics)),
     ROW(DRAIN, FIELD(control_drain, drain_delay_ns), FIELD(control_drain, deadline_ns)),
+    ROW_FDS(REGION_SET, 1, 1, FIELD(control_region_set, name), FIELD(control_region_set, key),
+            FIELD(control_region_set, offset), FIELD(control_region_set, byte_size),
+            FIELD(control_region_set, writable)),
+    ROW(REGION_REMOVE, FIELD(control_region_remove, name)),
+    ROW(REGION_CHANGED, FIELD(control_region_changed, serial), FIELD(control_region_changed, status),
+        FIELD(control_region_changed, why)),
     EMPTY(GATEWAY_READY),
     ROW(WORKER_ATTACHED, EVENT_FIELDS),
     ROW(WORKER_HUNG, EVENT_FIELDS),
@@ -58,6 +64,18 @@ static const struct message_type message_types[CONTROL_TYPE_COUNT] = {
     ROW(MODEL_REMOVED, FIELD(control_model_number, model)),
     ROW(MARKED, FIELD(control_mark, serial)),
     EMPTY(DRAINED),
+    ROW(REGION_REGISTER, FIELD(control_region_register, serial), FIELD(control_region_register, name),
+        FIELD(control_region_register, key), FIELD(control_region_register, offset),
+        FIELD(control_region_register, byte_size)),
+    ROW(REGION_UNREGISTER, FIELD(control_region_unregister, serial), FIELD(control_region_unregister, name)),
+    ROW_FDS(MODEL_LOAD, 0, CONTROL_FDS_MAX, FIELD(control_model_load, serial), FIELD(control_model_load, name),
+            FIELD(control_model_load, config), FIELD(control_model_load, versions)),
+    ROW(MODEL_UNLOAD, FIELD(control_model_unload, serial), FIELD(control_model_unload, name)),
+    ROW(MODEL_INDEX, FIELD(control_model_index, serial)),
+    ROW(MODEL_NOTE, FIELD(control_model_note, name), FIELD(control_model_note, version),
+        FIELD(control_model_note, kept), FIELD(control_model_note, reason)),
+    ROW(MODEL_CONTROL_DONE, FIELD(control_model_control_done, serial), FIELD(control_model_control_done, status),
+        FIELD(control_model_control_done, text)),
     ROW_FDS(WORKER_START, 0, 1, FIELD(control_worker_start, worker), FIELD(control_worker_start, model),
             FIELD(control_worker_start, name), FIELD(control_worker_start, version), FIELD(control_worker_start, path),
             FIELD(control_worker_start, folder), FIELD(control_worker_start, config),
@@ -66,6 +84,9 @@ static const struct message_type message_types[CONTROL_TYPE_COUNT] = {
             FIELD(control_worker_start, instances), FIELD(control_worker_start, max_batch)),
     ROW_FDS(WORKER_PEER, 1, 1, FIELD(control_worker_peer, epoch)),
     EMPTY(STOP),
+    ROW(LOG_SETTINGS, FIELD(control_log_settings, error), FIELD(control_log_settings, warning),
+        FIELD(control_log_settings, info), FIELD(control_log_settings, iso8601),
+        FIELD(control_log_settings, verbose_level)),
     ROW(OPTIONS, FIELD(control_options, options)),
     ROW(LOADED, FIELD(control_loaded, metadata)),
     EMPTY(READY),
@@ -88,6 +109,22 @@ const char *control_type_name(enum control_type type) {
 bool control_type_takes(enum control_type type, size_t n_fds) {
   const struct message_type *found = find_type((unsigned)type);
   return found != NULL && n_fds >= found->min_fds && n_fds <= found->max_fds;
+}
+
+struct control_log_settings control_log_settings_of(const struct log_settings *settings) {
+  return (struct control_log_settings){.error = settings->error,
+                                       .warning = settings->warning,
+                                       .info = settings->info,
+                                       .iso8601 = settings->iso8601,
+                                       .verbose_level = settings->verbose_level};
+}
+
+struct log_settings control_log_settings_take(const struct control_log_settings *message) {
+  return (struct log_settings){.error = message->error,
+                               .warning = message->warning,
+                               .info = message->info,
+                               .iso8601 = message->iso8601,
+                               .verbose_level = message->verbose_level};
 }
 
 /* ---- messages ---------------------------------------------------------------------------------------------------- */

@@ -10,10 +10,11 @@
 #define CONTROL_MESSAGE_H
 
 #include "base/buffer.h"
+#include "base/log.h"
 #include "base/status.h"
 #include "control/fields.h"
 
-enum { CONTROL_VERSION = 2, CONTROL_FDS_MAX = 64, CONTROL_PACKET_MAX = 1 << 20 };
+enum { CONTROL_VERSION = 3, CONTROL_FDS_MAX = 64, CONTROL_PACKET_MAX = 1 << 20 };
 
 enum control_type {
   /* supervisor -> gateway */
@@ -28,6 +29,11 @@ enum control_type {
   CONTROL_GATEWAY_LISTEN,    /* it knows all that it has to; + fd: where a gateway that hands over gives connections */
   CONTROL_HAND_OVER,         /* the next gateway listens; + fd: where connections are given to it */
   CONTROL_DRAIN,
+  CONTROL_REGION_SET,         /* shared memory of a client can be used by its name; + fd: the file */
+  CONTROL_REGION_REMOVE,      /* no new request finds it */
+  CONTROL_REGION_CHANGED,     /* the answer to REGION_REGISTER and REGION_UNREGISTER, behind what they have changed */
+  CONTROL_MODEL_NOTE,         /* a model that is in the repository, or was served, and is not served */
+  CONTROL_MODEL_CONTROL_DONE, /* what became of MODEL_LOAD, MODEL_UNLOAD, MODEL_INDEX */
   /* gateway -> supervisor */
   CONTROL_GATEWAY_READY,   /* listening */
   CONTROL_WORKER_ATTACHED, /* the handshake is over, requests can go there */
@@ -36,13 +42,20 @@ enum control_type {
   CONTROL_WORKER_RETIRED,  /* it holds no request any more */
   CONTROL_MODEL_REMOVED,   /* no request has it any more: its workers may leave, and its memory goes with them */
   CONTROL_MARKED,
-  CONTROL_DRAINED, /* nothing left in flight, listeners closed */
+  CONTROL_REGION_REGISTER,
+  CONTROL_REGION_UNREGISTER,
+  CONTROL_DRAINED,      /* nothing left in flight, listeners closed */
+  CONTROL_MODEL_LOAD,   /* a client asks for it; + fds: the model files that came along; MODEL_CONTROL_DONE answers */
+  CONTROL_MODEL_UNLOAD, /* the same */
+  CONTROL_MODEL_INDEX,  /* a client asks which models there are: MODEL_NOTEs of what is new, then MODEL_CONTROL_DONE */
   /* gateway -> the next gateway */
   CONTROL_CONNECTION, /* + fd: a connection that is between two requests */
   /* supervisor -> worker */
   CONTROL_WORKER_START, /* + fd, where path names another file by now: the model file */
   CONTROL_WORKER_PEER,  /* a gateway wants to attach; + fd: the worker's end of the channel socket */
   CONTROL_STOP,         /* leave */
+  /* supervisor -> both, and gateway -> supervisor: a client has changed them */
+  CONTROL_LOG_SETTINGS,
   /* supervisor -> both */
   CONTROL_OPTIONS, /* settings have changed: those that a reload can change hold from here on */
   /* worker -> supervisor */
@@ -94,6 +107,7 @@ struct control_worker_attach {
   uint64_t epoch;
   const char *device_name; /* "cpu" */
   int32_t pid;
+  uint64_t load_ns; /* from its start until it was warm */
 };
 struct control_worker_retire {
   uint32_t worker;
@@ -108,8 +122,36 @@ struct control_worker_gone {
 struct control_mark { /* MARK, MARKED */
   uint64_t serial;
 };
+struct control_model_load {
+  uint64_t serial; /* the gateway's, for the answer */
+  const char *name;
+  struct control_bytes config;   /* text of a configuration, instead of that of the repository; none where empty */
+  struct control_bytes versions; /* int64_t each: those of the descriptors, in their order */
+};
+struct control_model_unload {
+  uint64_t serial;
+  const char *name;
+};
+struct control_model_index {
+  uint64_t serial;
+};
+struct control_model_note {
+  const char *name;
+  int64_t version; /* 0: nothing more is known than the name */
+  bool kept;       /* false: no longer to be listed */
+  const char *reason;
+};
+struct control_model_control_done {
+  uint64_t serial;
+  int32_t status; /* mu_status */
+  const char *text;
+};
 struct control_options {
   struct control_bytes options; /* options_encode */
+};
+struct control_log_settings { /* struct log_settings */
+  bool error, warning, info, iso8601;
+  uint32_t verbose_level;
 };
 struct control_drain {
   uint64_t drain_delay_ns; /* readiness is down, everything still served */
@@ -117,6 +159,30 @@ struct control_drain {
 };
 struct control_hand_over {
   uint64_t deadline_ns; /* absolute: what is in flight then is cut */
+};
+/* A region is shared memory of a client: a part of a file in /dev/shm, under a name that requests use. */
+enum { REGION_NAME_MAX = 255, REGION_KEY_MAX = 255, REGIONS_MAX = 4096 };
+struct control_region_register {
+  uint64_t serial; /* the gateway's, for the answer */
+  const char *name, *key;
+  uint64_t offset, byte_size;
+};
+struct control_region_unregister {
+  uint64_t serial;
+  const char *name; /* "": all */
+};
+struct control_region_set {
+  const char *name, *key;
+  uint64_t offset, byte_size;
+  bool writable; /* the descriptor */
+};
+struct control_region_remove {
+  const char *name;
+};
+struct control_region_changed {
+  uint64_t serial;
+  int32_t status; /* mu_status; not MU_OK: nothing has changed, and why */
+  const char *why;
 };
 struct control_connection {
   bool metrics; /* it came in on the metrics port */
@@ -164,14 +230,25 @@ struct control_packet {
     struct control_worker_gone worker_gone;
     struct control_mark mark;
     struct control_options options;
+    struct control_log_settings log_settings;
     struct control_drain drain;
     struct control_hand_over hand_over;
     struct control_connection connection;
+    struct control_region_register region_register;
+    struct control_region_unregister region_unregister;
+    struct control_region_set region_set;
+    struct control_region_remove region_remove;
+    struct control_region_changed region_changed;
     struct control_worker_event worker_event;
     struct control_worker_start worker_start;
     struct control_worker_peer worker_peer;
     struct control_failed failed;
     struct control_loaded loaded;
+    struct control_model_load model_load;
+    struct control_model_unload model_unload;
+    struct control_model_index model_index;
+    struct control_model_note model_note;
+    struct control_model_control_done model_control_done;
   };
   int fds[CONTROL_FDS_MAX]; /* CLOEXEC; those still >= 0 are closed by control_packet_free */
   size_t n_fds;
@@ -187,6 +264,9 @@ MUST_CHECK mu_status control_decode(const void *bytes, size_t size, struct contr
 
 /* The same without a copy: takes bytes, which are malloc'ed, over in every case. Needs no memory. MU_INVALID. */
 MUST_CHECK mu_status control_decode_taken(void *bytes, size_t size, struct control_packet *ret_packet);
+
+struct control_log_settings control_log_settings_of(const struct log_settings *settings);
+struct log_settings control_log_settings_take(const struct control_log_settings *message);
 
 /* "WORKER_ATTACH"; "UNKNOWN" for what is none. */
 const char *control_type_name(enum control_type type);

@@ -227,6 +227,7 @@ static mu_status attach(struct core *core, const struct control_worker_attach *m
   if (model->sched == NULL && (status = core_schedule_model(core, model, message->batch_tokens, err)) != MU_OK)
     goto fail;
   status = MU_INTERNAL;
+  if (model->model.stats->load_ns == 0) model->model.stats->load_ns = message->load_ns;
   if (message->lanes == 0 || message->lanes > CHANNEL_LANES_MAX) {
     status = mu_fail(err, MU_INVALID, "%u instances in one worker: at most %d", message->lanes, CHANNEL_LANES_MAX);
     goto fail;

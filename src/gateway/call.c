@@ -1,6 +1,8 @@
 #include "gateway/grpc.h"
 
 #include "base/log.h"
+#include "gateway/admin.h"
+#include "gateway/model_control.h"
 #include "proto/json/json_reader.h"
 
 #include <stdlib.h>
@@ -56,6 +58,8 @@ void call_free(struct call *call) {
   core_let_go(loop->core, call->reply_held);
   if (call->model != NULL) core_release_model(call->model);
   grpc_inbox_free(&call->inbox);
+  call_release_regions(call);
+  model_control_forget(call->control);
   if (loop->n_free_calls == FREE_CALLS_MAX) {
     call_destroy(call);
     return;
@@ -99,12 +103,16 @@ void call_reply_error(struct call *call, int code, const char *message) {
 
 /* ---- the service ------------------------------------------------------------------------------------------------- */
 
-enum { SMALL_BODY = 64 * 1024 }; /* none of the endpoints but inference takes more */
+/* None of the documents but one takes more: models may come with a load. */
+enum { SMALL_BODY = 64 * 1024 };
 
 static void document_body(struct exchange *exchange, const uint8_t *data, size_t size) {
   struct call *call = exchange->user;
-  bool too_large = call->text.size + size > SMALL_BODY;
-  if (!too_large && buffer_append(&call->text, data, size) == MU_OK) return;
+  bool large = call->text.size + size > SMALL_BODY;
+  bool too_large = large && call->route.endpoint != ENDPOINT_MODEL_LOAD;
+  bool staged = !large || too_large || core_stage(call->loop->core, size);
+  if (large && !too_large && staged) call->text_staged += size;
+  if (!too_large && staged && buffer_append(&call->text, data, size) == MU_OK) return;
   if (too_large)
     call_reply_error(call, http_status_of(MU_TOO_LARGE), "the body is too large for this endpoint");
   else
@@ -115,7 +123,7 @@ static void document_body(struct exchange *exchange, const uint8_t *data, size_t
 static void document_end(struct exchange *exchange) {
   struct call *call = exchange->user;
   endpoint_answer(call);
-  call_free(call);
+  if (call->exchange == NULL) call_free(call);
 }
 
 static void document_gone(struct exchange *exchange) { call_free(exchange->user); }
@@ -141,6 +149,11 @@ static void begin(void *context, struct exchange *exchange) {
   }
   mu_error err;
   mu_status status = route_find(exchange->method, exchange->path, &call->route, &err);
+  if (status == MU_OK && call->route.guarded && !gateway_admin_allowed(call, &err)) {
+    call_reply_error(call, 403, err.message);
+    call_free(call);
+    return;
+  }
   if (status == MU_OK && call->route.endpoint == ENDPOINT_MODEL_INFER) {
     http_inference_begin(call);
     return;

@@ -101,10 +101,13 @@ struct call {
   enum grpc_method method; /* gRPC's, and so are these three: */
   struct grpc_inbox inbox;
   uint32_t n_messages;     /* that have begun */
+  bool index_ready_only;   /* RepositoryIndex */
   uint64_t deadline_ns;    /* the client's own for all of the call, 0: none */
   bool scanning;    /* format_protobuf: the message comes in pieces, through `scan` */
 
-  struct gateway_model *model; /* held until call_free; NULL: none yet */
+  struct region_change *region_change; /* what it waits for; NULL: nothing of that kind */
+  struct model_control *control;       /* a request to load or unload a model is on its way; NULL: none */
+  struct gateway_model *model;         /* held until call_free; NULL: none yet */
   struct sched_job job;
   bool reserved;      /* `slots` are taken */
   uint64_t binary_at; /* bytes of the binary part received */
@@ -190,7 +193,18 @@ void inference_reply_sent(void *call); /* of a struct carrier's reply */
 /* POST …/infer: the exchange's headers say what comes. */
 void http_inference_begin(struct call *call);
 
-/* endpoints.c: everything that is answered at once from what is known; call->text is the body. */
+/* ---- call_regions.c: tensors in shared memory of the client ------------------------------------------------------ */
+
+/* The regions that the request names, once it is understood. Released with the call. MU_NOT_FOUND, MU_INVALID,
+ * MU_UNAVAILABLE. */
+MUST_CHECK mu_status call_hold_regions(struct call *call, mu_error *err);
+void call_release_regions(struct call *call);
+/* Inputs into their memory; results out of theirs. MU_INVALID. */
+MUST_CHECK mu_status call_read_regions(struct call *call, mu_error *err);
+MUST_CHECK mu_status call_write_regions(struct call *call, mu_error *err);
+
+/* endpoints.c: everything that is no inference; call->text is the body. A call that has its exchange afterwards waits
+ * for somebody: it has another handler then, and is answered and freed later. */
 void endpoint_answer(struct call *call);
 
 #endif

@@ -21,19 +21,35 @@ static struct exchange *take_exchange(struct call *call) {
   return exchange;
 }
 
+/* grpc-status and, where something is wrong, grpc-message. Borrowed memory: text, digits. */
+static size_t status_headers(enum grpc_code code, const char *message, struct buffer *text, char digits[CODE_DIGITS],
+                             struct header headers[2]) {
+  snprintf(digits, CODE_DIGITS, "%d", (int)code);
+  headers[0] = (struct header){"grpc-status", digits};
+  if (code == GRPC_OK) return 1;
+  bool told = grpc_message_encode(text, message) == MU_OK && buffer_append(text, "", 1) == MU_OK;
+  headers[1] = (struct header){"grpc-message", told ? text->data : "out of memory"};
+  return 2;
+}
+
+void grpc_reply_end(struct exchange *exchange, enum grpc_code code, const char *message) {
+  struct buffer text;
+  char digits[CODE_DIGITS];
+  struct header trailers[2];
+  buffer_init(&text, SIZE_MAX / 2);
+  size_t n = status_headers(code, message, &text, digits, trailers);
+  exchange_reply_end(exchange, trailers, n);
+  buffer_free(&text);
+}
+
 void grpc_reply_error(struct call *call, enum grpc_code code, const char *message) {
   struct exchange *exchange = take_exchange(call);
   if (exchange == NULL) return;
   char digits[CODE_DIGITS];
-  snprintf(digits, sizeof digits, "%d", (int)code);
+  struct header headers[3] = {accepted};
   buffer_clear(&call->reply);
-  bool told = grpc_message_encode(&call->reply, message) == MU_OK && buffer_append(&call->reply, "", 1) == MU_OK;
-  const struct header headers[] = {
-      accepted, {"grpc-status", digits}, {"grpc-message", told ? call->reply.data : "out of memory"}};
-  const struct reply reply = {.status = 200,
-                              .content_type = CONTENT_TYPE,
-                              .headers = headers,
-                              .n_headers = sizeof headers / sizeof *headers};
+  size_t n = 1 + status_headers(code, message, &call->reply, digits, headers + 1);
+  const struct reply reply = {.status = 200, .content_type = CONTENT_TYPE, .headers = headers, .n_headers = n};
   exchange_reply(exchange, &reply);
 }
 
@@ -177,6 +193,17 @@ void grpc_begin(struct call *call) {
     call_free(call);
     return;
   }
+  if (!grpc_endpoint_allowed(call, &err)) {
+    grpc_reply_error(call, GRPC_PERMISSION_DENIED, err.message);
+    call_free(call);
+    return;
+  }
   const struct grpc_method_info *info = &grpc_methods[call->method];
-  if (info->client_streams || info->server_streams) grpc_stream_begin(call);
+  if (!info->client_streams && !info->server_streams) return;
+  if (call->method == GRPC_MODEL_STREAM_INFER)
+    grpc_stream_infer_begin(call);
+  else
+    grpc_talk_begin(call);
+  call->exchange = NULL; /* it is the stream's, or answered */
+  call_free(call);
 }

@@ -18,12 +18,16 @@ static uint64_t machine_memory(void) {
 mu_status core_init(struct core *core, const struct options *options, uint32_t n_loops, mu_error *err) {
   *core = (struct core){.options = options, .n_loops = n_loops, .timer = -1, .timer_armed_ns = TIME_NEVER};
   pthread_mutex_init(&core->lock, NULL);
+  pthread_mutex_init(&core->machine_lock, NULL);
   list_init(&core->known);
+  list_init(&core->controls);
   list_init(&core->attachments);
   list_init(&core->stalled);
   list_init(&core->reserving);
   list_init(&core->telling);
   list_init(&core->free_flights);
+  list_init(&core->region_changes);
+  regions_init(&core->regions);
   core->started_ns = clock_now_ns();
   core->default_request_timeout_ns = (uint64_t)options->default_request_timeout_ns;
   core->strict_readiness = options->strict_readiness;
@@ -33,6 +37,11 @@ mu_status core_init(struct core *core, const struct options *options, uint32_t n
   core->output_budget = (struct memory_budget){.limit = limit, .within = &core->budget};
   core->staging_budget = (struct memory_budget){.limit = limit / 2, .within = &core->input_budget};
   core->reply_budget = (struct memory_budget){.limit = limit / 8, .within = &core->budget};
+  metrics_config_init(&core->metrics_config);
+  for (size_t i = 0; i < options->metrics_config.n; i++) {
+    mu_status status = metrics_config_set(&core->metrics_config, options->metrics_config.items[i], err);
+    if (status != MU_OK) return status;
+  }
   core->timer = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
   if (core->timer < 0) return mu_fail(err, MU_IO, "timerfd_create: %s", strerror(errno));
   core->sched = sched_create(NULL);
@@ -59,7 +68,9 @@ bool core_ready(struct core *core) {
   pthread_mutex_lock(&core->lock);
   size_t ready = 0;
   for (size_t i = 0; i < core->n_models; i++) ready += core_model_ready(core->models[i]);
-  bool result = core->strict_readiness ? ready == core->n_models && ready > 0 : ready > 0;
+  bool may_be_none = core->options->model_control_mode == CONTROL_MODE_EXPLICIT;
+  bool all = ready == core->n_models, any = ready > 0 || (may_be_none && core->n_models == 0);
+  bool result = core->strict_readiness ? all && any : any;
   pthread_mutex_unlock(&core->lock);
   return result;
 }
@@ -110,6 +121,7 @@ static struct gateway_model *create_model(struct core *core, const struct contro
   model->model.reason = strdup("");
   model->model.stats = model_stats_create();
   if (model->model.name == NULL || model->model.reason == NULL || model->model.stats == NULL) goto no_memory;
+  if (core->metrics_config.summary_latencies && model_stats_summarize(model->model.stats) != MU_OK) goto no_memory;
   if (model_config_parse(message->config.data, message->config.size, "config.pbtxt", message->name,
                          &model->model.config, err) != MU_OK)
     goto fail;

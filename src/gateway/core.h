@@ -17,6 +17,8 @@
 #include "config/options.h"
 #include "control/link.h"
 #include "gateway/grpc_inbox.h"
+#include "gateway/regions.h"
+#include "metrics/exposition.h"
 #include "net/http_server.h"
 #include "net/loop.h"
 #include "sched/sched.h"
@@ -37,6 +39,8 @@ struct gateway_loop {
   uint32_t n_draining;            /* servers whose drain is not over */
   struct list free_calls;         /* struct call, kept for reuse */
   uint32_t n_free_calls;
+  struct list watches; /* grpc_talk.c: health's Watch */
+  uv_timer_t watch_timer; /* while there are any */
   struct grpc_scratch scratch; /* to inflate gRPC's messages; data NULL until one has come */
   pthread_t thread; /* of every loop but the first */
   bool ending;      /* it drains or hands over */
@@ -90,6 +94,9 @@ struct core {
   struct gateway_loop *loops;
   uint32_t n_loops;
   struct control_link *control; /* loop 0 only */
+  struct regions regions;       /* shared memory of clients; has a lock of its own */
+  struct list region_changes;   /* struct region_change: asked of the supervisor; loop 0 only, and so is the number */
+  uint64_t last_region_change;
 
   struct sched *sched;
   int timer;               /* timerfd: the scheduler's next wake-up, armed from any thread, read by loop 0 */
@@ -97,6 +104,10 @@ struct core {
 
   struct gateway_model **models; /* those that are listed, by name, then version */
   size_t n_models;
+  struct model **notes; /* of models that are not served, for the repository index: by name, then version */
+  size_t n_notes, notes_capacity;
+  struct list controls; /* struct model_control, on their way to the supervisor and back; loop 0 only */
+  uint64_t last_control;
   struct list known; /* struct gateway_model: those, and the ones that are still coming or already leaving */
   size_t n_known;
   struct gateway_device *devices;
@@ -121,6 +132,12 @@ struct core {
   struct list telling;     /* struct attachment: loop 0 has something to tell the supervisor about it */
   struct net_post report_post;
   bool report_posted;
+  struct net_post log_post; /* the supervisor is to be told of changed log settings */
+  bool log_posted;
+
+  struct metrics_config metrics_config;
+  pthread_mutex_t machine_lock; /* never held together with the other one */
+  struct machine machine;
 
   _Atomic bool draining;
   uint64_t worker_deaths;
@@ -146,6 +163,19 @@ void core_remove_model(struct core *core, const struct control_model_number *mes
  * is left of. Locked; sched_next has to follow. */
 void core_settle_models(struct core *core);
 void core_free_model(struct gateway_model *model); /* not known; accepts NULL */
+
+/* CONTROL_MODEL_NOTE. Takes the lock. */
+void core_note_model(struct core *core, const struct control_model_note *message);
+/* All that the repository index lists: what is listed, then what else is known by another name. NULL without memory;
+ * to be freed. Locked; *ret_n. */
+const struct model **core_index_models(const struct core *core, size_t *ret_n);
+
+/* What documents say of models; both locked, the array is the caller's, NULL without memory. All that are listed of this
+ * name and version ("" and -1: any); the versions listed of a name. */
+const struct model **core_models_of(const struct core *core, const char *name, int64_t version, size_t *ret_n);
+int64_t *core_versions_of(const struct core *core, const char *name, size_t *ret_n);
+/* MU_UNAVAILABLE: why nothing more is known of the model. Locked. */
+MUST_CHECK mu_status core_not_loaded(const struct model *model, mu_error *err);
 
 /* ---- core.c: models and memory ----------------------------------------------------------------------------------- */
 

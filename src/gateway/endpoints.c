@@ -1,8 +1,9 @@
 /* Everything but inference: health, metadata, configuration, statistics, metrics. One function an endpoint, one table.
  */
+#include "gateway/endpoints.h"
 #include "api/rest_documents.h"
 #include "gateway/attachment.h"
-#include "gateway/call.h"
+#include "gateway/log_settings.h"
 #include "metrics/exposition.h"
 
 #include <stdlib.h>
@@ -24,11 +25,16 @@ static void answer(struct call *call, int code, const char *content_type) {
   exchange_reply(exchange, &reply);
 }
 
-static void answer_document(struct call *call, mu_status status, const mu_error *err) {
+void endpoint_answer_document(struct call *call, mu_status status, const mu_error *err) {
   if (status == MU_OK)
     answer(call, 200, "application/json");
   else
     call_reply_error(call, http_status_of(status), err->message);
+}
+
+void endpoint_answer_empty(struct call *call, mu_status status, const mu_error *err) {
+  buffer_clear(&call->reply);
+  endpoint_answer_document(call, status, err);
 }
 
 static const mu_error out_of_memory = {"no memory for the document"};
@@ -62,14 +68,7 @@ static void model_ready(struct call *call) {
 /* ---- documents: rendered under the lock, from entries that may change -------------------------------------------- */
 
 static void server_metadata(struct call *call) {
-  answer_document(call, document_server_metadata(&call->reply), &out_of_memory);
-}
-
-/* All entries of the table as the documents want them; NULL without memory. Locked. */
-static const struct model **all_models(const struct core *core) {
-  const struct model **models = calloc(core->n_models + 1, sizeof *models);
-  for (size_t i = 0; models != NULL && i < core->n_models; i++) models[i] = &core->models[i]->model;
-  return models;
+  endpoint_answer_document(call, document_server_metadata(&call->reply), &out_of_memory);
 }
 
 static void model_metadata(struct call *call) {
@@ -79,18 +78,15 @@ static void model_metadata(struct call *call) {
   mu_error err = out_of_memory;
   mu_status status = MU_NO_MEMORY;
   pthread_mutex_lock(&core->lock);
-  int64_t *versions = calloc(core->n_models + 1, sizeof *versions);
-  size_t n = 0;
-  for (size_t i = 0; versions != NULL && i < core->n_models; i++)
-    if (strcmp(core->models[i]->model.name, model->model.name) == 0) versions[n++] = core->models[i]->model.version;
+  size_t n;
+  int64_t *versions = core_versions_of(core, model->model.name, &n);
   if (model->model.metadata == NULL)
-    status = mu_fail(&err, MU_UNAVAILABLE, "Request for unknown model: '%s' is not loaded%s%s", model->model.name,
-                     model->model.reason[0] != '\0' ? ": " : "", model->model.reason);
+    status = core_not_loaded(&model->model, &err);
   else if (versions != NULL)
     status = document_model_metadata(&call->reply, &model->model, versions, n);
   pthread_mutex_unlock(&core->lock);
   free(versions);
-  answer_document(call, status, &err);
+  endpoint_answer_document(call, status, &err);
 }
 
 static void model_config(struct call *call) {
@@ -100,40 +96,37 @@ static void model_config(struct call *call) {
   pthread_mutex_lock(&core->lock);
   mu_status status = document_model_config(&call->reply, &model->model);
   pthread_mutex_unlock(&core->lock);
-  answer_document(call, status, &out_of_memory);
+  endpoint_answer_document(call, status, &out_of_memory);
 }
 
 static void model_stats(struct call *call) {
   struct core *core = call->loop->core;
-  struct gateway_model *named = call->route.model[0] != '\0' ? path_model(call) : NULL;
-  if (call->exchange == NULL) return; /* answered: no such model */
+  if (call->route.model[0] != '\0' && path_model(call) == NULL) return;
   mu_status status = MU_NO_MEMORY;
+  size_t n;
   pthread_mutex_lock(&core->lock);
-  const struct model **models = all_models(core);
-  size_t n = 0;
-  for (size_t i = 0; models != NULL && i < core->n_models; i++) {
-    const struct model *model = models[i];
-    bool wanted = named == NULL || (strcmp(model->name, named->model.name) == 0 &&
-                                    (call->route.version < 0 || model->version == call->route.version));
-    if (wanted) models[n++] = model;
-  }
+  const struct model **models = core_models_of(core, call->route.model, call->route.version, &n);
   if (models != NULL) status = document_statistics(&call->reply, models, n);
   pthread_mutex_unlock(&core->lock);
   free(models);
-  answer_document(call, status, &out_of_memory);
+  endpoint_answer_document(call, status, &out_of_memory);
 }
 
-static void repository_index(struct call *call) {
-  struct core *core = call->loop->core;
+/* ---- settings ---------------------------------------------------------------------------------------------------- */
+
+static bool is_post(const struct call *call) { return strcmp(call->exchange->method, "POST") == 0; }
+
+static void logging(struct call *call) {
   mu_error err = out_of_memory;
-  mu_status status = MU_NO_MEMORY;
-  pthread_mutex_lock(&core->lock);
-  const struct model **models = all_models(core);
-  if (models != NULL)
-    status = document_repository_index(&call->reply, models, core->n_models, call->text.data, call->text.size, &err);
-  pthread_mutex_unlock(&core->lock);
-  free(models);
-  answer_document(call, status, &err);
+  struct log_change change = {.fields = 0};
+  struct log_settings settings;
+  mu_status status = MU_OK;
+  if (is_post(call)) status = log_change_parse(call->text.data, call->text.size, &change, &err);
+  if (status == MU_OK) {
+    gateway_change_log(call->loop->core, &change, &settings);
+    status = document_log_settings(&call->reply, &settings);
+  }
+  endpoint_answer_document(call, status, &err);
 }
 
 /* ---- backends: every instance of every attached worker ----------------------------------------------------------- */
@@ -197,7 +190,7 @@ static void health(struct call *call) {
   if (status == MU_OK)
     answer(call, healthy ? 200 : 503, "application/json");
   else
-    answer_document(call, status, &out_of_memory);
+    endpoint_answer_document(call, status, &out_of_memory);
 }
 
 static void stats(struct call *call) {
@@ -206,12 +199,13 @@ static void stats(struct call *call) {
   mu_status status = MU_NO_MEMORY;
   pthread_mutex_lock(&core->lock);
   struct backend_view *views = view_backends(core, &n);
-  const struct model **models = all_models(core);
-  if (views != NULL && models != NULL) status = document_stats(&call->reply, views, n, models, core->n_models);
+  size_t n_models;
+  const struct model **models = core_models_of(core, "", -1, &n_models);
+  if (views != NULL && models != NULL) status = document_stats(&call->reply, views, n, models, n_models);
   pthread_mutex_unlock(&core->lock);
   free(views);
   free(models);
-  answer_document(call, status, &out_of_memory);
+  endpoint_answer_document(call, status, &out_of_memory);
 }
 
 /* ---- metrics ----------------------------------------------------------------------------------------------------- */
@@ -219,7 +213,9 @@ static void stats(struct call *call) {
 static struct exposition_server count_server(struct core *core) {
   struct exposition_server server = {.memory_used_bytes = core->budget.used,
                                      .memory_limit_bytes = core->budget.limit,
-                                     .worker_deaths_total = core->worker_deaths};
+                                     .worker_deaths_total = core->worker_deaths,
+                                     .config = &core->metrics_config,
+                                     .now_ns = clock_now_ns()};
   for (uint32_t i = 0; i < core->n_loops; i++)
     for (size_t k = 0; k < sizeof core->loops[i].servers / sizeof *core->loops[i].servers; k++) {
       if (core->loops[i].servers[k] == NULL) continue;
@@ -249,12 +245,24 @@ static struct exposition_model *expose_models(const struct core *core) {
   return models;
 }
 
+/* Not under the core's lock: with many cores the kernel takes its time for this. */
+static struct machine look_at_machine(struct core *core) {
+  uint64_t interval = (uint64_t)core->options->metrics_interval_ms * NS_PER_MS;
+  pthread_mutex_lock(&core->machine_lock);
+  if (core->options->allow_cpu_metrics) machine_look(&core->machine, "/proc", clock_now_ns(), interval);
+  struct machine machine = core->machine;
+  pthread_mutex_unlock(&core->machine_lock);
+  return machine;
+}
+
 static void metrics(struct call *call) {
   struct core *core = call->loop->core;
   bool ready = core_ready(core);
+  const struct machine machine = look_at_machine(core);
   pthread_mutex_lock(&core->lock);
   struct exposition_server server = count_server(core);
   server.ready = ready;
+  server.machine = &machine;
   struct exposition_model *models = expose_models(core);
   mu_status status = models != NULL ? exposition_print(&call->reply, &server, models, core->n_models) : MU_NO_MEMORY;
   pthread_mutex_unlock(&core->lock);
@@ -262,7 +270,7 @@ static void metrics(struct call *call) {
   if (status == MU_OK)
     answer(call, 200, "text/plain; version=0.0.4; charset=utf-8");
   else
-    answer_document(call, status, &out_of_memory);
+    endpoint_answer_document(call, status, &out_of_memory);
 }
 
 /* ---- the table --------------------------------------------------------------------------------------------------- */
@@ -275,7 +283,16 @@ static void (*const endpoints[ENDPOINT_COUNT])(struct call *) = {
     [ENDPOINT_MODEL_READY] = model_ready,
     [ENDPOINT_MODEL_CONFIG] = model_config,
     [ENDPOINT_MODEL_STATS] = model_stats,
-    [ENDPOINT_REPOSITORY_INDEX] = repository_index,
+    [ENDPOINT_REGION_STATUS] = endpoint_region_status,
+    [ENDPOINT_REGION_REGISTER] = endpoint_region_change,
+    [ENDPOINT_REGION_UNREGISTER] = endpoint_region_change,
+    [ENDPOINT_CUDA_REGION_STATUS] = endpoint_cuda_region_status,
+    [ENDPOINT_CUDA_REGION_REGISTER] = endpoint_cuda_region_register,
+    [ENDPOINT_CUDA_REGION_UNREGISTER] = endpoint_cuda_region_unregister,
+    [ENDPOINT_LOGGING] = logging,
+    [ENDPOINT_REPOSITORY_INDEX] = model_endpoint_index,
+    [ENDPOINT_MODEL_LOAD] = model_endpoint_load,
+    [ENDPOINT_MODEL_UNLOAD] = model_endpoint_unload,
     [ENDPOINT_HEALTH] = health,
     [ENDPOINT_STATS] = stats,
     [ENDPOINT_METRICS] = metrics,

@@ -3,6 +3,8 @@
 #include "base/log.h"
 #include "gateway/attachment.h"
 #include "gateway/call.h"
+#include "gateway/model_control.h"
+#include "gateway/region_change.h"
 #include "sandbox/sandbox.h"
 
 #include <fcntl.h>
@@ -15,6 +17,7 @@
 
 enum {
   PIPELINE_MAX = 16,          /* requests of a connection that are not answered yet */
+  STREAMS_MAX = 1024,         /* the same for HTTP/2 */
   HEAD_BYTES_MAX = 64 * 1024, /* request line and headers */
   BODY_MIN_RATE = 1024,       /* bytes a second that a body must bring ... */
   BODY_GRACE_S = 10,          /* ... from here on */
@@ -224,6 +227,7 @@ static uint64_t largest_reply(const struct options *options) {
 
 static struct http_limits http_limits(const struct options *options) {
   return (struct http_limits){.body_bytes = (uint64_t)options->body_limit,
+                              .streams = STREAMS_MAX,
                               .head_bytes = HEAD_BYTES_MAX,
                               .pipeline = PIPELINE_MAX,
                               .idle_timeout_ns = (uint64_t)options->idle_timeout_ns,
@@ -371,8 +375,15 @@ static void on_options(struct gateway *gateway, struct control_packet *packet) {
     return;
   }
   core_set_options(&gateway->core, options);
-  log_set_level(options_log_level(options));
+  const struct log_settings log = options_log_settings(options);
+  log_apply(&log);
   options_free(options);
+}
+
+/* A client of another gateway has changed them. */
+static void on_log_settings(struct gateway *gateway, struct control_packet *packet) {
+  const struct log_settings log = control_log_settings_take(&packet->log_settings);
+  log_apply(&log);
 }
 
 static void on_mark(struct gateway *gateway, struct control_packet *packet) {
@@ -384,6 +395,28 @@ static void on_worker_gone(struct gateway *gateway, struct control_packet *packe
   core_worker_gone(&gateway->core, &packet->worker_gone);
 }
 
+static void on_region_set(struct gateway *gateway, struct control_packet *packet) {
+  int fd = packet->n_fds > 0 ? packet->fds[0] : -1; /* lost on the way where descriptors are short */
+  packet->n_fds = 0;
+  region_change_set(&gateway->core, &packet->region_set, fd);
+}
+
+static void on_region_remove(struct gateway *gateway, struct control_packet *packet) {
+  region_change_remove(&gateway->core, &packet->region_remove);
+}
+
+static void on_region_changed(struct gateway *gateway, struct control_packet *packet) {
+  region_change_finish(&gateway->core, &packet->region_changed);
+}
+
+static void on_model_note(struct gateway *gateway, struct control_packet *packet) {
+  core_note_model(&gateway->core, &packet->model_note);
+}
+
+static void on_control_done(struct gateway *gateway, struct control_packet *packet) {
+  model_control_done(&gateway->core, &packet->model_control_done);
+}
+
 static void (*const message_handlers[CONTROL_TYPE_COUNT])(struct gateway *, struct control_packet *) = {
     [CONTROL_MODEL_SET] = on_model_set,
     [CONTROL_MODEL_LOADED] = on_model_loaded,
@@ -392,10 +425,16 @@ static void (*const message_handlers[CONTROL_TYPE_COUNT])(struct gateway *, stru
     [CONTROL_WORKER_RETIRE] = on_worker_retire,
     [CONTROL_WORKER_GONE] = on_worker_gone,
     [CONTROL_OPTIONS] = on_options,
+    [CONTROL_LOG_SETTINGS] = on_log_settings,
     [CONTROL_MARK] = on_mark,
     [CONTROL_GATEWAY_LISTEN] = on_listen,
     [CONTROL_HAND_OVER] = on_hand_over,
     [CONTROL_DRAIN] = on_drain,
+    [CONTROL_REGION_SET] = on_region_set,
+    [CONTROL_REGION_REMOVE] = on_region_remove,
+    [CONTROL_REGION_CHANGED] = on_region_changed,
+    [CONTROL_MODEL_NOTE] = on_model_note,
+    [CONTROL_MODEL_CONTROL_DONE] = on_control_done,
 };
 
 static void on_message(void *context, struct control_packet *packet) {
@@ -412,7 +451,8 @@ static void on_lost(void *context, const mu_error *err) {
 
 static const struct control_link_events link_events = {.message = on_message, .lost = on_lost};
 
-/* ---- the role ---------------------------------------------------------------------------------------------------- */
+/* ---- the role ----------------------------------------------------------------------------------------------------
+ */
 
 static mu_status create_loops(struct core *core, mu_error *err) {
   for (uint32_t i = 0; i < core->n_loops; i++) {
@@ -422,6 +462,8 @@ static mu_status create_loops(struct core *core, mu_error *err) {
     list_init(&loop->free_calls);
     loop->net = net_loop_create();
     if (loop->net == NULL) return mu_fail(err, MU_NO_MEMORY, "no memory for an event loop");
+    list_init(&loop->watches);
+    uv_timer_init(net_loop_uv(loop->net), &loop->watch_timer);
   }
   return MU_OK;
 }

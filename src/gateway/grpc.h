@@ -5,6 +5,7 @@
 #ifndef GATEWAY_GRPC_H
 #define GATEWAY_GRPC_H
 
+#include "api/grpc_documents.h"
 #include "api/grpc_methods.h"
 #include "gateway/call.h"
 #include "proto/grpc/grpc_headers.h"
@@ -21,6 +22,9 @@ void grpc_reply_error(struct call *call, enum grpc_code code, const char *messag
 /* The whole answer: call.reply, one message behind its prefix. As grpc_reply_error. */
 void grpc_reply_message(struct call *call);
 
+/* Ends a reply in parts with a status. */
+void grpc_reply_end(struct exchange *exchange, enum grpc_code code, const char *message);
+
 /* The head of every reply that has messages, and the trailers of one that went well. */
 extern const struct reply grpc_head;
 extern const struct header grpc_ok;
@@ -32,7 +36,15 @@ enum grpc_code grpc_code_for(const struct call *call, mu_status status);
  * when it is answered, which may be later. */
 void grpc_endpoint_answer(struct call *call);
 
-/* grpc_stream.c: ModelStreamInfer, Watch, reflection. The call's exchange goes to the stream, the call is freed. */
-void grpc_stream_begin(struct call *call);
+/* May its client ask for call.method? PERMISSION_DENIED where not. */
+bool grpc_endpoint_allowed(struct call *call, mu_error *err);
+
+/* How a service ("" is all of the server) or a model is. */
+enum grpc_serving grpc_health_of(struct core *core, const char *service);
+
+/* grpc_stream.c: ModelStreamInfer; grpc_talk.c: Watch, reflection. The call's exchange is theirs then, or the call has
+ * been answered; the call stays the caller's. */
+void grpc_stream_infer_begin(struct call *call);
+void grpc_talk_begin(struct call *call);
 
 #endif

@@ -109,13 +109,16 @@ static mu_status wait_for_memory(struct call *call, const char *text, const uint
 static mu_status use_memory(struct call *call, const char *text, const uint8_t *rest, size_t rest_size, mu_error *err) {
   call->stage = CALL_TENSORS;
   mu_status status = call->format->fill(call, text, err);
+  if (status == MU_OK) status = call_read_regions(call, err);
   if (status == MU_OK) status = call->format->tensors(call, rest, rest_size, err);
   if (status == MU_OK && !call->format->keeps_text) drop_text(call);
   return status;
 }
 
 mu_status inference_reserve(struct call *call, const char *text, const uint8_t *rest, size_t rest_size, mu_error *err) {
-  mu_status status = core_reserve(call->loop->core, call, err);
+  mu_status status = call_hold_regions(call, err);
+  if (status != MU_OK) return status;
+  status = core_reserve(call->loop->core, call, err);
   if (status == MU_UNAVAILABLE) return wait_for_memory(call, text, rest, rest_size, err);
   return status == MU_OK ? use_memory(call, text, rest, rest_size, err) : status;
 }
@@ -225,7 +228,8 @@ static void reply_results(struct call *call) {
   uint32_t n_iov = 0;
   bool borrows = false;
   buffer_clear(&call->reply);
-  mu_status status = call->format->render(call, &n_iov, &borrows, &err);
+  mu_status status = call_write_regions(call, &err);
+  if (status == MU_OK) status = call->format->render(call, &n_iov, &borrows, &err);
   if (status == MU_OK) status = hold_reply(call, &err);
   if (status != MU_OK) {
     finish_with_error(call, status, err.message);

@@ -3,6 +3,7 @@
 #include "base/clock.h"
 
 #include <inttypes.h>
+#include <math.h>
 
 struct metric;
 
@@ -10,19 +11,22 @@ struct metric;
 struct page {
   struct buffer *out;
   const struct exposition_server *server;
+  const struct metrics_config *config;
   const struct exposition_model *models;
   size_t n_models;
 };
 
-enum metric_type { METRIC_COUNTER, METRIC_GAUGE, METRIC_HISTOGRAM };
-static const char *const type_names[] = {"counter", "gauge", "histogram"};
+enum metric_type { METRIC_COUNTER, METRIC_GAUGE, METRIC_HISTOGRAM, METRIC_SUMMARY };
+static const char *const type_names[] = {"counter", "gauge", "histogram", "summary"};
 
 struct metric {
   const char *name;
   enum metric_type type;
   void (*print)(const struct page *page, const struct metric *metric);
-  size_t offset;                         /* of the figure, in the struct that print reads */
-  const struct histogram_bounds *bounds; /* of a histogram */
+  size_t offset;                           /* of the figure, in the struct that print reads */
+  const struct histogram_bounds *bounds;   /* of a histogram */
+  enum summary_figure summary;             /* of a summary */
+  bool (*wanted)(const struct page *page); /* NULL: always on the page */
   const char *help;
 };
 
@@ -147,10 +151,94 @@ static void print_sizes(const struct page *page, const struct metric *metric) {
                     metric->bounds, 1);
 }
 
+/* Of first responses: a request has one response, so these are buckets of the latencies, which have the same bounds and
+ * more. */
+static void print_first_responses(const struct page *page, const struct metric *metric) {
+  static const uint64_t bounds_ms[] = {100, 500, 2000, 5000};
+  for (size_t m = 0; m < page->n_models; m++) {
+    const struct exposition_model *model = &page->models[m];
+    const struct stat_histogram *latency = &model->stats->latency;
+    uint64_t count = 0;
+    size_t i = 0;
+    for (size_t k = 0; k < sizeof bounds_ms / sizeof *bounds_ms; k++) {
+      for (; i < histogram_times.n && histogram_times.upper[i] <= bounds_ms[k] * NS_PER_MS; i++)
+        count += load(&latency->counts[i]);
+      print_series(page->out, metric->name, "_bucket", model);
+      buffer_print(page->out, ",le=\"%" PRIu64 "\"} %" PRIu64 "\n", bounds_ms[k], count);
+    }
+    for (; i <= histogram_times.n; i++) count += load(&latency->counts[i]);
+    print_series(page->out, metric->name, "_bucket", model);
+    buffer_print(page->out, ",le=\"+Inf\"} %" PRIu64 "\n", count);
+    print_series(page->out, metric->name, "_sum", model);
+    buffer_print(page->out, "} %.17g\n", (double)load(&latency->sum) / (double)NS_PER_MS);
+    print_series(page->out, metric->name, "_count", model);
+    buffer_print(page->out, "} %" PRIu64 "\n", count);
+  }
+}
+
+static void print_quantiles(const struct page *page, const struct metric *metric,
+                            const struct exposition_model *model) {
+  const struct stat_summary *summary = model_stats_summary(model->stats, metric->summary);
+  double ns[METRICS_QUANTILES_MAX];
+  const struct metrics_config *config = page->config;
+  if (summary == NULL) return;
+  summary_read(summary, page->server->now_ns, config->quantiles, config->n_quantiles, ns);
+  for (size_t i = 0; i < config->n_quantiles; i++) {
+    print_series(page->out, metric->name, "", model);
+    buffer_print(page->out, ",quantile=\"%.9g\"} ", config->quantiles[i]);
+    if (isnan(ns[i]))
+      buffer_puts(page->out, "NaN\n");
+    else
+      buffer_print(page->out, "%.9g\n", ns[i] / (double)NS_PER_US);
+  }
+}
+
+/* Quantiles are of the last minute; sum and count are of all time, as the counters beside them. */
+static void print_summary(const struct page *page, const struct metric *metric) {
+  for (size_t i = 0; i < page->n_models; i++) {
+    const struct exposition_model *model = &page->models[i];
+    const struct stat_duration *all = (const struct stat_duration *)(const void *)figure_of(model, metric->offset);
+    print_quantiles(page, metric, model);
+    print_series(page->out, metric->name, "_sum", model);
+    buffer_print(page->out, "} %" PRIu64 "\n", load(&all->ns) / NS_PER_US);
+    print_series(page->out, metric->name, "_count", model);
+    buffer_print(page->out, "} %" PRIu64 "\n", load(&all->count));
+  }
+}
+
+/* One that has not been loaded has no such time. */
+static void print_load_time(const struct page *page, const struct metric *metric) {
+  for (size_t i = 0; i < page->n_models; i++) {
+    uint64_t ns = load(&page->models[i].stats->load_ns);
+    if (ns == 0) continue;
+    print_series(page->out, metric->name, "", &page->models[i]);
+    buffer_print(page->out, "} %.9g\n", (double)ns / (double)NS_PER_S);
+  }
+}
+
+static void print_machine_ratio(const struct page *page, const struct metric *metric) {
+  const char *figure = (const char *)page->server->machine + metric->offset;
+  buffer_print(page->out, "%s %.6g\n", metric->name, *(const double *)(const void *)figure);
+}
+
+static void print_machine_bytes(const struct page *page, const struct metric *metric) {
+  const char *figure = (const char *)page->server->machine + metric->offset;
+  buffer_print(page->out, "%s %" PRIu64 "\n", metric->name, *(const uint64_t *)(const void *)figure);
+}
+
+static bool wants_counters(const struct page *page) { return page->config->counter_latencies; }
+static bool wants_histograms(const struct page *page) { return page->config->histogram_latencies; }
+static bool wants_summaries(const struct page *page) { return page->config->summary_latencies; }
+static bool knows_machine(const struct page *page) {
+  return page->server->machine != NULL && page->server->machine->read;
+}
+
 /* ---- the table --------------------------------------------------------------------------------------------------- */
 
 #define STAT(member) .offset = offsetof(struct model_stats, member)
 #define SERVER(member) .offset = offsetof(struct exposition_server, member)
+#define MACHINE(member) .offset = offsetof(struct machine, member), .wanted = knows_machine
+#define SUMMARY(figure, member) .summary = (figure), STAT(member), .wanted = wants_summaries
 
 static const struct metric metrics[] = {
     /* Triton's names, units and labels */
@@ -161,24 +249,45 @@ static const struct metric metrics[] = {
     {"nv_inference_count", METRIC_COUNTER, print_count, STAT(inference_count),
      .help = "Inferences answered; a request of n rows counts n"},
     {"nv_inference_exec_count", METRIC_COUNTER, print_count, STAT(execution_count), .help = "Batches executed"},
-    {"nv_inference_request_duration_us", METRIC_COUNTER, print_microseconds, STAT(success.ns),
+    {"nv_inference_request_duration_us", METRIC_COUNTER, print_microseconds, STAT(success.ns), .wanted = wants_counters,
      .help = "Time of answered requests from first byte to reply, in microseconds"},
-    {"nv_inference_queue_duration_us", METRIC_COUNTER, print_microseconds, STAT(queue.ns),
+    {"nv_inference_queue_duration_us", METRIC_COUNTER, print_microseconds, STAT(queue.ns), .wanted = wants_counters,
      .help = "Time that answered requests waited, in microseconds"},
     {"nv_inference_compute_input_duration_us", METRIC_COUNTER, print_microseconds, STAT(compute_input.ns),
-     .help = "Time spent preparing inputs, over requests, in microseconds"},
+     .wanted = wants_counters, .help = "Time spent preparing inputs, over requests, in microseconds"},
     {"nv_inference_compute_infer_duration_us", METRIC_COUNTER, print_microseconds, STAT(compute_infer.ns),
-     .help = "Time spent in the engine, over requests, in microseconds"},
+     .wanted = wants_counters, .help = "Time spent in the engine, over requests, in microseconds"},
     {"nv_inference_compute_output_duration_us", METRIC_COUNTER, print_microseconds, STAT(compute_output.ns),
-     .help = "Time spent on outputs, over requests, in microseconds"},
+     .wanted = wants_counters, .help = "Time spent on outputs, over requests, in microseconds"},
     {"nv_inference_pending_request_count", METRIC_GAUGE, print_pending,
      .help = "Requests accepted and not yet executing"},
+    {"nv_model_load_duration_secs", METRIC_GAUGE, print_load_time,
+     .help = "Time from the start of a model's first worker until it was warm, in seconds"},
+    {"nv_inference_first_response_histogram_ms", METRIC_HISTOGRAM, print_first_responses, .wanted = wants_histograms,
+     .help = "Time of answered requests from first byte to first response, in milliseconds"},
+    {"nv_inference_request_summary_us", METRIC_SUMMARY, print_summary, SUMMARY(SUMMARY_REQUEST, success),
+     .help = "Time of answered requests from first byte to reply, in microseconds"},
+    {"nv_inference_queue_summary_us", METRIC_SUMMARY, print_summary, SUMMARY(SUMMARY_QUEUE, queue),
+     .help = "Time that answered requests waited, in microseconds"},
+    {"nv_inference_compute_input_summary_us", METRIC_SUMMARY, print_summary,
+     SUMMARY(SUMMARY_COMPUTE_INPUT, compute_input),
+     .help = "Time spent preparing inputs, over requests, in microseconds"},
+    {"nv_inference_compute_infer_summary_us", METRIC_SUMMARY, print_summary,
+     SUMMARY(SUMMARY_COMPUTE_INFER, compute_infer), .help = "Time spent in the engine, over requests, in microseconds"},
+    {"nv_inference_compute_output_summary_us", METRIC_SUMMARY, print_summary,
+     SUMMARY(SUMMARY_COMPUTE_OUTPUT, compute_output), .help = "Time spent on outputs, over requests, in microseconds"},
+    {"nv_cpu_utilization", METRIC_GAUGE, print_machine_ratio, MACHINE(cpu_utilization),
+     .help = "Share of the machine's CPU time that was used since the reading before, 0 to 1"},
+    {"nv_cpu_memory_total_bytes", METRIC_GAUGE, print_machine_bytes, MACHINE(memory_total),
+     .help = "Memory of the machine"},
+    {"nv_cpu_memory_used_bytes", METRIC_GAUGE, print_machine_bytes, MACHINE(memory_used),
+     .help = "Memory of the machine that is not available"},
     /* muster's own, in base units */
-    {"muster_request_duration_seconds", METRIC_HISTOGRAM, print_times, STAT(latency), &histogram_times,
+    {"muster_request_duration_seconds", METRIC_HISTOGRAM, print_times, STAT(latency), .bounds = &histogram_times,
      .help = "Time of answered requests from first byte to reply"},
-    {"muster_queue_duration_seconds", METRIC_HISTOGRAM, print_times, STAT(queue_time), &histogram_times,
+    {"muster_queue_duration_seconds", METRIC_HISTOGRAM, print_times, STAT(queue_time), .bounds = &histogram_times,
      .help = "Time that answered requests waited"},
-    {"muster_batch_size", METRIC_HISTOGRAM, print_sizes, STAT(batch_size), &histogram_batch_sizes,
+    {"muster_batch_size", METRIC_HISTOGRAM, print_sizes, STAT(batch_size), .bounds = &histogram_batch_sizes,
      .help = "Rows in executed batches"},
     {"muster_requests_retried_total", METRIC_COUNTER, print_count, STAT(retries),
      .help = "Requests put back in the queue because their worker died"},
@@ -201,8 +310,15 @@ static const struct metric metrics[] = {
 
 mu_status exposition_print(struct buffer *out, const struct exposition_server *server,
                            const struct exposition_model *models, size_t n_models) {
-  const struct page page = {.out = out, .server = server, .models = models, .n_models = n_models};
+  struct metrics_config defaults;
+  metrics_config_init(&defaults);
+  const struct page page = {.out = out,
+                            .server = server,
+                            .config = server->config != NULL ? server->config : &defaults,
+                            .models = models,
+                            .n_models = n_models};
   for (size_t i = 0; i < sizeof metrics / sizeof *metrics; i++) {
+    if (metrics[i].wanted != NULL && !metrics[i].wanted(&page)) continue;
     buffer_print(out, "# HELP %s %s\n# TYPE %s %s\n", metrics[i].name, metrics[i].help, metrics[i].name,
                  type_names[metrics[i].type]);
     metrics[i].print(&page, &metrics[i]);

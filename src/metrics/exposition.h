@@ -6,6 +6,8 @@
 #define METRICS_EXPOSITION_H
 
 #include "base/buffer.h"
+#include "metrics/machine.h"
+#include "metrics/metrics_config.h"
 #include "metrics/model_stats.h"
 
 /* One series of labels: a model version. */
@@ -26,6 +28,9 @@ struct exposition_server {
   uint64_t memory_limit_bytes; /* --memory-budget */
   uint64_t worker_deaths_total;
   bool ready;
+  const struct metrics_config *config; /* NULL: the defaults */
+  const struct machine *machine;       /* NULL: nothing about it is on the page */
+  uint64_t now_ns;                     /* summaries are of the minute before */
 };
 
 /* Appends the whole page to out. Label values are escaped. MU_NO_MEMORY: it did not fit into out. */

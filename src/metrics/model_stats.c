@@ -38,8 +38,24 @@ struct model_stats *model_stats_create(void) {
 void model_stats_free(struct model_stats *stats) {
   if (stats == NULL) return;
   for (size_t i = 0; i <= BATCH_STATS_MAX; i++) free(atomic_load(&stats->batches[i]));
+  for (size_t i = 0; i < SUMMARY_COUNT; i++) summary_free(stats->summaries[i]);
   free(stats);
 }
+
+mu_status model_stats_summarize(struct model_stats *stats) {
+  for (size_t i = 0; i < SUMMARY_COUNT; i++) {
+    stats->summaries[i] = summary_create();
+    if (stats->summaries[i] != NULL) continue;
+    while (i-- > 0) {
+      summary_free(stats->summaries[i]);
+      stats->summaries[i] = NULL;
+    }
+    return MU_NO_MEMORY;
+  }
+  return MU_OK;
+}
+
+static bool summarizes(const struct model_stats *stats) { return stats->summaries[0] != NULL; }
 
 /* The entry for batches of so many rows; NULL without memory. */
 static struct stat_batch *batch_entry(struct model_stats *stats, uint32_t rows) {
@@ -53,12 +69,20 @@ static struct stat_batch *batch_entry(struct model_stats *stats, uint32_t rows) 
   return entry;
 }
 
+static void summarize_batch(struct model_stats *stats, uint32_t requests, const struct batch_times *times) {
+  uint64_t now = clock_now_ns();
+  summary_observe(stats->summaries[SUMMARY_COMPUTE_INPUT], now, times->compute_input_ns, requests);
+  summary_observe(stats->summaries[SUMMARY_COMPUTE_INFER], now, times->compute_infer_ns, requests);
+  summary_observe(stats->summaries[SUMMARY_COMPUTE_OUTPUT], now, times->compute_output_ns, requests);
+}
+
 void model_stats_batch(struct model_stats *stats, uint32_t rows, uint32_t requests, const struct batch_times *times) {
   add(&stats->execution_count, 1);
   add_duration(&stats->compute_input, requests, requests * times->compute_input_ns);
   add_duration(&stats->compute_infer, requests, requests * times->compute_infer_ns);
   add_duration(&stats->compute_output, requests, requests * times->compute_output_ns);
   observe(&stats->batch_size, &histogram_batch_sizes, rows);
+  if (summarizes(stats)) summarize_batch(stats, requests, times);
   struct stat_batch *batch = batch_entry(stats, rows);
   if (batch == NULL) return; /* the totals above are complete, only the split by size lacks this batch */
   add_duration(&batch->compute_input, 1, times->compute_input_ns);
@@ -78,6 +102,11 @@ void model_stats_success(struct model_stats *stats, uint32_t rows, uint64_t queu
   add(&stats->inference_count, rows);
   observe(&stats->latency, &histogram_times, total_ns);
   observe(&stats->queue_time, &histogram_times, queue_ns);
+  if (summarizes(stats)) {
+    uint64_t now = clock_now_ns();
+    summary_observe(stats->summaries[SUMMARY_REQUEST], now, total_ns, 1);
+    summary_observe(stats->summaries[SUMMARY_QUEUE], now, queue_ns, 1);
+  }
   atomic_store_explicit(&stats->last_inference_ms, wall_clock_ms(), memory_order_relaxed);
 }
 

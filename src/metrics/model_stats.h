@@ -7,6 +7,7 @@
 #define METRICS_MODEL_STATS_H
 
 #include "base/status.h"
+#include "metrics/summary.h"
 
 #include <stdatomic.h>
 
@@ -38,6 +39,16 @@ struct stat_batch {
 /* Why a request failed; the `reason` label of nv_inference_request_failure. */
 enum failure_reason { FAILURE_REJECTED, FAILURE_CANCELED, FAILURE_BACKEND, FAILURE_OTHER, FAILURE_COUNT };
 
+/* The durations that --metrics-config summary_latencies=true has quantiles of. */
+enum summary_figure {
+  SUMMARY_REQUEST,
+  SUMMARY_QUEUE,
+  SUMMARY_COMPUTE_INPUT,
+  SUMMARY_COMPUTE_INFER,
+  SUMMARY_COMPUTE_OUTPUT,
+  SUMMARY_COUNT
+};
+
 struct model_stats {
   struct stat_duration success, fail, queue, compute_input, compute_infer, compute_output;
   _Atomic uint64_t failures[FAILURE_COUNT];
@@ -46,15 +57,25 @@ struct model_stats {
   _Atomic uint64_t last_inference_ms; /* wall clock, milliseconds since 1970 */
   _Atomic int64_t pending;            /* accepted and not yet executing */
   _Atomic uint64_t retries;           /* requests put back because their worker died */
+  _Atomic uint64_t load_ns;           /* what its first worker took to be ready; 0: none was */
   struct stat_histogram latency, queue_time, batch_size;
   /* By rows in the batch; made at its first use, by whichever thread comes first, and then left where it is. NULL: no
    * such batch yet. */
   struct stat_batch *_Atomic batches[BATCH_STATS_MAX + 1];
+  struct stat_summary *summaries[SUMMARY_COUNT]; /* all or none; model_stats_summarize */
 };
 
 /* NULL without memory. */
 struct model_stats *model_stats_create(void);
 void model_stats_free(struct model_stats *stats); /* accepts NULL */
+
+/* Quantiles are wanted as well; before anything is counted. MU_NO_MEMORY: there are none. */
+MUST_CHECK mu_status model_stats_summarize(struct model_stats *stats);
+/* NULL: not wanted. */
+static inline const struct stat_summary *model_stats_summary(const struct model_stats *stats,
+                                                             enum summary_figure figure) {
+  return stats->summaries[figure];
+}
 
 /* What one executed batch took, as the worker measured it. `rows` in the batch, `requests` in it (those that still get
  * an answer). As Triton counts: each request took as long as its batch, so the compute durations grow by it once for

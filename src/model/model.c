@@ -4,10 +4,8 @@
 #include <stdio.h>
 
 static const char *const state_names[] = {
-    [MODEL_LOADING] = "LOADING",
-    [MODEL_READY] = "READY",
-    [MODEL_UNLOADING] = "UNLOADING",
-    [MODEL_UNAVAILABLE] = "UNAVAILABLE",
+    [MODEL_LOADING] = "LOADING",         [MODEL_READY] = "READY", [MODEL_UNLOADING] = "UNLOADING",
+    [MODEL_UNAVAILABLE] = "UNAVAILABLE", [MODEL_UNKNOWN] = "",
 };
 
 const char *model_state_name(enum model_state state) {

@@ -10,9 +10,15 @@
 #include "model/model_config.h"
 #include "model/model_metadata.h"
 
-enum model_state { MODEL_LOADING, MODEL_READY, MODEL_UNLOADING, MODEL_UNAVAILABLE };
+enum model_state {
+  MODEL_LOADING,
+  MODEL_READY,
+  MODEL_UNLOADING,
+  MODEL_UNAVAILABLE,
+  MODEL_UNKNOWN /* in the repository, and nobody has asked for it: only the index knows of it, by its name alone */
+};
 
-/* "LOADING", "READY", "UNLOADING", "UNAVAILABLE": the words of Triton's repository index. */
+/* "LOADING", "READY", "UNLOADING", "UNAVAILABLE", "": the words of Triton's repository index. */
 const char *model_state_name(enum model_state state);
 
 struct model {

@@ -213,13 +213,13 @@ static mu_status apply_policy(struct repository_model *model, mu_error *problem)
   const struct model_config *config = model->config;
   if (model->n_versions == 0)
     return mu_fail(problem, MU_NOT_FOUND, "%s: no version folder (a number from 1, without leading zeros) in it",
-                   model->folder);
+                   model->place);
   size_t keep_from = 0, kept = 0;
   if (config->version_policy == VERSION_LATEST && model->n_versions > config->latest)
     keep_from = model->n_versions - config->latest;
   for (uint32_t i = 0; config->version_policy == VERSION_SPECIFIC && i < config->n_versions; i++)
     if (!version_there(model, config->versions[i]))
-      return mu_fail(problem, MU_NOT_FOUND, "%s/%lld: no such folder, but the version policy names it", model->folder,
+      return mu_fail(problem, MU_NOT_FOUND, "%s/%lld: no such folder, but the version policy names it", model->place,
                      (long long)config->versions[i]);
   for (size_t i = keep_from; i < model->n_versions; i++)
     if (config->version_policy != VERSION_SPECIFIC || version_named(config, model->versions[i].version))
@@ -228,8 +228,19 @@ static mu_status apply_policy(struct repository_model *model, mu_error *problem)
   return MU_OK;
 }
 
-static mu_status read_model_folder(struct repository_model *model, mu_error *problem) {
-  mu_status status = read_config(model, problem);
+static const char override_source[] = "config override";
+
+/* The configuration of its folder, or the one that takes its place. */
+static mu_status use_config(struct repository_model *model, const struct repository_config *config, mu_error *problem) {
+  if (config != NULL)
+    return model_config_parse(config->text, config->size, override_source, model->name, &model->config, problem);
+  if (*model->folder == '\0') return model_config_parse("", 0, model->place, model->name, &model->config, problem);
+  return read_config(model, problem);
+}
+
+static mu_status read_model_folder(struct repository_model *model, const struct repository_config *config,
+                                   mu_error *problem) {
+  mu_status status = use_config(model, config, problem);
   if (status == MU_OK) status = list_versions(model, problem);
   if (status == MU_OK) status = apply_policy(model, problem);
   for (size_t i = 0; i < model->n_versions && status == MU_OK; i++)
@@ -237,8 +248,9 @@ static mu_status read_model_folder(struct repository_model *model, mu_error *pro
   return status;
 }
 
-static mu_status read_model_file(struct repository_model *model, mu_error *problem) {
-  mu_status status = model_config_parse("", 0, model->place, model->name, &model->config, problem);
+static mu_status read_model_file(struct repository_model *model, const struct repository_config *config,
+                                 mu_error *problem) {
+  mu_status status = use_config(model, config, problem);
   if (status != MU_OK) return status;
   model->versions = calloc(1, sizeof *model->versions);
   if (model->versions == NULL) return MU_NO_MEMORY;
@@ -263,16 +275,18 @@ static struct repository_model *add_model(struct repository *repository) {
   return &repository->models[n];
 }
 
-static mu_status add_folder(struct repository *repository, const char *name, const char *path, mu_error *err) {
+static mu_status add_folder(struct repository *repository, const char *name, const char *path,
+                            const struct repository_config *config, mu_error *err) {
   struct repository_model *model = add_model(repository);
   if (model == NULL) return no_memory(err);
   mu_status status = model_init(model, name, strlen(name), path, path, err);
   if (status != MU_OK || *model->problem != '\0') return status;
   mu_error problem;
-  return keep_problem(model, read_model_folder(model, &problem), &problem, err);
+  return keep_problem(model, read_model_folder(model, config, &problem), &problem, err);
 }
 
-static mu_status add_file(struct repository *repository, const char *path, bool named, mu_error *err) {
+static mu_status add_file(struct repository *repository, const char *path, bool named,
+                          const struct repository_config *config, mu_error *err) {
   const char *slash = strrchr(path, '/'), *name = slash != NULL ? slash + 1 : path;
   struct repository_model *model = add_model(repository);
   if (model == NULL) return no_memory(err);
@@ -280,7 +294,7 @@ static mu_status add_file(struct repository *repository, const char *path, bool 
   model->named = named;
   if (status != MU_OK || *model->problem != '\0') return status;
   mu_error problem;
-  return keep_problem(model, read_model_file(model, &problem), &problem, err);
+  return keep_problem(model, read_model_file(model, config, &problem), &problem, err);
 }
 
 /* An entry that is neither folder nor file to those who ask: a dangling link, no permission. It may have been meant as
@@ -303,9 +317,9 @@ static mu_status add_entry(struct repository *repository, const char *folder, co
   if (stat(path, &entry) != 0)
     status = add_unreadable(repository, name, path, err);
   else if (S_ISDIR(entry.st_mode))
-    status = add_folder(repository, name, path, err);
+    status = add_folder(repository, name, path, NULL, err);
   else if (S_ISREG(entry.st_mode) && has_suffix(name))
-    status = add_file(repository, path, false, err);
+    status = add_file(repository, path, false, NULL, err);
   free(path);
   return status;
 }
@@ -338,7 +352,7 @@ static mu_status scan_path(struct repository *repository, const char *path, mu_e
   if (S_ISDIR(entry.st_mode)) return scan_folder(repository, path, err);
   if (!S_ISREG(entry.st_mode) || !has_suffix(path))
     return mu_fail(err, MU_INVALID, "%s: neither a model file (*%s) nor a folder of models", path, suffix);
-  return add_file(repository, path, true, err);
+  return add_file(repository, path, true, NULL, err);
 }
 
 static int by_model_name(const void *a, const void *b) {
@@ -367,6 +381,158 @@ mu_status repository_scan(const char *const *paths, size_t n_paths, struct repos
     repository_free(&repository);
     return status;
   }
+  *ret_repository = repository;
+  return MU_OK;
+}
+
+/* ---- one of them ------------------------------------------------------------------------------------------------- */
+
+/* The entry called so of a folder of models: a folder, or a file with the suffix. Appended where there is one. */
+static mu_status find_in_folder(struct repository *repository, const char *folder, const char *name,
+                                const struct repository_config *config, mu_error *err) {
+  char *path = join(folder, name), *file = NULL;
+  struct stat entry;
+  mu_status status = path != NULL && asprintf(&file, "%s%s", path, suffix) >= 0 ? MU_OK : no_memory(err);
+  if (status == MU_OK && *name != '.' && stat(path, &entry) == 0 && S_ISDIR(entry.st_mode))
+    status = add_folder(repository, name, path, config, err);
+  if (status == MU_OK && *name != '.' && stat(file, &entry) == 0 && S_ISREG(entry.st_mode))
+    status = add_file(repository, file, false, config, err);
+  free(file);
+  free(path);
+  return status;
+}
+
+/* Is that a model file whose model is called so? */
+static bool file_is(const char *path, const char *name) {
+  const char *slash = strrchr(path, '/'), *base = slash != NULL ? slash + 1 : path;
+  size_t len = strlen(name);
+  return strncmp(base, name, len) == 0 && strcmp(base + len, suffix) == 0;
+}
+
+static mu_status find_in_path(struct repository *repository, const char *path, const char *name,
+                              const struct repository_config *config, mu_error *err) {
+  struct stat entry;
+  if (stat(path, &entry) != 0) return MU_OK;
+  if (S_ISDIR(entry.st_mode)) return find_in_folder(repository, path, name, config, err);
+  return S_ISREG(entry.st_mode) && file_is(path, name) ? add_file(repository, path, true, config, err) : MU_OK;
+}
+
+static mu_status check_name(const char *name, mu_error *err) {
+  if (model_name_valid(name, strlen(name))) return MU_OK;
+  return mu_fail(err, MU_INVALID, "that cannot be the name of a model");
+}
+
+mu_status repository_find(const char *const *paths, size_t n_paths, const char *name,
+                          const struct repository_config *config, struct repository *ret_repository, mu_error *err) {
+  struct repository repository = {0};
+  mu_status status = check_name(name, err);
+  for (size_t i = 0; i < n_paths && status == MU_OK; i++)
+    status = find_in_path(&repository, paths[i], name, config, err);
+  if (status == MU_OK && repository.n_models == 0)
+    status = mu_fail(err, MU_NOT_FOUND, "there is no model '%s' in it", name);
+  if (status == MU_OK) status = sort_models(&repository, err);
+  if (status == MU_OK)
+    *ret_repository = repository;
+  else
+    repository_free(&repository);
+  return status;
+}
+
+static mu_status give_versions(struct repository_model *model, const struct repository_config *config,
+                               const int64_t *versions, size_t n_versions, mu_error *problem) {
+  mu_status status = use_config(model, config, problem);
+  if (status != MU_OK) return status;
+  model->versions = calloc(n_versions + 1, sizeof *model->versions);
+  if (model->versions == NULL) return MU_NO_MEMORY;
+  for (; model->n_versions < n_versions; model->n_versions++)
+    model->versions[model->n_versions] =
+        (struct repository_version){.version = versions[model->n_versions], .given = true};
+  qsort(model->versions, model->n_versions, sizeof *model->versions, by_version);
+  status = apply_policy(model, problem);
+  const char *file = model->config->default_model_filename;
+  for (size_t i = 0; i < model->n_versions && status == MU_OK; i++) {
+    struct repository_version *version = &model->versions[i];
+    if (asprintf(&version->path, "file:%lld/%s", (long long)version->version, *file != '\0' ? file : default_file) >= 0)
+      continue;
+    version->path = NULL;
+    status = MU_NO_MEMORY;
+  }
+  return status;
+}
+
+mu_status repository_given(const char *name, const struct repository_config *config, const int64_t *versions,
+                           size_t n_versions, struct repository *ret_repository, mu_error *err) {
+  struct repository repository = {0};
+  mu_error problem;
+  mu_status status = check_name(name, err);
+  struct repository_model *model = status == MU_OK ? add_model(&repository) : NULL;
+  if (status == MU_OK && model == NULL) status = no_memory(err);
+  if (status == MU_OK) status = model_init(model, name, strlen(name), override_source, "", err);
+  if (status == MU_OK)
+    status = keep_problem(model, give_versions(model, config, versions, n_versions, &problem), &problem, err);
+  if (status == MU_OK)
+    *ret_repository = repository;
+  else
+    repository_free(&repository);
+  return status;
+}
+
+/* ---- names only -------------------------------------------------------------------------------------------------- */
+
+static mu_status add_name(struct repository *repository, const char *name, size_t len, mu_error *err) {
+  if (!model_name_valid(name, len)) return MU_OK;
+  struct repository_model *model = add_model(repository);
+  return model != NULL ? model_init(model, name, len, "", "", err) : no_memory(err);
+}
+
+static mu_status name_entry(struct repository *repository, const char *folder, const char *name, mu_error *err) {
+  char *path = join(folder, name);
+  if (path == NULL) return no_memory(err);
+  struct stat entry;
+  bool there = stat(path, &entry) == 0;
+  mu_status status = MU_OK;
+  if (there && S_ISDIR(entry.st_mode))
+    status = add_name(repository, name, strlen(name), err);
+  else if (there && S_ISREG(entry.st_mode) && has_suffix(name))
+    status = add_name(repository, name, strlen(name) - (sizeof suffix - 1), err);
+  free(path);
+  return status;
+}
+
+static mu_status name_path(struct repository *repository, const char *path, mu_error *err) {
+  struct listing listing = {0};
+  mu_error unread;
+  mu_status status = MU_OK;
+  const char *slash = strrchr(path, '/'), *base = slash != NULL ? slash + 1 : path;
+  if (list_folder(path, &listing, &unread) != MU_OK)
+    return has_suffix(base) ? add_name(repository, base, strlen(base) - (sizeof suffix - 1), err) : MU_OK;
+  for (int i = 0; i < listing.n && status == MU_OK; i++)
+    status = name_entry(repository, path, listing.entries[i]->d_name, err);
+  listing_free(&listing);
+  return status;
+}
+
+static void drop_repeated(struct repository *repository) {
+  size_t kept = 0;
+  for (size_t i = 0; i < repository->n_models; i++) {
+    if (kept > 0 && strcmp(repository->models[kept - 1].name, repository->models[i].name) == 0)
+      model_clear(&repository->models[i]);
+    else
+      repository->models[kept++] = repository->models[i];
+  }
+  repository->n_models = kept;
+}
+
+mu_status repository_names(const char *const *paths, size_t n_paths, struct repository *ret_repository, mu_error *err) {
+  struct repository repository = {0};
+  mu_status status = MU_OK;
+  for (size_t i = 0; i < n_paths && status == MU_OK; i++) status = name_path(&repository, paths[i], err);
+  if (status != MU_OK) {
+    repository_free(&repository);
+    return status;
+  }
+  if (repository.n_models > 0) qsort(repository.models, repository.n_models, sizeof *repository.models, by_model_name);
+  drop_repeated(&repository);
   *ret_repository = repository;
   return MU_OK;
 }

@@ -16,6 +16,17 @@ static const struct {
     [HEADER_INFERENCE_HEADER_CONTENT_LENGTH] = NAME("inference-header-content-length"),
     [HEADER_REQUEST_ID] = NAME("x-request-id"),
     [HEADER_ENDPOINT_LOAD_METRICS_FORMAT] = NAME("endpoint-load-metrics-format"),
+    [HEADER_TE] = NAME("te"),
+    [HEADER_GRPC_TIMEOUT] = NAME("grpc-timeout"),
+    [HEADER_GRPC_ENCODING] = NAME("grpc-encoding"),
+    [HEADER_GRPC_ACCEPT_ENCODING] = NAME("grpc-accept-encoding"),
+    [HEADER_UPGRADE] = NAME("upgrade"),
+    [HEADER_CONNECTION] = NAME("connection"),
+    [HEADER_ORIGIN] = NAME("origin"),
+    [HEADER_SEC_WEBSOCKET_KEY] = NAME("sec-websocket-key"),
+    [HEADER_SEC_WEBSOCKET_VERSION] = NAME("sec-websocket-version"),
+    [HEADER_SEC_WEBSOCKET_PROTOCOL] = NAME("sec-websocket-protocol"),
+    [HEADER_SEC_WEBSOCKET_EXTENSIONS] = NAME("sec-websocket-extensions"),
 #undef NAME
 };
 
@@ -30,6 +41,18 @@ void exchange_reply(struct exchange *exchange, const struct reply *reply) {
 }
 void exchange_pause(struct exchange *exchange) { exchange->transport->pause(exchange); }
 void exchange_resume(struct exchange *exchange) { exchange->transport->resume(exchange); }
+void exchange_unbounded_body(struct exchange *exchange) { exchange->transport->unbounded(exchange); }
+void exchange_reply_begin(struct exchange *exchange, const struct reply *head) {
+  exchange->transport->begin(exchange, head);
+}
+void exchange_reply_part(struct exchange *exchange, const struct reply_part *part) {
+  exchange->transport->part(exchange, part);
+}
+void exchange_reply_end(struct exchange *exchange, const struct header *trailers, size_t n_trailers) {
+  exchange->transport->end(exchange, trailers, n_trailers);
+}
+uint64_t exchange_unsent(const struct exchange *exchange) { return exchange->transport->unsent(exchange); }
+bool exchange_peer_is_local(const struct exchange *exchange) { return exchange->transport->peer_is_local(exchange); }
 
 void exchange_reply_json(struct exchange *exchange, int status, const char *json, size_t size) {
   static const struct header later = {"Retry-After", "1"};

@@ -1,7 +1,7 @@
 /*
- * One request and its one reply, whatever protocol carried them. A transport (net/http1_connection.c now; HTTP/2
- * later) makes an exchange for each request and calls the service; the service answers once with exchange_reply.
- * Everything happens on the loop that owns the connection.
+ * One request and its one reply, whatever protocol carried them. A transport (HTTP/1.1 or HTTP/2) makes an exchange for
+ * each request and calls the service; the service answers once, with exchange_reply or in parts. Everything happens on
+ * the loop that owns the connection.
  *
  * Order of calls for an exchange: begin, then body any number of times (already inflated, bounded by the body limit),
  * then end. `gone` may come at any time after begin, when the client has left or broke the protocol: the service must
@@ -30,6 +30,17 @@ enum header_id {
   HEADER_INFERENCE_HEADER_CONTENT_LENGTH,
   HEADER_REQUEST_ID, /* X-Request-Id */
   HEADER_ENDPOINT_LOAD_METRICS_FORMAT,
+  HEADER_TE,
+  HEADER_GRPC_TIMEOUT,
+  HEADER_GRPC_ENCODING,
+  HEADER_GRPC_ACCEPT_ENCODING,
+  HEADER_UPGRADE,
+  HEADER_CONNECTION, /* of a repeated one only the first: enough for Upgrade, which is all it is here for */
+  HEADER_ORIGIN,
+  HEADER_SEC_WEBSOCKET_KEY,
+  HEADER_SEC_WEBSOCKET_VERSION,
+  HEADER_SEC_WEBSOCKET_PROTOCOL,
+  HEADER_SEC_WEBSOCKET_EXTENSIONS,
   HEADER_COUNT
 };
 
@@ -54,7 +65,22 @@ struct reply {
    * once. */
   void (*done)(void *owner);
   void *owner;
+  /* HTTP/2: HEADERS behind the body (also behind no body). HTTP/1.1 drops them. Copied. */
+  const struct header *trailers;
+  size_t n_trailers;
 };
+
+/* Some more of the body of a reply in parts; memory as in struct reply. */
+struct reply_part {
+  const struct iovec *body;
+  size_t n_body;
+  bool unshared;
+  void (*done)(void *owner);
+  void *owner;
+};
+
+/* Bytes of parts that wait, below which a service that held back is asked for more (service.writable). */
+enum { EXCHANGE_LOW_WATER = 64 * 1024 };
 
 /* What a server does with exchanges. One table for a server; `context` is passed through. */
 struct service {
@@ -73,6 +99,9 @@ struct service {
    * connection is cut if there is still no room. Small replies of a connection (16 KiB in all) are not counted. */
   bool (*hold)(void *context, uint64_t bytes);
   void (*let_go)(void *context, uint64_t bytes);
+  /* Optional: exchange_unsent has fallen to EXCHANGE_LOW_WATER or less after it was above. Called before the loop
+   * waits, so once for everything that a turn has written. The exchange may be ended from it. */
+  void (*writable)(void *context, struct exchange *exchange);
 };
 
 /* The parts below are filled by the transport before begin; strings live as long as the exchange. */
@@ -99,6 +128,31 @@ void exchange_reply(struct exchange *exchange, const struct reply *reply);
  * itself: the service hears of the next bytes before the loop waits again. A client that leaves is noticed. */
 void exchange_pause(struct exchange *exchange);
 void exchange_resume(struct exchange *exchange);
+
+/* For begin: the body of this exchange is a stream that may become as long as it likes and as slow; neither the limit
+ * of a body's bytes nor its least rate holds for it. */
+void exchange_unbounded_body(struct exchange *exchange);
+
+/*
+ * A reply in parts: begin, any number of parts, end, instead of exchange_reply. begin may come while the request's body
+ * is still on its way; `body` and `end` then go on being called. After exchange_reply_end, as after `gone`, the
+ * exchange may not be used. Nothing is compressed. No idle limit holds while a begun reply is open, only that for a
+ * client that does not take what waits for it. HTTP/2: HEADERS, DATA, trailing HEADERS; begin and end in one turn
+ * without a part and without trailers are one HEADERS frame. Where the reply ends before its request,
+ * RST_STREAM(NO_ERROR) follows. HTTP/1.1: chunked (HTTP/1.0: until the connection ends), without trailers. With status
+ * 101 the connection's bytes are the exchange's from then on, both ways and as they are: what comes goes to `body`, the
+ * client's end of file is `end`, exchange_reply_end writes what waits and closes. `Connection: Upgrade` is written by
+ * the transport.
+ */
+void exchange_reply_begin(struct exchange *exchange, const struct reply *head); /* its body and trailers are ignored */
+void exchange_reply_part(struct exchange *exchange, const struct reply_part *part);
+void exchange_reply_end(struct exchange *exchange, const struct header *trailers, size_t n_trailers);
+/* Bytes of parts that wait for their client, copied and borrowed ones. More of them in a connection than
+ * limits.copied_reply_bytes, and the connection is cut: a service holds back before that. */
+uint64_t exchange_unsent(const struct exchange *exchange);
+/* Does the client sit on this machine: is the other end of its connection a loopback address or a Unix socket? One who
+ * speaks through a proxy is where the proxy is. */
+bool exchange_peer_is_local(const struct exchange *exchange);
 
 /* JSON text as the whole answer, copied; {"error": text} for error replies (text is escaped). */
 void exchange_reply_json(struct exchange *exchange, int status, const char *json, size_t size);

@@ -1,15 +1,13 @@
 /*
- * One HTTP/1.1 connection. Private to net/, in three files: http1_connection.c (its life, reading, waiting),
- * http1_request.c (bytes to exchanges), http1_reply.c (answers to bytes).
- *
- * A connection is torn down at any point by http1_connection_close: it marks the connection closed, ends its exchanges
- * and leaves the memory to the loop's closing phase, so that whoever is further up the stack can still look at
- * `closed`. Code that has called the service, or anything that writes, looks.
+ * One HTTP/1.1 connection. Private to net/, in four files: http1_connection.c (its life, reading, waiting),
+ * http1_request.c (bytes to exchanges), http1_reply.c (answers to bytes), http1_parts.c (answers in parts, and what
+ * follows a 101).
  */
 #ifndef NET_HTTP1_CONNECTION_H
 #define NET_HTTP1_CONNECTION_H
 
-#include "net/server_state.h"
+#include "net/connection.h"
+#include "net/reply_queue.h"
 #include "net/transport.h"
 #include "proto/http1/http1_codec.h"
 
@@ -41,6 +39,15 @@ struct http1_exchange {
   void (*done)(void *owner);
   void *owner;
   size_t charged; /* bytes of out that count against the connection's bound */
+
+  /* an answer in parts: `parts` behind `out` */
+  bool streaming;
+  bool chunked;
+  bool is_1_0;    /* its client does not know chunks */
+  bool unbounded; /* exchange_unbounded_body */
+  bool above;     /* unsent was above EXCHANGE_LOW_WATER, and the service has not heard of less */
+  struct reply_queue parts;
+  size_t parts_charged; /* as charged */
 };
 
 /* What becomes of the bytes that come in. */
@@ -51,12 +58,7 @@ enum input {
 };
 
 struct http1_connection {
-  struct http_server *server;
-  struct list link, ready;
-  uv_poll_t poll;
-  int fd;
-  int polled; /* what poll is armed for */
-  bool closed;
+  struct connection base;
 
   /* in */
   enum input input;
@@ -66,9 +68,10 @@ struct http1_connection {
   bool in_message;                 /* between head and end */
   bool paused;                     /* by the service */
   bool stalled;                    /* parsing stopped; `held` and the codec have what is next */
-  bool peer_closed;
-  bool drain_due;     /* the server drains, and the connection has not looked whether it is idle */
-  struct buffer held; /* read but not parsed: READ_SIZE at most */
+  bool raw;                        /* behind a 101: all bytes are the current exchange's */
+  bool end_told;                   /* raw: the exchange knows that the client sends no more */
+  bool drain_due;                  /* the server drains, and the connection has not looked whether it is idle */
+  struct buffer held;              /* read but not parsed: READ_SIZE at most */
   struct content_decoder *decoder;
   struct buffer undecoded; /* part of a compressed body that came ahead of a pause */
   bool decode_due;         /* more may come out of the decoder, even of nothing */
@@ -81,15 +84,10 @@ struct http1_connection {
   /* out */
   struct list exchanges; /* in the order of their requests; the first ones answered are being written */
   uint32_t n_exchanges;
-  size_t copied;  /* bytes of bodies in memory of the connection */
-  size_t counted; /* of them by the service (service.hold) */
   bool sending;   /* in the middle of its queue: `done` of one answer may bring the next one */
-  bool blocked;   /* the socket takes no more */
   bool finishing; /* nothing comes after what is in the queue */
 
   /* waits */
-  enum wait waiting, write_waiting;
-  struct deadline wait, write_wait;
   uint64_t wait_requests;              /* `requests` when wait began */
   uint64_t received, received_at_wait; /* bytes, for the rate of a body */
   uint64_t sent, sent_at_wait;         /* the same for answers */
@@ -97,21 +95,9 @@ struct http1_connection {
   uint64_t linger_until_ns;
 };
 
-/* ---- http1_connection.c ------------------------------------------------------------------------------------------ */
-
-/* Takes fd over, also when it fails. */
-MUST_CHECK mu_status http1_connection_open(struct http_server *server, int fd);
-void http1_connection_close(struct http1_connection *connection); /* at once; may be called again */
-/* Something can go on: the connection is looked after before the loop waits again. */
-void http1_connection_wake(struct http1_connection *connection);
-/* Parses what is held, writes what can be written, sets waits and polling. Behind everything that happens to it. */
-void http1_connection_settle(struct http1_connection *connection);
-/* The wait of this kind is over. */
-void http1_connection_expire(struct http_server *server, enum wait wait, struct deadline *item);
-/* The server hands over: the connection is given away if it is idle, or as soon as it is. */
-void http1_connection_give(struct http1_connection *connection);
-/* The server begins to drain: soon the connection closes if it is idle. */
-void http1_connection_drain(struct http1_connection *connection);
+static inline struct http1_connection *http1_of(struct connection *connection) {
+  return list_item(connection, struct http1_connection, base);
+}
 
 /* ---- http1_request.c --------------------------------------------------------------------------------------------- */
 
@@ -138,11 +124,28 @@ void http1_reply_flush(struct http1_connection *connection);
 /* Copies all borrowed bodies into memory of the connection, as far as there is room for them. Closes it when one cannot
  * be copied, or has found no room for too long. */
 void http1_reply_copy(struct http1_connection *connection);
-/* Bytes of copied bodies are no longer in memory. */
-void http1_reply_forget(struct http1_connection *connection, size_t size);
 /* There is not even memory for an exchange to answer: says 503 where nothing else is to be said before, and ends. */
 void http1_reply_no_memory(struct http1_connection *connection);
+/* The head of an answer in parts into x->out. false: without memory. */
+bool http1_reply_write_head(struct http1_exchange *exchange, const struct reply *head);
+/* The rest of a body whose answer is there is not wanted. */
+void http1_reply_abandon_body(struct http1_exchange *exchange);
 /* The service is told that its exchange is gone, or that an answer's memory is no longer needed. */
 void http1_exchange_end(struct http1_exchange *exchange);
+
+/* ---- http1_parts.c ----------------------------------------------------------------------------------------------- */
+
+void http1_parts_begin(struct exchange *exchange, const struct reply *head);
+void http1_parts_add(struct exchange *exchange, const struct reply_part *part);
+void http1_parts_end(struct exchange *exchange, const struct header *trailers, size_t n_trailers);
+uint64_t http1_parts_unsent(const struct exchange *exchange);
+/* size bytes of its parts are written. */
+void http1_parts_advance(struct http1_exchange *exchange, size_t size);
+/* Services whose parts have left are asked for more; false: there were none. */
+bool http1_parts_ask(struct http1_connection *connection);
+/* Bytes behind a 101: to the exchange, or held. */
+void http1_raw_feed(struct http1_connection *connection, const uint8_t *data, size_t size);
+/* What is held, and the end; false when nothing was to be done. */
+bool http1_raw_replay(struct http1_connection *connection);
 
 #endif

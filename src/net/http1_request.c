@@ -1,5 +1,6 @@
 /* From bytes to exchanges: the codec's events become calls of the service. */
 #include "net/http1_connection.h"
+#include "net/http_message.h"
 
 #include <stdlib.h>
 
@@ -11,7 +12,7 @@ enum {
 /* ---- exchanges --------------------------------------------------------------------------------------------------- */
 
 static struct http1_exchange *exchange_take(struct http1_connection *c) {
-  struct http_server *server = c->server;
+  struct http_server *server = c->base.server;
   struct list *link = list_pop_front(&server->spare);
   struct http1_exchange *x;
   if (link != NULL) {
@@ -19,13 +20,15 @@ static struct http1_exchange *exchange_take(struct http1_connection *c) {
     server->n_spare--;
     struct buffer text = x->text, out = x->out;
     struct iovec *body = x->body;
+    struct reply_queue parts = x->parts;
     size_t capacity = x->body_capacity;
-    *x = (struct http1_exchange){.text = text, .out = out, .body = body, .body_capacity = capacity};
+    *x = (struct http1_exchange){.text = text, .out = out, .body = body, .body_capacity = capacity, .parts = parts};
   } else {
     x = calloc(1, sizeof *x);
     if (x == NULL) return NULL;
     buffer_init(&x->text, SIZE_MAX / 2); /* bounded by the codec's limit of a head */
     buffer_init(&x->out, SIZE_MAX / 2);  /* bounded by copied_reply_bytes */
+    reply_queue_init(&x->parts);
   }
   if (x->body == NULL) {
     x->body = x->inline_body;
@@ -42,6 +45,7 @@ void http1_exchange_free(struct http1_exchange *x) {
   if (x == NULL) return;
   buffer_free(&x->text);
   buffer_free(&x->out);
+  reply_queue_free(&x->parts);
   if (x->body != x->inline_body) free(x->body);
   free(x);
 }
@@ -52,7 +56,7 @@ static void trim(struct buffer *b) {
 }
 
 void http1_exchange_release(struct http1_exchange *x) {
-  struct http_server *server = x->connection->server;
+  struct http_server *server = x->connection->base.server;
   if (server->closed || server->n_spare >= SPARE_MOST) {
     http1_exchange_free(x);
     return;
@@ -81,11 +85,11 @@ static bool fail(struct http1_connection *c, int status, const char *text) {
 
 /* Is the next byte unwelcome for now? */
 static bool is_blocked(const struct http1_connection *c) {
-  return c->paused || (!c->in_message && c->n_exchanges >= c->server->limits.pipeline);
+  return c->paused || (!c->in_message && c->n_exchanges >= c->base.server->limits.pipeline);
 }
 
 static bool may_go_on(const struct http1_connection *c) {
-  return !c->closed && c->input == INPUT_OPEN && c->failure_status == 0 && !is_blocked(c);
+  return !c->base.closed && c->input == INPUT_OPEN && c->failure_status == 0 && !c->raw && !is_blocked(c);
 }
 
 /* ---- the head ---------------------------------------------------------------------------------------------------- */
@@ -101,34 +105,17 @@ static size_t keep_text(struct http1_exchange *x, const char *text, size_t size)
 static void on_header(void *context, const char *name, size_t name_size, const char *value, size_t value_size) {
   struct http1_connection *c = context;
   enum header_id id = header_find(name, name_size);
-  bool connection = name_size == 10 && memcmp(name, "connection", 10) == 0;
-  if (id == HEADER_COUNT && !connection) return;
+  bool connection = id == HEADER_CONNECTION;
+  if (id == HEADER_COUNT) return;
   struct http1_exchange *x = incoming(c);
-  if (x == NULL)
-    fail(c, 503, "out of memory");
-  else if (connection)
-    x->asked_to_keep |= strcasestr(value, "keep-alive") != NULL;
-  else if (x->value_at[id] == 0)
-    x->value_at[id] = keep_text(x, value, value_size) + 1;
-}
-
-/* The path of a target: absolute-form loses scheme and authority (RFC 9112 section 3.2.2). NULL: neither that, nor a
- * path, nor "*". */
-static const char *target_path(const char *target) {
-  static const char *const schemes[] = {"http://", "https://"};
-  if (target[0] == '/' || strcmp(target, "*") == 0) return target;
-  for (size_t i = 0; i < sizeof schemes / sizeof *schemes; i++) {
-    if (strncmp(target, schemes[i], strlen(schemes[i])) != 0) continue;
-    const char *path = target + strlen(schemes[i]);
-    path += strcspn(path, "/?");
-    return *path == '/' ? path : "/";
-  }
-  return NULL;
+  if (x == NULL) fail(c, 503, "out of memory");
+  if (x != NULL && connection) x->asked_to_keep |= strcasestr(value, "keep-alive") != NULL;
+  if (x != NULL && x->value_at[id] == 0) x->value_at[id] = keep_text(x, value, value_size) + 1;
 }
 
 /* Fills the public part. false: the target is none. */
 static bool fill_exchange(struct http1_exchange *x, const char *method, const char *target, uint64_t content_length) {
-  const char *path = target_path(target);
+  const char *path = message_path(target);
   size_t path_size = path == NULL ? 0 : strcspn(path, "?");
   const char *query = path == NULL || path[path_size] == '\0' ? "" : path + path_size + 1;
   size_t method_at = keep_text(x, method, strlen(method)), path_at = keep_text(x, path, path_size),
@@ -147,7 +134,7 @@ static bool fill_exchange(struct http1_exchange *x, const char *method, const ch
 /* What the transport itself refuses before the service hears of it. true: answered. */
 static bool refuse_early(struct http1_connection *c, struct http1_exchange *x, bool target_ok) {
   static const struct header accepted = {"Accept-Encoding", "gzip, deflate"};
-  const struct http_limits *limits = &c->server->limits;
+  const struct http_limits *limits = &c->base.server->limits;
   if (x->text.failed || !target_ok) {
     x->keep_alive = false;
     exchange_reply_error(&x->base, x->text.failed ? 503 : 400,
@@ -181,7 +168,7 @@ static bool refuse_early(struct http1_connection *c, struct http1_exchange *x, b
 static bool on_head(void *context, const char *method, const char *target, int status, uint64_t content_length,
                     bool keep_alive, bool expect_continue) {
   struct http1_connection *c = context;
-  struct http_server *server = c->server;
+  struct http_server *server = c->base.server;
   struct http1_exchange *x = incoming(c);
   if (x == NULL) return fail(c, 503, "out of memory");
   c->in_message = true;
@@ -193,6 +180,7 @@ static bool on_head(void *context, const char *method, const char *target, int s
   c->n_exchanges++;
   counter_add(&server->requests_total, 1);
   x->keep_alive = keep_alive;
+  x->is_1_0 = http1_codec_is_1_0(c->codec);
   x->base.serial = server->next_serial++;
   x->base.received_ns = c->head_ns;
   x->wants_continue = expect_continue && content_length > 0;
@@ -225,7 +213,7 @@ static bool keep_undecoded(struct http1_connection *c, const uint8_t *data, size
 
 /* Inflates piece by piece, so that a small body that becomes a huge one is stopped at the limit. */
 static bool decode(struct http1_connection *c, const uint8_t *data, size_t size) {
-  struct http_server *server = c->server;
+  struct http_server *server = c->base.server;
   struct http1_exchange *x = c->current;
   size_t produced;
   c->decode_due = false;
@@ -234,7 +222,7 @@ static bool decode(struct http1_connection *c, const uint8_t *data, size_t size)
     if (status == MU_NO_MEMORY) return fail(c, 503, "out of memory");
     if (status != MU_OK) return fail(c, 400, "the body is not what its Content-Encoding says");
     c->body_bytes += produced;
-    if (c->body_bytes > server->limits.body_bytes)
+    if (c->body_bytes > server->limits.body_bytes && !x->unbounded)
       return fail(c, 413, "the body is larger than this server takes when it is inflated");
     if (produced > 0) server->service.body(server->context, &x->base, server->decoded, produced);
     if (c->current != x) return may_go_on(c); /* answered, or the connection is gone */
@@ -260,8 +248,9 @@ static bool on_body(void *context, const uint8_t *data, size_t size) {
   x->wants_continue = false; /* it did not wait */
   if (c->decoder != NULL) return decode(c, data, size);
   c->body_bytes += size;
-  if (c->body_bytes > c->server->limits.body_bytes) return fail(c, 413, "the body is larger than this server takes");
-  c->server->service.body(c->server->context, &x->base, data, size);
+  if (c->body_bytes > c->base.server->limits.body_bytes && !x->unbounded)
+    return fail(c, 413, "the body is larger than this server takes");
+  c->base.server->service.body(c->base.server->context, &x->base, data, size);
   return may_go_on(c);
 }
 
@@ -273,7 +262,7 @@ static bool on_end(void *context) {
   drop_decoder(c);
   c->in_message = false;
   c->current = NULL;
-  if (x != NULL) c->server->service.end(c->server->context, &x->base);
+  if (x != NULL) c->base.server->service.end(c->base.server->context, &x->base);
   return may_go_on(c);
 }
 
@@ -304,8 +293,13 @@ void http1_request_refuse(struct http1_connection *c, int status, const char *te
   x->keep_alive = false;
   if (x->begun) {
     x->begun = false;
-    c->server->service.gone(c->server->context, &x->base);
-    if (c->closed) return;
+    c->base.server->service.gone(c->base.server->context, &x->base);
+    if (c->base.closed) return;
+  }
+  if (x->streaming) { /* its answer has begun: nothing but an end can be said */
+    x->answered = true;
+    connection_close(&c->base);
+    return;
   }
   exchange_reply_error(&x->base, status, text);
 }
@@ -316,29 +310,34 @@ static size_t parse(struct http1_connection *c, const uint8_t *data, size_t size
   int http_status = 400;
   mu_error err;
   mu_status status = http1_codec_feed(c->codec, data, size, &used, &http_status, &err);
-  if (c->closed) return size;
+  if (c->base.closed) return size;
   if (status != MU_OK)
     http1_request_refuse(c, http_status, err.message);
   else if (c->failure_status != 0)
     http1_request_refuse(c, c->failure_status, c->failure_text);
-  if (c->closed || c->input != INPUT_OPEN) return size;
+  if (c->base.closed || c->input != INPUT_OPEN) return size;
   c->stalled = used < size || is_blocked(c);
   return used;
 }
 
 void http1_request_feed(struct http1_connection *c, const uint8_t *data, size_t size) {
-  if (!c->stalled && !http1_codec_busy(c->codec)) c->head_ns = c->server->now_ns;
+  if (c->raw) {
+    http1_raw_feed(c, data, size);
+    return;
+  }
+  if (!c->stalled && !http1_codec_busy(c->codec)) c->head_ns = c->base.server->now_ns;
   size_t used = c->stalled ? 0 : parse(c, data, size);
   if (used == size || buffer_append(&c->held, data + used, size - used) == MU_OK) return;
   http1_request_refuse(c, 503, "out of memory"); /* what came before it is answered */
 }
 
 bool http1_request_replay(struct http1_connection *c) {
+  if (c->raw) return http1_raw_replay(c);
   if (!c->stalled || !may_go_on(c)) return false;
   c->stalled = false;
   if (c->decode_due && c->current != NULL) {
     decode(c, (const uint8_t *)c->undecoded.data, c->undecoded.size);
-    if (c->closed) return false;
+    if (c->base.closed) return false;
     if (c->failure_status != 0) {
       http1_request_refuse(c, c->failure_status, c->failure_text);
       return true;
@@ -348,7 +347,7 @@ bool http1_request_replay(struct http1_connection *c) {
     return may_go_on(c);
   }
   size_t used = parse(c, (const uint8_t *)c->held.data, c->held.size);
-  if (c->closed) return false;
+  if (c->base.closed) return false;
   buffer_consume(&c->held, used);
   if (c->held.size == 0 && !c->stalled) buffer_free(&c->held);
   return true;

@@ -1,6 +1,7 @@
 #include "net/http_server.h"
 
 #include "net/http1_connection.h"
+#include "net/http2_connection.h"
 
 #include <errno.h>
 #include <netinet/in.h>
@@ -98,7 +99,7 @@ static void accept_some(struct listener *listener, int n) {
     if (fd < 0) return;
     counter_add(&server->connections_total, 1);
     arm_coarse(server);
-    if (http1_connection_open(server, fd) == MU_OK) continue;
+    if (connection_open(server, fd) == MU_OK) continue;
     give_room(server);
     hold_accept(server);
     return;
@@ -163,7 +164,7 @@ mu_status http_server_adopt(struct http_server *server, int fd) {
   if (server->limits.room != NULL) atomic_fetch_add_explicit(&server->limits.room->open, 1, memory_order_relaxed);
   counter_add(&server->connections_total, 1);
   arm_coarse(server);
-  mu_status status = http1_connection_open(server, fd);
+  mu_status status = connection_open(server, fd);
   if (status != MU_OK) give_room(server);
   return status;
 }
@@ -172,7 +173,7 @@ mu_status http_server_adopt(struct http_server *server, int fd) {
 
 /* Looks after every connection before the loop waits again. */
 static void wake_all(struct http_server *server) {
-  list_each (link, &server->connections) http1_connection_wake(list_item(link, struct http1_connection, link));
+  list_each (link, &server->connections) connection_wake(list_item(link, struct connection, link));
 }
 
 void http_server_keep_all(struct http_server *server) {
@@ -182,7 +183,7 @@ void http_server_keep_all(struct http_server *server) {
 
 static void expire(struct http_server *server, enum wait wait) {
   for (struct deadline *item; (item = deadlines_take(&server->waits[wait], server->now_ns)) != NULL;)
-    http1_connection_expire(server, wait, item);
+    connection_expire(wait, item);
 }
 
 static void on_coarse(uv_timer_t *timer) {
@@ -214,7 +215,7 @@ static void on_turn(uv_prepare_t *turn) {
   struct http_server *server = turn->data;
   if (!list_empty(&server->ready)) server->now_ns = clock_now_ns();
   for (struct list *link; (link = list_pop_front(&server->ready)) != NULL;)
-    http1_connection_settle(list_item(link, struct http1_connection, ready));
+    connection_settle(list_item(link, struct connection, ready));
   if (!server->draining || server->drained || !list_empty(&server->connections)) return;
   server->drained = true;
   if (server->on_drained != NULL) server->on_drained(server->drained_context);
@@ -228,6 +229,8 @@ void http_server_detach(struct http_server *server) {
   if (--server->n_handles > 0) return;
   for (struct list *link; (link = list_pop_front(&server->spare)) != NULL;)
     http1_exchange_free(list_item(link, struct http1_exchange, link));
+  for (struct list *link; (link = list_pop_front(&server->spare2)) != NULL;)
+    http2_exchange_free(list_item(link, struct http2_exchange, link));
   for (int i = 0; i < CODING_COUNT; i++) content_encoder_free(server->encoders[i]);
   buffer_free(&server->encoded);
   free(server->read_buffer);
@@ -287,6 +290,7 @@ struct http_server *http_server_create(struct net_loop *loop, const struct servi
   list_init(&server->connections);
   list_init(&server->ready);
   list_init(&server->spare);
+  list_init(&server->spare2);
   buffer_init(&server->encoded, SIZE_MAX / 2); /* bounded by what is given to the encoder */
   const uint64_t durations[WAIT_COUNT] = {
       [WAIT_IDLE] = limits->idle_timeout_ns,
@@ -323,7 +327,7 @@ void http_server_drain(struct http_server *server, void (*drained)(void *context
   while (!list_empty(&server->connections)) list_push_back(&all, list_pop_front(&server->connections));
   for (struct list *link; (link = list_pop_front(&all)) != NULL;) {
     list_push_back(&server->connections, link);
-    http1_connection_drain(list_item(link, struct http1_connection, link));
+    connection_drain(list_item(link, struct connection, link));
   }
 }
 
@@ -344,7 +348,7 @@ void http_server_free(struct http_server *server) {
   server->closed = true;
   close_listeners(server);
   while (!list_empty(&server->connections))
-    http1_connection_close(list_item(server->connections.next, struct http1_connection, link));
+    connection_close(list_item(server->connections.next, struct connection, link));
   uv_close((uv_handle_t *)&server->turn, on_handle_closed);
   uv_close((uv_handle_t *)&server->coarse, on_handle_closed);
   uv_close((uv_handle_t *)&server->fine, on_handle_closed);

@@ -1,7 +1,7 @@
 /*
- * Listening sockets and the connections that come from them: sockets <-> exchanges. HTTP/1.1 on TCP and on Unix
- * sockets. One http_server for a set of listeners with one service on one loop; several loops listen on one port
- * through SO_REUSEPORT sockets of their own.
+ * Listening sockets and the connections that come from them: sockets <-> exchanges. HTTP/1.1 and HTTP/2 on TCP and on
+ * Unix sockets; the first bytes of a connection say which. One http_server for a set of listeners with one service on
+ * one loop; several loops listen on one port through SO_REUSEPORT sockets of their own.
  */
 #ifndef NET_HTTP_SERVER_H
 #define NET_HTTP_SERVER_H
@@ -18,15 +18,16 @@ struct connection_room {
 };
 
 struct http_limits {
-  uint64_t body_bytes;          /* largest body, inflated: 413 */
-  uint64_t head_bytes;          /* request line and headers: 431 */
-  uint32_t pipeline;            /* requests of a connection that are not answered yet; reading stops at it (16) */
-  uint64_t idle_timeout_ns;     /* keep-alive without a request; a stretch in which a client takes its answer */
-  uint64_t head_timeout_ns;     /* from the first byte to the end of the head: 408 */
-  uint64_t body_min_rate;       /* bytes a second that a body must bring in every stretch of body_grace_ns: 408; and
-                                 * that a client must take of its answer in every stretch of idle_timeout_ns, or is cut */
-  uint64_t body_grace_ns;       /* at least 0.1 s; time in which the service has paused the body does not count */
-  uint64_t slow_reply_ns;       /* 20 ms: an unwritten reply is copied then */
+  uint64_t body_bytes;      /* largest body, inflated: 413 */
+  uint64_t head_bytes;      /* request line and headers: 431 */
+  uint32_t pipeline;        /* requests of an HTTP/1.1 connection that are not answered yet; reading stops at it (16) */
+  uint32_t streams;         /* the same for HTTP/2, which says it to its client (1024); 0: no HTTP/2 */
+  uint64_t idle_timeout_ns; /* keep-alive without a request; a stretch in which a client takes its answer */
+  uint64_t head_timeout_ns; /* from the first byte to the end of the head: 408 */
+  uint64_t body_min_rate;   /* bytes a second that a body must bring in every stretch of body_grace_ns: 408; and
+                             * that a client must take of its answer in every stretch of idle_timeout_ns, or is cut */
+  uint64_t body_grace_ns;   /* at least 0.1 s; time in which the service has paused the body does not count */
+  uint64_t slow_reply_ns;   /* 20 ms: an unwritten reply is copied then */
   uint64_t copied_reply_bytes;  /* of a connection; past it the connection is cut. Not less than the largest reply */
   uint32_t connections;         /* open at once; further ones are not accepted until one closes */
   struct connection_room *room; /* borrowed: the bound that this server shares with others; NULL: none */

@@ -12,8 +12,6 @@
 #include <stdatomic.h>
 #include <time.h>
 
-struct http1_connection;
-
 enum { READ_SIZE = 64 * 1024 }; /* of the buffers for reading and inflating, one of each for a server */
 
 /* What a connection may be waiting for. The first ones are looked at every COARSE_NS, WAIT_SLOW to the millisecond. */
@@ -55,14 +53,14 @@ struct http_server {
   void (*on_drained)(void *context);
   void *drained_context; /* of give, too */
 
-  struct list spare; /* exchanges kept for reuse */
-  size_t n_spare;
+  struct list spare, spare2; /* exchanges of HTTP/1.1 and of HTTP/2 kept for reuse */
+  size_t n_spare, n_spare2;
   struct content_encoder *encoders[CODING_COUNT]; /* made when first needed */
   struct buffer encoded;                          /* the reply being compressed */
   uint8_t *read_buffer, *decoded;
   uint64_t next_serial;
   time_t date_second; /* that `date` says */
-  char date[40];      /* the header's line */
+  char date[40];      /* the header's value */
   _Atomic uint64_t connections_open, connections_total, requests_total;
 };
 

@@ -6,14 +6,21 @@
 void request_clear(struct request *request) {
   struct request_input *inputs = request->inputs;
   struct request_output *outputs = request->outputs;
+  struct request_share *shares = request->shares;
   uint32_t inputs_capacity = request->inputs_capacity, outputs_capacity = request->outputs_capacity;
-  *request = (struct request){
-      .inputs = inputs, .inputs_capacity = inputs_capacity, .outputs = outputs, .outputs_capacity = outputs_capacity};
+  uint32_t shares_capacity = request->shares_capacity;
+  *request = (struct request){.inputs = inputs,
+                              .inputs_capacity = inputs_capacity,
+                              .outputs = outputs,
+                              .outputs_capacity = outputs_capacity,
+                              .shares = shares,
+                              .shares_capacity = shares_capacity};
 }
 
 void request_free(struct request *request) {
   free(request->inputs);
   free(request->outputs);
+  free(request->shares);
   *request = (struct request){0};
 }
 
@@ -41,4 +48,11 @@ struct request_output *request_add_output(struct request *request) {
       grow((void **)&request->outputs, request->n_outputs, &request->outputs_capacity, sizeof *request->outputs);
   if (output != NULL) request->n_outputs++;
   return output;
+}
+
+struct request_share *request_add_share(struct request *request) {
+  struct request_share *share =
+      grow((void **)&request->shares, request->n_shares, &request->shares_capacity, sizeof *request->shares);
+  if (share != NULL) request->n_shares++;
+  return share;
 }

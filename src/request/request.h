@@ -14,6 +14,17 @@ enum input_source {
   INPUT_JSON,   /* text of a JSON array: source_at/source_size in the JSON part */
   INPUT_BINARY, /* raw bytes: after the JSON part, in order of the inputs; or a message's raw_input_contents */
   INPUT_TYPED,  /* a gRPC message's typed `contents`: source_at/source_size in the message */
+  INPUT_SHARED, /* not in the message: in shared memory of the client */
+};
+
+/* A place in shared memory of the client where an input is, or where an output has to go. */
+enum { REQUEST_REGION_MAX = 255 };
+struct region;
+struct request_share {
+  char name[REQUEST_REGION_MAX + 1]; /* of the region */
+  uint64_t offset, byte_size;        /* within it; of an output: room, of which the result may need less */
+  bool output;
+  struct region *region; /* the gateway's: held once it was looked up */
 };
 
 struct request_input {
@@ -28,12 +39,14 @@ struct request_input {
   size_t source_size; /* length of that text or of those bytes */
   uint8_t *data;      /* in the input arena, `size` bytes; NULL until reserved */
   uint64_t offset;    /* the same place as an offset into the arena, for the descriptor */
+  uint32_t share;     /* INPUT_SHARED: its place in `shares`, counted from 1 */
 };
 
 struct request_output {
   uint32_t index;          /* into the model's outputs */
   bool binary;             /* answer as raw bytes after the JSON part */
   uint32_t classification; /* 0, or how many classes the client wants */
+  uint32_t share; /* not 0: the result goes to this place of `shares`, counted from 1, and not into the reply */
 };
 
 enum { REQUEST_ID_MAX = 256 };
@@ -44,6 +57,8 @@ struct request {
   uint32_t n_inputs, inputs_capacity;
   struct request_output *outputs; /* in the order of the request; all of the model's where it named none */
   uint32_t n_outputs, outputs_capacity;
+  struct request_share *shares; /* of inputs and outputs */
+  uint32_t n_shares, shares_capacity;
   uint32_t rows;         /* of the batch dimension; 1 for a model that does not batch */
   uint64_t input_bytes;  /* sum of the inputs' size */
   uint64_t binary_bytes; /* length of the binary part */
@@ -58,8 +73,9 @@ struct request {
 void request_clear(struct request *request);
 void request_free(struct request *request); /* the content; not the struct itself */
 
-/* The next input / output to fill, zeroed; NULL without memory. The pointer is valid until the next call. */
+/* The next input / output / share to fill, zeroed; NULL without memory. The pointer is valid until the next call. */
 struct request_input *request_add_input(struct request *request);
 struct request_output *request_add_output(struct request *request);
+struct request_share *request_add_share(struct request *request);
 
 #endif

@@ -46,7 +46,19 @@ static void put_folder(struct buffer *out, const char *folder) {
   free(entries);
 }
 
+/* A file that came along is no other one as long as it is there. */
+static void put_given(struct buffer *out, int descriptor) {
+  struct stat file;
+  bool there = fstat(descriptor, &file) == 0;
+  put_number(out, there ? (int64_t)file.st_dev : -1);
+  put_number(out, there ? (int64_t)file.st_ino : -1);
+}
+
 static void put_files(struct buffer *out, const struct served_model *model) {
+  if (model->given) {
+    put_given(out, model->file);
+    return;
+  }
   if (model->path != NULL) put_file(out, model->path);
   if (model->folder[0] == '\0') return; /* a flat file: what lies beside it are other models */
   put_folder(out, model->folder);

@@ -152,6 +152,18 @@ static void on_marked(struct gateway *gateway, const struct control_packet *pack
   if (is_present(gateway) && packet->mark.serial == s->reload.serial) reload_marked(s);
 }
 
+/* A client has changed them. Said first, in case nothing is said from here on. */
+static void on_log_settings(struct gateway *gateway, const struct control_packet *packet) {
+  struct supervisor *s = gateway->supervisor;
+  const struct log_settings log = control_log_settings_take(&packet->log_settings);
+  LOG_INFO("a client changes the log settings", LOG_INT("log_info", log.info), LOG_INT("log_warning", log.warning),
+           LOG_INT("log_error", log.error), LOG_INT("log_verbose_level", log.verbose_level));
+  log_apply(&log);
+  for (size_t i = 0; i < GATEWAYS; i++)
+    if (&s->gateways[i] != gateway) gateway_tell(&s->gateways[i], CONTROL_LOG_SETTINGS, &packet->log_settings, NULL, 0);
+  workers_tell(s, CONTROL_LOG_SETTINGS, &packet->log_settings);
+}
+
 static void on_attached(struct gateway *gateway, const struct control_packet *packet) {
   workers_attached(gateway, &packet->worker_event);
   gateways_check_listen(gateway->supervisor);
@@ -176,6 +188,14 @@ static void on_broken(struct gateway *gateway, const struct control_packet *pack
   condemn_worker(gateway, packet, DEATH_BROKEN);
 }
 
+static void on_register(struct gateway *gateway, const struct control_packet *packet) {
+  regions_register(gateway, &packet->region_register);
+}
+
+static void on_unregister(struct gateway *gateway, const struct control_packet *packet) {
+  regions_unregister(gateway, &packet->region_unregister);
+}
+
 /* It leaves by itself now. */
 static void on_drained(struct gateway *gateway, const struct control_packet *packet) {
   if (gateway->state != GATEWAY_DRAINING && gateway->state != GATEWAY_HANDING_OVER) return;
@@ -186,12 +206,23 @@ static void on_drained(struct gateway *gateway, const struct control_packet *pac
     set_timer(gateway, leaving_ms);
 }
 
+static void on_model_unload(struct gateway *gateway, const struct control_packet *packet) {
+  operations_unload(gateway, &packet->model_unload);
+}
+
+static void on_model_index(struct gateway *gateway, const struct control_packet *packet) {
+  operations_index(gateway, &packet->model_index);
+}
+
 static void on_message(void *context, struct control_packet *packet) {
   static void (*const handlers[CONTROL_TYPE_COUNT])(struct gateway *, const struct control_packet *) = {
-      [CONTROL_GATEWAY_READY] = on_ready,   [CONTROL_WORKER_ATTACHED] = on_attached,
-      [CONTROL_WORKER_HUNG] = on_hung,      [CONTROL_WORKER_BROKEN] = on_broken,
-      [CONTROL_DRAINED] = on_drained,       [CONTROL_WORKER_RETIRED] = on_retired,
-      [CONTROL_MODEL_REMOVED] = on_removed, [CONTROL_MARKED] = on_marked,
+      [CONTROL_GATEWAY_READY] = on_ready,       [CONTROL_WORKER_ATTACHED] = on_attached,
+      [CONTROL_WORKER_HUNG] = on_hung,          [CONTROL_WORKER_BROKEN] = on_broken,
+      [CONTROL_DRAINED] = on_drained,           [CONTROL_WORKER_RETIRED] = on_retired,
+      [CONTROL_MODEL_REMOVED] = on_removed,     [CONTROL_MARKED] = on_marked,
+      [CONTROL_REGION_REGISTER] = on_register,  [CONTROL_REGION_UNREGISTER] = on_unregister,
+      [CONTROL_LOG_SETTINGS] = on_log_settings, [CONTROL_MODEL_LOAD] = operations_load,
+      [CONTROL_MODEL_UNLOAD] = on_model_unload, [CONTROL_MODEL_INDEX] = on_model_index,
   };
   struct gateway *gateway = context;
   if (handlers[packet->type] != NULL) {
@@ -263,6 +294,7 @@ static void on_ended(void *context, int code, int status) {
   } else {
     after_other_end(gateway, state, death.why);
   }
+  operations_forget(s, gateway);
   workers_detach(s, gateway);
   if (is_present(gateway) && s->phase < PHASE_DRAINING) served_models_forget(s);
   gateways_check_listen(s);
@@ -284,7 +316,7 @@ static const struct control_link_events link_events = {on_message, on_lost};
 
 static mu_status spawn(struct gateway *gateway, mu_error *err) {
   const struct supervisor *s = gateway->supervisor;
-  const struct process_spec spec = {"muster: gateway", "gateway", s->log_level, s->log_format};
+  const struct process_spec spec = {"muster: gateway", "gateway", log_current(), s->log_format};
   int control;
   mu_status status = process_spawn(s->loop, &spec, on_ended, gateway, &gateway->process, &control, err);
   if (status != MU_OK) return status;
@@ -346,6 +378,8 @@ static mu_status start(struct gateway *gateway, mu_error *err) {
   gateway_tell(gateway, CONTROL_GATEWAY_START, &message, s->listeners.fds,
                s->listeners.n_http + s->listeners.n_metrics);
   served_models_tell(s, gateway);
+  regions_tell(s, gateway);
+  model_notes_tell(s, gateway);
   return MU_OK;
 }
 

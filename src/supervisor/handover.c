@@ -35,7 +35,7 @@ FIELDS(gateway_fields, F(slot), F(state), F(pid), F(pidfd), F(control));
 #undef F
 #define F(member) FIELD(handover_model, member)
 FIELDS(model_fields, F(number), F(name), F(version), F(folder), F(has_path), F(path), F(file), F(text), F(named),
-       F(planned), F(engine), F(processes), F(threads), F(metadata), F(state), F(reason), F(was_ready));
+       F(given), F(planned), F(engine), F(processes), F(threads), F(metadata), F(state), F(reason), F(was_ready));
 #undef F
 #define F(member) FIELD(handover_group, member)
 FIELDS(group_fields, F(model), F(device), F(instances));
@@ -44,6 +44,19 @@ FIELDS(group_fields, F(model), F(device), F(instances));
 FIELDS(worker_fields, F(model), F(place), F(number), F(state), F(pid), F(pidfd), F(control), F(epoch_0), F(epoch_1),
        F(attached_0), F(attached_1), F(wish), F(wish_cause), F(failure), F(early_deaths), F(restarts), F(was_ready),
        F(restarted), F(ready_ns), F(delay_ns), F(started_ns), F(due_ns), F(reason));
+#undef F
+#define F(member) FIELD(handover_region, member)
+FIELDS(region_fields, F(name), F(key), F(offset), F(byte_size), F(writable), F(fd));
+#undef F
+
+#define F(member) FIELD(handover_choice, member)
+FIELDS(choice_fields, F(name), F(config));
+#undef F
+#define F(member) FIELD(handover_file_given, member)
+FIELDS(given_fields, F(choice), F(version), F(fd));
+#undef F
+#define F(member) FIELD(handover_note, member)
+FIELDS(note_fields, F(name), F(version), F(reason));
 #undef F
 
 #define KIND(list, fields)                                                                                         \
@@ -60,7 +73,8 @@ static const struct kind {
 } kinds[] = {
     KIND(server, server_fields),    KIND(sockets, socket_fields), KIND(devices, device_fields),
     KIND(gateways, gateway_fields), KIND(models, model_fields),   KIND(groups, group_fields),
-    KIND(workers, worker_fields),
+    KIND(workers, worker_fields),   KIND(regions, region_fields), KIND(choices, choice_fields),
+    KIND(given, given_fields),      KIND(notes, note_fields),
 };
 enum { N_KINDS = sizeof kinds / sizeof *kinds };
 
@@ -187,9 +201,31 @@ static bool check_workers(const struct handover *state) {
   return true;
 }
 
+static bool check_regions(const struct handover *state) {
+  for (size_t i = 0; i < state->n_regions; i++) {
+    const struct handover_region *region = &state->regions[i];
+    uint64_t end;
+    if (region->fd <= 2 || region->name[0] == '\0' || region->byte_size == 0) return false;
+    if (__builtin_add_overflow(region->offset, region->byte_size, &end) || end > INT64_MAX) return false;
+  }
+  return state->n_regions <= REGIONS_MAX;
+}
+
+static bool check_choices(const struct handover *state) {
+  for (size_t i = 0; i < state->n_choices; i++)
+    for (size_t k = 0; k < i; k++)
+      if (strcmp(state->choices[i].name, state->choices[k].name) == 0) return false;
+  for (size_t i = 0; i < state->n_given; i++) {
+    const struct handover_file_given *given = &state->given[i];
+    if (given->choice >= state->n_choices || given->version <= 0 || given->fd <= 2) return false;
+    if (state->choices[given->choice].config.size == 0) return false;
+  }
+  return true;
+}
+
 static bool adds_up(const struct handover *state) {
   return state->n_server == 1 && check_server(state) && check_gateways(state) && check_models(state) &&
-         check_workers(state);
+         check_workers(state) && check_regions(state) && check_choices(state);
 }
 
 mu_status handover_decode(const void *bytes, size_t size, struct handover *ret_state, mu_error *err) {

@@ -12,7 +12,7 @@
 #include "control/message.h"
 
 /* Of the format. Another one is refused: whoever changes a record counts up. */
-enum { HANDOVER_VERSION = 1, HANDOVER_GATEWAYS = 2 };
+enum { HANDOVER_VERSION = 2, HANDOVER_GATEWAYS = 2 };
 
 struct handover_server {
   const char *version;          /* of muster */
@@ -58,6 +58,7 @@ struct handover_model {
   int32_t file;              /* that file, kept open; -1: none */
   struct control_bytes text; /* config.pbtxt */
   bool named, planned;
+  bool given; /* the file came with a request to load it */
   const char *engine;
   uint32_t processes, threads;
   struct control_bytes metadata;
@@ -89,6 +90,34 @@ struct handover_worker {
   const char *reason;
 };
 
+/* Shared memory of a client. */
+struct handover_region {
+  const char *name, *key;
+  uint64_t offset, byte_size;
+  bool writable;
+  int32_t fd;
+};
+
+/* With --model-control-mode=explicit: what is loaded, and of what it is made. */
+struct handover_choice {
+  const char *name;
+  struct control_bytes config; /* instead of that of the repository; empty: none */
+};
+
+/* A model file that came with a request. */
+struct handover_file_given {
+  uint32_t choice; /* which of the above */
+  int64_t version;
+  int32_t fd;
+};
+
+/* What the repository index says of models that are not served. */
+struct handover_note {
+  const char *name;
+  int64_t version;
+  const char *reason;
+};
+
 struct handover {
   struct handover_server *server; /* one */
   size_t n_server;
@@ -104,6 +133,14 @@ struct handover {
   size_t n_groups;
   struct handover_worker *workers;
   size_t n_workers;
+  struct handover_region *regions;
+  size_t n_regions;
+  struct handover_choice *choices;
+  size_t n_choices;
+  struct handover_file_given *given;
+  size_t n_given;
+  struct handover_note *notes;
+  size_t n_notes;
 };
 
 /* MU_TOO_LARGE, MU_NO_MEMORY. */

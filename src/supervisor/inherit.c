@@ -57,6 +57,7 @@ static void give_model(const struct served_model *model, struct handover *state)
       .file = model->file,
       .text = {model->text, model->text_size},
       .named = model->named,
+      .given = model->given,
       .planned = model->planned,
       .engine = plan->engine,
       .processes = plan->processes,
@@ -110,6 +111,20 @@ static void give_gateways(const struct supervisor *s, struct handover *state) {
   }
 }
 
+static void give_choice(const struct model_choice *choice, struct handover *state) {
+  uint32_t index = (uint32_t)state->n_choices;
+  state->choices[state->n_choices++] =
+      (struct handover_choice){choice->name, {choice->config != NULL ? choice->config : "", choice->config_size}};
+  for (size_t i = 0; i < choice->n_files; i++)
+    state->given[state->n_given++] = (struct handover_file_given){index, choice->versions[i], choice->files[i]};
+}
+
+static size_t count_given(const struct supervisor *s) {
+  size_t n = 0;
+  list_each (link, &s->choices) n += list_item(link, struct model_choice, link)->n_files;
+  return n;
+}
+
 static size_t count_list(const struct list *list) {
   size_t n = 0;
   list_each (link, list) n++;
@@ -127,9 +142,14 @@ mu_status inherit_give(const struct supervisor *s, struct arena *memory, struct 
       .models = arena_alloc(memory, n_models + 1, sizeof *state.models),
       .groups = arena_alloc(memory, n_models * PLAN_DEVICES_MAX + 1, sizeof *state.groups),
       .workers = arena_alloc(memory, n_workers + 1, sizeof *state.workers),
+      .regions = arena_alloc(memory, s->n_regions + 1, sizeof *state.regions),
+      .choices = arena_alloc(memory, count_list(&s->choices) + 1, sizeof *state.choices),
+      .given = arena_alloc(memory, count_given(s) + 1, sizeof *state.given),
+      .notes = arena_alloc(memory, count_list(&s->operations.notes) + 1, sizeof *state.notes),
   };
   if (state.server == NULL || state.sockets == NULL || state.devices == NULL || state.gateways == NULL ||
-      state.models == NULL || state.groups == NULL || state.workers == NULL)
+      state.models == NULL || state.groups == NULL || state.workers == NULL || state.regions == NULL ||
+      state.choices == NULL || state.given == NULL || state.notes == NULL)
     return mu_fail(err, MU_NO_MEMORY, "no memory for the state");
   give_server(s, state.server);
   state.n_server = 1;
@@ -140,6 +160,12 @@ mu_status inherit_give(const struct supervisor *s, struct arena *memory, struct 
   give_gateways(s, &state);
   list_each (link, &s->models) give_model(list_item(link, struct served_model, link), &state);
   list_each (link, &s->workers) give_worker(list_item(link, struct worker, all), &state);
+  regions_give(s, &state);
+  list_each (link, &s->choices) give_choice(list_item(link, struct model_choice, link), &state);
+  list_each (link, &s->operations.notes) {
+    const struct model_note *note = list_item(link, struct model_note, link);
+    state.notes[state.n_notes++] = (struct handover_note){note->name, note->version, note->reason};
+  }
   *ret_state = state;
   return MU_OK;
 }
@@ -153,6 +179,8 @@ void inherit_descriptors(const struct handover *state, bool close_on_exec) {
   for (size_t i = 0; i < state->n_sockets; i++) set_close_on_exec(state->sockets[i].fd, close_on_exec);
   for (size_t i = 0; i < state->n_models; i++)
     if (state->models[i].file >= 0) set_close_on_exec(state->models[i].file, close_on_exec);
+  for (size_t i = 0; i < state->n_regions; i++) set_close_on_exec(state->regions[i].fd, close_on_exec);
+  for (size_t i = 0; i < state->n_given; i++) set_close_on_exec(state->given[i].fd, close_on_exec);
   for (size_t i = 0; i < state->n_gateways; i++) {
     set_close_on_exec(state->gateways[i].pidfd, close_on_exec);
     set_close_on_exec(state->gateways[i].control, close_on_exec);
@@ -243,7 +271,8 @@ static mu_status take_model(struct supervisor *s, const struct handover *state, 
                                          .folder = (char *)(uintptr_t)from->folder,
                                          .config = &config,
                                          .named = from->named};
-  const struct repository_version version = {from->version, from->has_path ? (char *)(uintptr_t)from->path : NULL};
+  const struct repository_version version = {from->version, from->has_path ? (char *)(uintptr_t)from->path : NULL,
+                                             from->given};
   struct served_model *model = served_model_create(s->options, &found, &version);
   if (model == NULL) return mu_fail(err, MU_NO_MEMORY, "no memory for the models");
   list_push_back(&s->models, &model->link);
@@ -257,6 +286,33 @@ static mu_status take_model(struct supervisor *s, const struct handover *state, 
   if (status != MU_OK) return mu_fail(err, status, "no memory for the models");
   status = served_model_enroll(s, model, s->options, err);
   model->number = from->number;
+  return status;
+}
+
+/* Its descriptors are taken over: a choice duplicates what it is given. */
+static mu_status take_choice(struct supervisor *s, const struct handover *state, uint32_t index, mu_error *err) {
+  const struct handover_choice *from = &state->choices[index];
+  int64_t versions[CONTROL_FDS_MAX] = {0};
+  int files[CONTROL_FDS_MAX] = {0};
+  size_t n = 0;
+  for (size_t i = 0; i < state->n_given; i++) {
+    if (state->given[i].choice != index) continue;
+    if (n == CONTROL_FDS_MAX) return mu_fail(err, MU_UNSUPPORTED, "a model with more than %zu files", n);
+    versions[n] = state->given[i].version;
+    files[n++] = state->given[i].fd;
+  }
+  struct model_choice *choice = model_choice_create(from->name, &from->config, versions, files, n);
+  if (choice == NULL) return mu_fail(err, MU_NO_MEMORY, "no memory for the models that were chosen");
+  for (size_t i = 0; i < n; i++) close(files[i]);
+  model_choice_put(&s->choices, choice);
+  return MU_OK;
+}
+
+static mu_status take_choices(struct supervisor *s, const struct handover *state, mu_error *err) {
+  mu_status status = MU_OK;
+  for (size_t i = 0; status == MU_OK && i < state->n_choices; i++) status = take_choice(s, state, (uint32_t)i, err);
+  for (size_t i = 0; status == MU_OK && i < state->n_notes; i++)
+    model_note(s, state->notes[i].name, state->notes[i].version, state->notes[i].reason);
   return status;
 }
 
@@ -288,6 +344,8 @@ mu_status inherit_take(struct supervisor *s, const struct handover *state, mu_er
   status = take_listeners(s, state, err);
   for (size_t i = 0; status == MU_OK && i < state->n_models; i++) status = take_model(s, state, &state->models[i], err);
   if (status == MU_OK) status = take_workers(s, state, err);
+  if (status == MU_OK) status = regions_take(s, state, err);
+  if (status == MU_OK) status = take_choices(s, state, err);
   for (size_t i = 0; status == MU_OK && i < state->n_gateways; i++) status = gateway_adopt(s, &state->gateways[i], err);
   s->last_model = state->server->last_model;
   s->last_worker = state->server->last_worker;

@@ -1,5 +1,6 @@
 #include <unistd.h>
 
+#include "net/peer.h"
 #include "supervisor/state.h"
 
 /* Loops of the gateway. HTTP parsing needs few cores next to the models. */
@@ -22,6 +23,22 @@ static mu_status copy_address(char address[ADDRESS_MAX], const char *from, mu_er
   return MU_OK;
 }
 
+static bool is_local(int socket) {
+  struct sockaddr_storage address = {0};
+  socklen_t size = sizeof address;
+  return getsockname(socket, (struct sockaddr *)&address, &size) == 0 && address_is_local((struct sockaddr *)&address);
+}
+
+static void warn_of_admin(const struct supervisor *s) {
+  const struct listeners *listeners = &s->listeners;
+  bool local = true;
+  for (uint32_t i = 0; i < listeners->n_http + listeners->n_metrics; i++) local = local && is_local(listeners->fds[i]);
+  if (s->options->admin == ADMIN_ALL && !local)
+    LOG_WARNING(
+        "--admin=all on an address that other machines reach: WHOEVER CAN SEND A REQUEST CAN LOAD AND UNLOAD "
+        "MODELS and change other settings of this server; --admin=local is for clients on this machine only");
+}
+
 mu_status listeners_open(struct supervisor *s, mu_error *err) {
   const struct options *options = s->options;
   struct listeners *listeners = &s->listeners;
@@ -42,6 +59,7 @@ mu_status listeners_open(struct supervisor *s, mu_error *err) {
     if (status != MU_OK) return status;
     listeners->n_metrics = 1;
   }
+  warn_of_admin(s);
   return MU_OK;
 }
 

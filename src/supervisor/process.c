@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -37,14 +38,16 @@ void process_kill(struct process *process, int signal) {
 /* This process's environment with log_variable as spec says; one block, given back with free. NULL without memory. */
 static char **child_environment(const struct process_spec *spec) {
   size_t n = 0, kept = 0, name = sizeof log_variable - 1;
-  enum { ENTRY_SIZE = sizeof log_variable + 32 };
+  enum { ENTRY_SIZE = sizeof log_variable + 64 };
+  const struct log_settings *log = &spec->log;
   while (environ[n] != NULL) n++;
   char **environment = malloc((n + 2) * sizeof *environment + ENTRY_SIZE);
   if (environment == NULL) return NULL;
   for (size_t i = 0; i < n; i++)
     if (strncmp(environ[i], log_variable, name) != 0 || environ[i][name] != '=') environment[kept++] = environ[i];
   char *entry = (char *)(environment + n + 2);
-  snprintf(entry, ENTRY_SIZE, "%s=%d:%d", log_variable, (int)spec->log_level, (int)spec->log_format);
+  snprintf(entry, ENTRY_SIZE, "%s=%d:%d:%d:%" PRIu32 ":%d:%d", log_variable, log->error, log->warning, log->info,
+           log->verbose_level, log->iso8601, (int)spec->log_format);
   environment[kept++] = entry;
   environment[kept] = NULL;
   return environment;

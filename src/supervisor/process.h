@@ -18,7 +18,7 @@ struct process;
 struct process_spec {
   const char *title; /* argv[0]: "muster: worker magika/1 cpu" */
   const char *role;  /* "worker" */
-  enum log_level log_level;
+  struct log_settings log;
   enum log_format log_format; /* text or JSON */
 };
 

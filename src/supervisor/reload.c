@@ -39,12 +39,9 @@ static void answer(struct supervisor *s) {
   free(text);
 }
 
-/* error: of all of it; NULL: none. */
-static void finish(struct supervisor *s, const char *state, const char *error) {
-  struct reload *reload = &s->reload;
-  reload->going = reload->marked = false;
-  json_object_set_new(reload->report, "state", json_string(state));
-  if (error != NULL) json_object_set_new(reload->report, "error", json_string(error));
+static void log_end(const struct supervisor *s, const char *state, const char *error) {
+  const struct reload *reload = &s->reload;
+  if (reload->operation != NULL) return; /* whose end is said by operations_finished */
   if (error != NULL)
     LOG_ERROR("reload refused, everything is as it was", LOG_STR("error", error));
   else
@@ -52,6 +49,36 @@ static void finish(struct supervisor *s, const char *state, const char *error) {
            LOG_INT("added", recorded(s, "added")), LOG_INT("changed", recorded(s, "changed")),
            LOG_INT("removed", recorded(s, "removed")), LOG_INT("unchanged", recorded(s, "unchanged")),
            LOG_INT("failed", recorded(s, "failed")), LOG_INT("ms", (clock_now_ns() - reload->started_ns) / NS_PER_MS));
+}
+
+/* Does a version serve that the operation wanted, or with an unload none? */
+static bool has_taken(const struct supervisor *s) {
+  return recorded(s, "added") + recorded(s, "changed") + recorded(s, "unchanged") > 0;
+}
+
+static void finish_operation(struct supervisor *s, mu_status status, const char *error) {
+  struct model_operation *operation = s->reload.operation;
+  const json_t *failed = json_array_get(json_object_get(s->reload.report, "failed"), 0);
+  char text[600];
+  s->reload.operation = NULL;
+  if (failed != NULL) {
+    status = MU_INVALID;
+    snprintf(text, sizeof text, "load failed for model '%s': version %lld is at UNAVAILABLE state: %s",
+             operation->choice->name, (long long)json_integer_value(json_object_get(failed, "version")),
+             json_string_value(json_object_get(failed, "reason")));
+    error = text;
+  }
+  operations_finished(s, operation, status, error == NULL || has_taken(s), error != NULL ? error : "");
+}
+
+/* status, error: of all of it; MU_OK, NULL: none. */
+static void finish(struct supervisor *s, const char *state, mu_status status, const char *error) {
+  struct reload *reload = &s->reload;
+  reload->going = reload->marked = false;
+  json_object_set_new(reload->report, "state", json_string(state));
+  if (error != NULL) json_object_set_new(reload->report, "error", json_string(error));
+  log_end(s, state, error);
+  if (reload->operation != NULL) finish_operation(s, status, error);
   answer(s);
   upgrade_reloaded(s);
   reload_resume(s);
@@ -62,10 +89,11 @@ static void resume(struct net_post *post) {
   struct supervisor *s = list_item(post, struct supervisor, resume_post);
   s->resume_posted = false;
   if (s->reload.again && !s->reload.going && !upgrade_is_going(s)) reload_request(s, NULL);
+  operations_next(s);
 }
 
 void reload_resume(struct supervisor *s) {
-  if (!s->reload.again || s->resume_posted) return;
+  if ((!s->reload.again && list_empty(&s->operations.waiting)) || s->resume_posted) return;
   s->resume_posted = true;
   s->resume_post.run = resume;
   net_loop_post(s->loop, &s->resume_post);
@@ -114,7 +142,7 @@ static void advance(struct supervisor *s) {
 
 void reload_marked(struct supervisor *s) {
   if (!s->reload.going || !s->reload.marked) return;
-  finish(s, recorded(s, "failed") > 0 ? "partly applied" : "applied", NULL);
+  finish(s, recorded(s, "failed") > 0 ? "partly applied" : "applied", MU_OK, NULL);
 }
 
 /* Is it the one whose place the other takes? A model that had no version at all has version 0. */
@@ -155,7 +183,7 @@ void reload_failed(struct supervisor *s, struct served_model *model) {
 
 void reload_abort(struct supervisor *s) {
   s->reload.again = false;
-  if (s->reload.going) finish(s, "aborted", "the server is stopping");
+  if (s->reload.going) finish(s, "aborted", MU_UNAVAILABLE, "the server is stopping");
 }
 
 void reload_forget(struct supervisor *s, const struct exchange *exchange) {
@@ -202,11 +230,12 @@ static enum farewell farewell_of(const struct list *wanted, const struct served_
   return farewell;
 }
 
-static void remove_unwanted(struct supervisor *s, const struct list *wanted) {
+/* only: the versions of that name; NULL: all that are served. */
+static void remove_unwanted(struct supervisor *s, const struct list *wanted, const char *only) {
   list_each (link, &s->models) {
     struct served_model *served = list_item(link, struct served_model, link);
-    if (served->role != SERVED) continue;
-    served->note[0] = '\0';
+    if (served->role != SERVED || (only != NULL && strcmp(served->name, only) != 0)) continue;
+    served_model_forgive(s, served);
     enum farewell farewell = farewell_of(wanted, served);
     served->outgoing = farewell == GOES_LATER;
     if (farewell != GOES) continue;
@@ -252,10 +281,10 @@ static void use_options(struct supervisor *s, struct options *options, struct bu
   buffer_free(&s->encoded_options);
   s->options = options;
   s->encoded_options = *encoded;
-  s->log_level = options_log_level(options);
-  log_set_level(s->log_level);
+  const struct log_settings log = options_log_settings(options);
+  log_apply(&log);
   gateways_tell(s, CONTROL_OPTIONS, &message);
-  workers_tell_options(s);
+  workers_tell(s, CONTROL_OPTIONS, &message);
 }
 
 /* ---- reading anew: everything that can fail, before anything changes --------------------------------------------- */
@@ -306,64 +335,145 @@ static void drop_wanted(struct supervisor *s, struct list *wanted) {
   }
 }
 
-static mu_status apply(struct supervisor *s, mu_error *err) {
+/* Everything that can fail has been done: from here on it is applied. */
+static void apply(struct supervisor *s, struct list *wanted, const char *only) {
+  wanted_models_warn(wanted);
+  remove_unwanted(s, wanted, only);
+  start_wanted(s, wanted);
+}
+
+static mu_status reload_all(struct supervisor *s, mu_error *err) {
   struct options *options = NULL;
   struct buffer encoded;
   struct list wanted;
   buffer_init(&encoded, CONTROL_PACKET_MAX);
   list_init(&wanted);
   mu_status status = read_options(s, &options, &encoded, err);
-  if (status == MU_OK) status = wanted_models_find(options, s->cores, &wanted, err);
+  if (status == MU_OK) status = wanted_models_find(options, s->cores, model_choices(s), &wanted, err);
+  if (status == MU_OK) status = wanted_models_digest(&wanted, &s->operations.digest);
   if (status == MU_OK) status = enroll_wanted(s, &wanted, options, err);
   if (status != MU_OK) {
+    buffer_clear(&s->operations.digest);
     drop_wanted(s, &wanted);
     buffer_free(&encoded);
     options_free(options);
     return status;
   }
   use_options(s, options, &encoded);
-  remove_unwanted(s, &wanted);
-  start_wanted(s, &wanted);
+  apply(s, &wanted, NULL);
   return MU_OK;
 }
 
-static void begin(struct supervisor *s, struct exchange *exchange, const char *why) {
+static mu_status operate(struct supervisor *s, mu_error *err) {
+  const struct model_operation *operation = s->reload.operation;
+  struct list wanted;
+  list_init(&wanted);
+  mu_status status = MU_OK;
+  if (operation->load) status = wanted_model_find(s->options, s->cores, operation->choice, &wanted, err);
+  if (status == MU_OK) status = enroll_wanted(s, &wanted, s->options, err);
+  if (status == MU_OK)
+    apply(s, &wanted, operation->choice->name);
+  else
+    drop_wanted(s, &wanted);
+  return status;
+}
+
+static void begin(struct supervisor *s, struct exchange *exchange, struct model_operation *operation) {
   struct reload *reload = &s->reload;
   json_decref(reload->report);
   *reload = (struct reload){.going = true,
+                            .operation = operation,
+                            .again = reload->again,
                             .serial = reload->serial + 1,
                             .started_ns = clock_now_ns(),
                             .waiting = exchange,
                             .report = json_pack("{s:s, s:[], s:[], s:[], s:[], s:[]}", "state", "running", "added",
                                                 "changed", "removed", "unchanged", "failed")};
-  LOG_INFO("reloading", LOG_STR("reason", why));
 }
 
-static void run(struct supervisor *s) {
+static void run(struct supervisor *s, mu_status (*apply_it)(struct supervisor *s, mu_error *err)) {
   mu_error err;
-  if (apply(s, &err) == MU_OK)
+  mu_status status = apply_it(s, &err);
+  if (status == MU_OK)
     advance(s);
   else
-    finish(s, "refused", err.message);
+    finish(s, "refused", status, err.message);
+}
+
+void reload_operate(struct supervisor *s, struct model_operation *operation) {
+  begin(s, NULL, operation);
+  run(s, operate);
 }
 
 void reload_request(struct supervisor *s, struct exchange *exchange) {
   const char *refusal = s->phase >= PHASE_DRAINING ? "the server is stopping"
-                        : s->reload.going          ? "a reload is going on: wait for its end, then try again"
-                        : upgrade_is_going(s)      ? "an upgrade is going on: wait for its end, then try again"
-                                                   : NULL;
+                        : s->reload.operation != NULL
+                            ? "a model is being loaded or unloaded: wait for its end, then try again"
+                        : s->reload.going     ? "a reload is going on: wait for its end, then try again"
+                        : upgrade_is_going(s) ? "an upgrade is going on: wait for its end, then try again"
+                                              : NULL;
   if (refusal != NULL && exchange != NULL) {
     exchange_reply_error(exchange, 409, refusal);
   } else if (refusal != NULL) {
     s->reload.again = s->phase < PHASE_DRAINING;
   } else {
-    begin(s, exchange, exchange != NULL ? "muster reload" : "SIGHUP");
-    run(s);
+    begin(s, exchange, NULL);
+    s->reload.again = false;
+    LOG_INFO("reloading", LOG_STR("reason", exchange != NULL ? "muster reload" : "SIGHUP"));
+    run(s, reload_all);
   }
 }
 
 void reload_for_upgrade(struct supervisor *s) {
-  begin(s, NULL, "muster upgrade");
+  begin(s, NULL, NULL);
+  s->reload.again = false;
   s->reload.one_by_one = true;
-  run(s);
+  LOG_INFO("reloading", LOG_STR("reason", "muster upgrade"));
+  run(s, reload_all);
+}
+
+/* ---- a look at the repository ------------------------------------------------------------------------------------ */
+
+/* Said once, not every time. */
+static void say_unreadable(struct supervisor *s, const char *error) {
+  if (strcmp(s->operations.poll_error, error) == 0) return;
+  snprintf(s->operations.poll_error, sizeof s->operations.poll_error, "%s", error);
+  if (error[0] != '\0') LOG_ERROR("the repository cannot be read, all is served as before", LOG_STR("error", error));
+}
+
+/* What was found there is another digest than the last time; it is remembered. */
+static bool is_changed(struct supervisor *s, const struct list *wanted) {
+  struct buffer digest, before = s->operations.digest;
+  buffer_init(&digest, before.limit);
+  if (wanted_models_digest(wanted, &digest) != MU_OK) {
+    buffer_free(&digest);
+    return false; /* without memory: the next look will see it */
+  }
+  bool same = digest.size == before.size && memcmp(digest.data, before.data, digest.size) == 0;
+  s->operations.digest = digest;
+  buffer_free(&before);
+  return !same;
+}
+
+void reload_poll(struct supervisor *s) {
+  struct list wanted;
+  mu_error err = {""};
+  list_init(&wanted);
+  mu_status status = wanted_models_find(s->options, s->cores, NULL, &wanted, &err);
+  say_unreadable(s, status == MU_OK ? "" : err.message);
+  if (status != MU_OK || !is_changed(s, &wanted)) {
+    served_models_free(&wanted);
+    return;
+  }
+  begin(s, NULL, NULL);
+  LOG_INFO("reloading", LOG_STR("reason", "the repository has changed"));
+  status = enroll_wanted(s, &wanted, s->options, &err);
+  if (status == MU_OK) {
+    apply(s, &wanted, NULL);
+    advance(s);
+    return;
+  }
+  buffer_clear(&s->operations.digest);
+  drop_wanted(s, &wanted);
+  finish(s, "refused", status, err.message);
 }

@@ -28,7 +28,11 @@ static mu_status check_problem(const struct supervisor *s, const struct served_m
 }
 
 mu_status served_models_create(struct supervisor *s, mu_error *err) {
-  mu_status status = wanted_models_find(s->options, s->cores, &s->models, err);
+  mu_status status = model_choices_read(s, err);
+  if (status == MU_OK) status = wanted_models_find(s->options, s->cores, model_choices(s), &s->models, err);
+  if (status == MU_OK && wanted_models_digest(&s->models, &s->operations.digest) != MU_OK)
+    status = mu_fail(err, MU_NO_MEMORY, "no memory for the models");
+  wanted_models_warn(&s->models);
   list_each (link, &s->models) {
     struct served_model *model = list_item(link, struct served_model, link);
     if (status == MU_OK) status = check_problem(s, model, err);
@@ -72,7 +76,7 @@ static struct control_model_set state_message(const struct served_model *model) 
       .folder = model->folder,
       .config = {model->text, model->text_size},
       .state = model->state,
-      .reason = model->reason,
+      .reason = model->reason[0] != '\0' ? model->reason : model->note,
       .batching = model->batching,
       .round_robin = model->round_robin,
       .max_queue_requests = (uint32_t)model->options.max_queue_size,
@@ -171,6 +175,7 @@ static void update_served(struct supervisor *s, struct served_model *model, enum
     supervisor_give_up(s);
   else
     supervisor_check(s);
+  reload_resume(s); /* a load of it may wait for this */
 }
 
 /* Nothing more is to be expected of it: it has failed for good, or again and again after it had loaded. */
@@ -218,10 +223,17 @@ void served_model_update(struct supervisor *s, struct served_model *model) {
 void served_model_keep(struct supervisor *s, struct served_model *model, const char *why) {
   if (model->planned) {
     snprintf(model->note, sizeof model->note, "its reload failed: %.480s", why);
+    tell_state(s, model);
   } else if (strcmp(model->reason, why) != 0) {
     set_state(model, MODEL_UNAVAILABLE, why);
     tell_state(s, model);
   }
+}
+
+void served_model_forgive(struct supervisor *s, struct served_model *model) {
+  if (model->note[0] == '\0') return;
+  model->note[0] = '\0';
+  tell_state(s, model);
 }
 
 /* ---- leaving ----------------------------------------------------------------------------------------------------- */

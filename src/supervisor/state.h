@@ -8,9 +8,13 @@
  *   served_models.c     the models that are served, and their states
  *   fingerprint.c       what a generation of a model is made of
  *   reload.c            settings and repository read anew, while everything serves on
+ *   operations.c     models loaded and unloaded on request, or when the repository changes
+ *   model_choice.c      which ones those are
+ *   model_notes.c       what the repository index says of models that are not served
  *   workers.c           worker processes: start, attach, death, restart
  *   gateway_process.c   gateway processes: start, hand-over, drain, death, restart
  *   upgrade.c           another binary in this one's place; handover.c, inherit.c: the state that goes there
+ *   regions.c           shared memory of clients, for all gateways that come; region_file.c opens it
  *   control_socket.c    `muster status`, `muster stop`, `muster reload`, `muster upgrade`
  *   process.c, death.c, restart_policy.c, worker_plan.c   what they use
  */
@@ -72,6 +76,7 @@ struct served_model {
   const char *text; /* config.pbtxt */
   size_t text_size;
   bool named; /* given as a file on the command line */
+  bool given; /* the file came with a load request: path only names it */
   struct model_options options;
   bool batching, round_robin; /* what else of the settings it is served with */
   uint64_t max_batch_wait_ns, first_execution_ns;
@@ -165,8 +170,12 @@ struct listeners {
 
 /* ---- reload ------------------------------------------------------------------------------------------------------ */
 
+struct model_operation;
+
 struct reload {
   bool going;
+  struct model_operation
+      *operation;  /* it is about one model, that somebody wants loaded or unloaded; NULL: about all */
   bool again;      /* SIGHUP came meanwhile, or during an upgrade */
   bool one_by_one; /* a model is loaded when the one before has come, or cannot */
   bool marked;     /* CONTROL_MARK was sent: with its answer it is over */
@@ -174,6 +183,37 @@ struct reload {
   uint64_t started_ns;
   struct exchange *waiting; /* who wants to hear what became of it */
   json_t *report;           /* what became of the present or last one; NULL: there was none */
+};
+
+/* ---- model control ----------------------------------------------------------------------------------------------- */
+
+/* With --model-control-mode=explicit: a model that is to be loaded, because --load-model says so or somebody asked. */
+struct model_choice {
+  struct list link; /* supervisor.choices */
+  char *name;
+  char *config; /* a configuration instead of that of the repository; NULL: none */
+  size_t config_size;
+  size_t n_files; /* model files that came along: then nothing of it is read off the repository */
+  int64_t versions[CONTROL_FDS_MAX];
+  int files[CONTROL_FDS_MAX]; /* sealed memfds */
+};
+
+/* A model of the repository, or one that was served, which is not served: for the repository index. */
+struct model_note {
+  struct list link; /* supervisor.notes */
+  char *name;
+  int64_t version; /* 0: nothing is known of it but that it is there */
+  char *reason;    /* "unloaded", or why it could not be loaded */
+  bool seen;       /* while the repository is listed */
+};
+
+struct operations {
+  struct list waiting;  /* struct model_operation, in the order in which they were asked for */
+  struct list notes;    /* struct model_note */
+  uint64_t listed_ns;   /* when the names of the repository were last looked at; 0: never */
+  struct buffer digest; /* poll: of what was last found there */
+  char poll_error[512]; /* why the last look failed, so that it is said once */
+  uv_timer_t poll_timer;
 };
 
 /* ---- upgrade ----------------------------------------------------------------------------------------------------- */
@@ -217,8 +257,7 @@ struct supervisor {
   struct net_loop *loop;
   uint64_t started_ns, stop_asked_ns;
   uint32_t cores;
-  enum log_level log_level; /* of the children */
-  enum log_format log_format;
+  enum log_format log_format; /* of the children */
   struct buffer encoded_options;
   enum phase phase;
   int exit_status;
@@ -227,11 +266,15 @@ struct supervisor {
   bool was_ready; /* readiness was reached once, and said */
   bool settled;   /* it was said that it is not reached */
 
-  struct list models;                               /* struct served_model, by name, then version */
-  struct list workers;                              /* struct worker, those of all models */
+  struct list models;  /* struct served_model, by name, then version */
+  struct list workers; /* struct worker, those of all models */
+  struct list regions; /* regions.c: shared memory of clients */
+  uint32_t n_regions;
   char devices[PLAN_DEVICES_MAX][PLAN_DEVICE_NAME]; /* by number; "cpu" is 0 */
   uint32_t n_devices;
   struct reload reload;
+  struct list choices; /* struct model_choice */
+  struct operations operations;
   struct net_post resume_post; /* for reload.again */
   bool resume_posted;
   struct listeners listeners;
@@ -280,10 +323,20 @@ void listener_url(const char *address, uint16_t port, char *text, size_t size);
 /* ---- wanted_models.c --------------------------------------------------------------------------------------------- */
 
 /* What the options and the repository want served, planned for so many cores, appended to models (struct served_model
- * without number and workers). What is wrong with one model is its reason, it is not planned then. MU_INVALID, MU_IO,
- * MU_NOT_FOUND …: what concerns all; models is untouched. */
-MUST_CHECK mu_status wanted_models_find(const struct options *options, uint32_t cores, struct list *models,
-                                        mu_error *err);
+ * without number and workers). choices (struct model_choice): only those; NULL: all of the repository. What is wrong
+ * with one model is its reason, it is not planned then. MU_INVALID, MU_IO, MU_NOT_FOUND …: what concerns all; models is
+ * untouched. */
+MUST_CHECK mu_status wanted_models_find(const struct options *options, uint32_t cores, const struct list *choices,
+                                        struct list *models, mu_error *err);
+/* The same for one model of those that can be chosen. MU_NOT_FOUND: there is none. */
+MUST_CHECK mu_status wanted_model_find(const struct options *options, uint32_t cores, const struct model_choice *choice,
+                                       struct list *models, mu_error *err);
+/* Whether the options make sense. */
+MUST_CHECK mu_status wanted_models_check(const struct options *options, mu_error *err);
+/* Logs what their configurations say that has no effect here. */
+void wanted_models_warn(const struct list *models);
+/* Bytes that are the same as long as the same is wanted, made of the same. MU_NO_MEMORY. */
+MUST_CHECK mu_status wanted_models_digest(const struct list *models, struct buffer *out);
 
 /* One of them as it was found, with memory of its own; neither planned nor in a list. version: NULL where none was
  * found. NULL without memory. */
@@ -303,6 +356,8 @@ void served_model_free(struct served_model *model);
 void served_models_free(struct list *models);
 /* It stays as it is, though another one was to take its place. */
 void served_model_keep(struct supervisor *s, struct served_model *model, const char *why);
+/* What was said so is no longer true. */
+void served_model_forgive(struct supervisor *s, struct served_model *model);
 /* Takes it from the requests; it goes when they have ended. */
 void served_model_remove(struct supervisor *s, struct served_model *model);
 /* The gateway has nothing of that model left, or there is no gateway: its workers leave. */
@@ -346,8 +401,8 @@ void workers_condemn(struct gateway *gateway, const struct control_worker_event 
 void workers_leave(struct supervisor *s, struct served_model *model);
 /* Word of the gateway: it holds no request any more. */
 void workers_retired(struct gateway *gateway, const struct control_worker_event *event);
-/* All that run hear of changed settings. */
-void workers_tell_options(struct supervisor *s);
+/* All that run hear of it: changed settings. */
+void workers_tell(struct supervisor *s, enum control_type type, const void *message);
 /* Tells all to leave; those that could not listen now (loading) are killed. */
 void workers_stop(struct supervisor *s);
 /* A worker of the supervisor before, into its place. */
@@ -382,6 +437,18 @@ MUST_CHECK mu_status gateway_adopt(struct supervisor *s, const struct handover_g
 struct gateway *gateway_other(struct supervisor *s);
 const char *gateway_state_name(enum gateway_state state);
 
+/* ---- regions.c --------------------------------------------------------------------------------------------------- */
+
+/* Word of a gateway about shared memory of a client. All gateways hear what changes, that one the outcome. */
+void regions_register(struct gateway *gateway, const struct control_region_register *message);
+void regions_unregister(struct gateway *gateway, const struct control_region_unregister *message);
+/* Tells a new gateway of all that there are. */
+void regions_tell(struct supervisor *s, struct gateway *gateway);
+/* For the next supervisor; state has room for all of them. And what the one before had. MU_NO_MEMORY, MU_INVALID. */
+void regions_give(const struct supervisor *s, struct handover *state);
+MUST_CHECK mu_status regions_take(struct supervisor *s, const struct handover *state, mu_error *err);
+void regions_free(struct supervisor *s);
+
 /* ---- fingerprint.c ----------------------------------------------------------------------------------------------- */
 
 /* What the model is made of, as bytes: its configuration, its settings and plan, its files (which, and when changed).
@@ -408,6 +475,70 @@ void reload_marked(struct supervisor *s);
 void reload_resume(struct supervisor *s);
 /* The server stops. */
 void reload_abort(struct supervisor *s);
+
+/* One model is loaded or unloaded, as operation says; operations_finished when it is over. Nothing else goes on. */
+void reload_operate(struct supervisor *s, struct model_operation *operation);
+/* The repository is looked at, without the settings; goes on only where it is not as it was. */
+void reload_poll(struct supervisor *s);
+
+/* ---- model_choice.c ---------------------------------------------------------------------------------------------- */
+
+/* name and config are copied, the files duplicated. NULL without memory or descriptors. */
+struct model_choice *model_choice_create(const char *name, const struct control_bytes *config, const int64_t *versions,
+                                         const int *files, size_t n_files);
+void model_choice_free(struct model_choice *choice); /* accepts NULL */
+/* --load-model, and with * all that the repository has now. MU_NOT_FOUND: one is not there; MU_IO, MU_NO_MEMORY. */
+MUST_CHECK mu_status model_choices_read(struct supervisor *s, mu_error *err);
+/* NULL: it is not chosen. */
+struct model_choice *model_choice_find(const struct list *choices, const char *name);
+/* Takes the place of one of the same name; the list owns it. */
+void model_choice_put(struct list *choices, struct model_choice *choice);
+void model_choices_free(struct list *choices);
+/* What wanted_models_find takes: NULL where all of the repository is wanted. */
+const struct list *model_choices(const struct supervisor *s);
+
+/* ---- model_notes.c ----------------------------------------------------------------------------------------------- */
+
+/* That version is not served, for this reason. Without memory the index lacks it. */
+void model_note(struct supervisor *s, const char *name, int64_t version, const char *reason);
+/* What is known of that name but that it is there is forgotten. */
+void model_notes_forget(struct supervisor *s, const char *name);
+/* Looks which models the repository has, at most once a second. */
+void model_notes_list(struct supervisor *s);
+/* All to a new gateway. */
+void model_notes_tell(struct supervisor *s, struct gateway *gateway);
+void model_notes_free(struct supervisor *s);
+
+/* ---- operations.c --------------------------------------------------------------------------------------------- */
+
+void operations_init(struct supervisor *s);
+/* Serving has begun: with --model-control-mode=poll the repository is watched. */
+void operations_start(struct supervisor *s);
+/* Messages of a gateway. */
+void operations_load(struct gateway *gateway, const struct control_packet *packet);
+void operations_unload(struct gateway *gateway, const struct control_model_unload *message);
+void operations_index(struct gateway *gateway, const struct control_model_index *message);
+/* Begins what waits, where nothing stands in its way. */
+void operations_next(struct supervisor *s);
+/* Whether something goes on or waits. */
+bool operations_is_busy(const struct supervisor *s);
+/* reload.c has done what operation wanted; took: a version of it serves, or with an unload none. */
+void operations_finished(struct supervisor *s, struct model_operation *operation, mu_status status, bool took,
+                         const char *text);
+/* Nobody waits there any more; what was asked for is done all the same. */
+void operations_forget(struct supervisor *s, const struct gateway *gateway);
+/* The server stops. */
+void operations_abort(struct supervisor *s);
+void operations_free(struct supervisor *s);
+
+/* What somebody asked for. */
+struct model_operation {
+  struct list link;      /* operations.waiting, while it waits */
+  struct gateway *asker; /* NULL: is gone */
+  uint64_t serial;       /* its own, for the answer */
+  bool load;             /* false: unload */
+  struct model_choice *choice;
+};
 
 /* ---- upgrade.c --------------------------------------------------------------------------------------------------- */
 

@@ -139,6 +139,7 @@ void supervisor_stop(struct supervisor *s, const char *why) {
   s->phase = PHASE_DRAINING;
   s->stop_asked_ns = clock_now_ns();
   reload_abort(s);
+  operations_abort(s);
   upgrade_abort(s);
   uint64_t most = supervisor_stop_ns(s);
   LOG_INFO("stopping", LOG_STR("reason", why), LOG_INT("at_most_s", most / NS_PER_S));
@@ -224,7 +225,8 @@ static void raise_descriptor_limit(void) {
 }
 
 static enum log_format child_log_format(const struct options *options) {
-  if (options->log_format != LOG_FORMAT_AUTO) return (enum log_format)options->log_format;
+  if (options->log_format == LOG_FORMAT_TEXT || options->log_format == LOG_FORMAT_JSON)
+    return (enum log_format)options->log_format;
   return isatty(STDERR_FILENO) ? LOG_FORMAT_TEXT : LOG_FORMAT_JSON;
 }
 
@@ -267,14 +269,15 @@ static void init(struct supervisor *s, struct options *options, int argc, char *
       .argv = argv,
       .started_ns = clock_now_ns(),
       .cores = uv_available_parallelism(),
-      .log_level = options_log_level(options),
       .log_format = child_log_format(options),
       .oom = {.fd = -1},
       .devices = {"cpu"},
       .n_devices = 1,
   };
   list_init(&s->models);
+  operations_init(s);
   list_init(&s->workers);
+  list_init(&s->regions);
   buffer_init(&s->encoded_options, CONTROL_PACKET_MAX);
   oom_watch_open(&s->oom);
 }
@@ -284,6 +287,8 @@ static void release(struct supervisor *s) {
   listeners_close(s);
   net_loop_free(s->loop); /* the handles in s are closed before their memory goes */
   served_models_free(&s->models);
+  regions_free(s);
+  operations_free(s);
   json_decref(s->reload.report);
   options_free(s->options);
   buffer_free(&s->encoded_options);
@@ -306,10 +311,10 @@ static mu_status take_over(struct supervisor *s, int state, mu_error *err) {
 
 static mu_status begin(struct supervisor *s, int state, mu_error *err) {
   mu_status status = prepare(s, err);
+  if (status == MU_OK) status = state != -1 ? take_over(s, state, err) : open_all(s, err);
   if (status != MU_OK) return status;
-  if (state != -1) return take_over(s, state, err);
-  status = open_all(s, err);
-  if (status != MU_OK) return status;
+  operations_start(s);
+  if (state != -1) return MU_OK;
   gateway_start(s);
   list_each (link, &s->models)
     if (s->phase < PHASE_STOPPING) workers_start(list_item(link, struct served_model, link));

@@ -269,6 +269,7 @@ static bool parse_query(const char *query, char path[UPGRADE_PATH_MAX]) {
 static const char *find_obstacle(struct supervisor *s) {
   if (s->phase >= PHASE_DRAINING) return "the server is stopping";
   if (upgrade_is_going(s)) return "an upgrade is going on";
+  if (operations_is_busy(s)) return "a model is being loaded or unloaded";
   if (s->reload.going) return "a reload is going on";
   list_each (link, &s->models)
     if (list_item(link, struct served_model, link)->role != SERVED) return "a model is still leaving";

@@ -7,47 +7,15 @@
 
 /* ---- which models ------------------------------------------------------------------------------------------------ */
 
-static mu_status check_options(const struct options *options, mu_error *err) {
+mu_status wanted_models_check(const struct options *options, mu_error *err) {
   if (options->models.n == 0)
     return mu_fail(err, MU_INVALID, "no model: muster serve MODEL.onnx … or muster serve REPOSITORY");
-  if (options->model_control_mode == CONTROL_MODE_POLL)
-    return mu_fail(err, MU_UNSUPPORTED,
-                   "--model-control-mode=poll: this version cannot watch a repository for changes");
   if (options->model_control_mode != CONTROL_MODE_EXPLICIT && options->load_models.n > 0)
     return mu_fail(err, MU_INVALID, "--load-model needs --model-control-mode=explicit");
   if (options->isolation == ISOLATION_DEVICE)
     return mu_fail(err, MU_UNSUPPORTED, "--isolation=device: in this version every model has processes of its own");
   const struct engine_entry *entry;
   return strcmp(options->engine, "auto") == 0 ? MU_OK : engine_find(options->engine, NULL, &entry, err);
-}
-
-static mu_status unknown_model(const struct repository *repository, const char *name, mu_error *err) {
-  const char **names = calloc(repository->n_models + 1, sizeof *names);
-  if (names == NULL) return mu_fail(err, MU_NO_MEMORY, "no memory for the models");
-  for (size_t i = 0; i < repository->n_models; i++) names[i] = repository->models[i].name;
-  const char *near = nearest_word(name, names, repository->n_models);
-  free(names);
-  if (near == NULL) return mu_fail(err, MU_NOT_FOUND, "--load-model %s: there is no such model", name);
-  return mu_fail(err, MU_NOT_FOUND, "--load-model %s: there is no such model; did you mean %s?", name, near);
-}
-
-static mu_status check_load_models(const struct options *options, const struct repository *repository, mu_error *err) {
-  for (size_t i = 0; i < options->load_models.n; i++) {
-    const char *name = options->load_models.items[i];
-    bool found = strcmp(name, "*") == 0;
-    for (size_t k = 0; !found && k < repository->n_models; k++) found = strcmp(name, repository->models[k].name) == 0;
-    if (!found) return unknown_model(repository, name, err);
-  }
-  return MU_OK;
-}
-
-static bool is_wanted(const struct options *options, const char *name) {
-  if (options->model_control_mode != CONTROL_MODE_EXPLICIT) return true;
-  for (size_t i = 0; i < options->load_models.n; i++) {
-    const char *wanted = options->load_models.items[i];
-    if (strcmp(wanted, "*") == 0 || strcmp(wanted, name) == 0) return true;
-  }
-  return false;
 }
 
 /* Such a text still fits a message to a child where the system allows only small socket buffers. */
@@ -83,6 +51,7 @@ struct served_model *served_model_create(const struct options *options, const st
       .text = found->config != NULL ? found->config->text : "",
       .text_size = found->config != NULL ? found->config->text_size : 0,
       .named = found->named,
+      .given = version != NULL && version->given,
       .options = options_for_model(options, found->name),
       .batching = options->enable_batching,
       .round_robin = options->balance == BALANCE_ROUND_ROBIN,
@@ -90,7 +59,8 @@ struct served_model *served_model_create(const struct options *options, const st
       .first_execution_ns = (uint64_t)options->load_timeout_ns,
       .state = MODEL_LOADING,
   };
-  model->file = model->path != NULL ? open(model->path, O_RDONLY | O_CLOEXEC) : -1; /* a worker says what is wrong */
+  /* Where it cannot be opened a worker says why. */
+  model->file = model->path != NULL && !model->given ? open(model->path, O_RDONLY | O_CLOEXEC) : -1;
   list_init(&model->link);
   buffer_init(&model->metadata, CONTROL_PACKET_MAX);
   buffer_init(&model->settings, CONTROL_PACKET_MAX);
@@ -124,40 +94,144 @@ static mu_status add_version(const struct options *options, uint32_t cores, cons
   if (model == NULL) return MU_NO_MEMORY;
   make_plan(model, found, cores);
   list_push_back(models, &model->link);
-  return model->planned ? fingerprint_take(model, options) : MU_OK;
-}
-
-static void log_warnings(const struct repository_model *found) {
-  for (uint32_t i = 0; found->config != NULL && i < found->config->n_warnings; i++)
-    LOG_WARNING("model configuration", LOG_STR("model", found->name), LOG_STR("warning", found->config->warnings[i]));
+  return MU_OK;
 }
 
 static mu_status add_model(const struct options *options, uint32_t cores, const struct repository_model *found,
                            struct list *models) {
   mu_status status = MU_OK;
-  log_warnings(found);
   for (size_t i = 0; status == MU_OK && i < found->n_versions; i++)
     status = add_version(options, cores, found, &found->versions[i], models);
   return found->n_versions > 0 ? status : add_version(options, cores, found, NULL, models);
 }
 
 static mu_status add_all(const struct options *options, uint32_t cores, const struct repository *repository,
-                         struct list *models, mu_error *err) {
+                         struct list *models) {
   mu_status status = MU_OK;
   for (size_t i = 0; status == MU_OK && i < repository->n_models; i++)
-    if (is_wanted(options, repository->models[i].name))
-      status = add_model(options, cores, &repository->models[i], models);
-  if (status == MU_OK) return MU_OK;
-  served_models_free(models);
-  return mu_fail(err, status, "no memory for the models");
+    status = add_model(options, cores, &repository->models[i], models);
+  return status;
 }
 
-mu_status wanted_models_find(const struct options *options, uint32_t cores, struct list *models, mu_error *err) {
-  struct repository repository = {0};
-  mu_status status = check_options(options, err);
-  if (status == MU_OK) status = repository_scan(options->models.items, options->models.n, &repository, err);
-  if (status == MU_OK) status = check_load_models(options, &repository, err);
-  if (status == MU_OK) status = add_all(options, cores, &repository, models, err);
-  repository_free(&repository);
+/* ---- a chosen one ------------------------------------------------------------------------------------------------ */
+
+static mu_status find_chosen(const struct options *options, const struct model_choice *choice,
+                             struct repository *ret_repository, mu_error *err) {
+  const struct repository_config config = {choice->config, choice->config_size};
+  if (choice->n_files > 0)
+    return repository_given(choice->name, &config, choice->versions, choice->n_files, ret_repository, err);
+  return repository_find(options->models.items, options->models.n, choice->name,
+                         choice->config != NULL ? &config : NULL, ret_repository, err);
+}
+
+/* The model files that came along: each generation has descriptors of its own. */
+static mu_status give_files(const struct model_choice *choice, struct list *models) {
+  list_each (link, models) {
+    struct served_model *model = list_item(link, struct served_model, link);
+    for (size_t i = 0; model->given && i < choice->n_files; i++)
+      if (choice->versions[i] == model->version) model->file = fcntl(choice->files[i], F_DUPFD_CLOEXEC, 0);
+    if (model->given && model->file < 0) return MU_IO;
+  }
+  return MU_OK;
+}
+
+static mu_status take_fingerprints(const struct options *options, struct list *models) {
+  mu_status status = MU_OK;
+  list_each (link, models) {
+    struct served_model *model = list_item(link, struct served_model, link);
+    if (status == MU_OK && model->planned) status = fingerprint_take(model, options);
+  }
   return status;
+}
+
+static void append_all(struct list *models, struct list *found) {
+  for (struct list *link; (link = list_pop_front(found)) != NULL;) list_push_back(models, link);
+}
+
+mu_status wanted_model_find(const struct options *options, uint32_t cores, const struct model_choice *choice,
+                            struct list *models, mu_error *err) {
+  struct repository repository = {0};
+  struct list found;
+  list_init(&found);
+  mu_status status = find_chosen(options, choice, &repository, err);
+  if (status != MU_OK) return status;
+  status = add_all(options, cores, &repository, &found);
+  repository_free(&repository);
+  if (status == MU_OK) status = give_files(choice, &found);
+  if (status == MU_OK) status = take_fingerprints(options, &found);
+  if (status == MU_OK) {
+    append_all(models, &found);
+    return MU_OK;
+  }
+  served_models_free(&found);
+  return mu_fail(err, status,
+                 status == MU_IO ? "no free file descriptor for a model file" : "no memory for the models");
+}
+
+/* ---- all --------------------------------------------------------------------------------------------------------- */
+
+/* One that is not there any more is wanted no more. */
+static mu_status find_all_chosen(const struct options *options, uint32_t cores, const struct list *choices,
+                                 struct list *models, mu_error *err) {
+  mu_status status = MU_OK;
+  list_each (link, choices) {
+    const struct model_choice *choice = list_item(link, struct model_choice, link);
+    if (status == MU_OK) status = wanted_model_find(options, cores, choice, models, err);
+    if (status == MU_NOT_FOUND) status = MU_OK;
+  }
+  return status;
+}
+
+static mu_status find_whole_repository(const struct options *options, uint32_t cores, struct list *models,
+                                       mu_error *err) {
+  struct repository repository = {0};
+  mu_status status = repository_scan(options->models.items, options->models.n, &repository, err);
+  if (status != MU_OK) return status;
+  status = add_all(options, cores, &repository, models);
+  repository_free(&repository);
+  if (status == MU_OK) status = take_fingerprints(options, models);
+  return status == MU_OK ? status : mu_fail(err, status, "no memory for the models");
+}
+
+mu_status wanted_models_find(const struct options *options, uint32_t cores, const struct list *choices,
+                             struct list *models, mu_error *err) {
+  struct list found;
+  list_init(&found);
+  mu_status status = wanted_models_check(options, err);
+  if (status == MU_OK)
+    status = choices != NULL ? find_all_chosen(options, cores, choices, &found, err)
+                             : find_whole_repository(options, cores, &found, err);
+  if (status == MU_OK)
+    append_all(models, &found);
+  else
+    served_models_free(&found);
+  return status;
+}
+
+void wanted_models_warn(const struct list *models) {
+  list_each (link, models) {
+    const struct served_model *model = list_item(link, struct served_model, link);
+    const struct served_model *before = link->prev != models ? list_item(link->prev, struct served_model, link) : NULL;
+    struct model_config *config;
+    if (before != NULL && strcmp(before->name, model->name) == 0) continue; /* versions have one configuration */
+    if (model_config_parse(model->text, model->text_size, "config.pbtxt", model->name, &config, NULL) != MU_OK)
+      continue;
+    for (uint32_t i = 0; i < config->n_warnings; i++)
+      LOG_WARNING("model configuration", LOG_STR("model", model->name), LOG_STR("warning", config->warnings[i]));
+    model_config_free(config);
+  }
+}
+
+mu_status wanted_models_digest(const struct list *models, struct buffer *out) {
+  buffer_clear(out);
+  list_each (link, models) {
+    const struct served_model *model = list_item(link, struct served_model, link);
+    buffer_append(out, model->name, strlen(model->name) + 1);
+    buffer_append(out, &model->version, sizeof model->version);
+    buffer_append(out, &model->planned, sizeof model->planned);
+    buffer_append(out, &model->fingerprint.size, sizeof model->fingerprint.size);
+    buffer_append(out, model->fingerprint.data, model->fingerprint.size);
+    if (!model->planned) buffer_append(out, model->reason, strlen(model->reason) + 1);
+  }
+  return out->failed ? MU_NO_MEMORY : MU_OK;
 }

@@ -79,6 +79,7 @@ static void attach(struct worker *worker, struct gateway *gateway) {
       .epoch = attachment->epoch,
       .device_name = worker->group->device,
       .pid = process_pid(worker->process),
+      .load_ns = worker->policy.ready_ns > worker->started_ns ? worker->policy.ready_ns - worker->started_ns : 0,
   };
   const struct control_worker_peer peer = {attachment->epoch};
   mu_status status = control_link_send(worker->link, CONTROL_WORKER_PEER, &peer, &ends[1], 1);
@@ -345,8 +346,8 @@ static mu_status send_start(struct worker *worker) {
       .max_batch = (uint32_t)model->options.max_batch_size,
   };
   /* A model that was replaced on disk and not reloaded, or not yet, goes on as it was. */
-  size_t n_files = fingerprint_has_file(model) ? 0 : 1;
-  if (n_files > 0)
+  size_t n_files = model->given || !fingerprint_has_file(model) ? 1 : 0;
+  if (n_files > 0 && !model->given)
     LOG_WARNING("the model's file is another one now: the one before is loaded again, until muster reload",
                 LOG_STR("model", model->name), LOG_INT("version", model->version), LOG_STR("file", model->path));
   return control_link_send(worker->link, CONTROL_WORKER_START, &message, &model->file, n_files);
@@ -359,7 +360,7 @@ static mu_status spawn(struct worker *worker, mu_error *err) {
   char title[512];
   snprintf(title, sizeof title, "muster: worker %s/%lld %s", worker->model->name, (long long)worker->model->version,
            worker->group->device);
-  const struct process_spec spec = {title, "worker", s->log_level, s->log_format};
+  const struct process_spec spec = {title, "worker", log_current(), s->log_format};
   int control;
   mu_status status = process_spawn(s->loop, &spec, on_ended, worker, &worker->process, &control, err);
   if (status != MU_OK) return status;
@@ -397,12 +398,11 @@ void workers_start(struct served_model *model) {
   }
 }
 
-void workers_tell_options(struct supervisor *s) {
-  const struct control_options message = {{s->encoded_options.data, s->encoded_options.size}};
+void workers_tell(struct supervisor *s, enum control_type type, const void *message) {
   list_each (link, &s->workers) {
     struct worker *worker = list_item(link, struct worker, all);
     if (worker->link == NULL) continue;
-    mu_status status = control_link_send(worker->link, CONTROL_OPTIONS, &message, NULL, 0);
+    mu_status status = control_link_send(worker->link, type, message, NULL, 0);
     if (status != MU_OK && status != MU_CANCELED) condemn(worker, DEATH_UNREACHABLE, status_name(status));
   }
 }

@@ -204,12 +204,21 @@ static void take_stop(struct worker *worker, struct control_packet *packet) {
 static void take_options(struct worker *worker, struct control_packet *packet) {
   struct options *options;
   if (options_decode(packet->options.options.data, packet->options.options.size, &options) != MU_OK) return;
-  log_set_level(options_log_level(options));
+  const struct log_settings settings = options_log_settings(options);
+  log_apply(&settings);
   options_free(options);
 }
 
+static void take_log_settings(struct worker *worker, struct control_packet *packet) {
+  const struct log_settings settings = control_log_settings_take(&packet->log_settings);
+  log_apply(&settings);
+}
+
 static void (*const takers[CONTROL_TYPE_COUNT])(struct worker *worker, struct control_packet *packet) = {
-    [CONTROL_WORKER_PEER] = take_peer, [CONTROL_STOP] = take_stop, [CONTROL_OPTIONS] = take_options};
+    [CONTROL_WORKER_PEER] = take_peer,
+    [CONTROL_STOP] = take_stop,
+    [CONTROL_OPTIONS] = take_options,
+    [CONTROL_LOG_SETTINGS] = take_log_settings};
 
 /* MU_CANCELED: the supervisor is gone. */
 static mu_status take_message(struct worker *worker, mu_error *err) {

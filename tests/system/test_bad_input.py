@@ -135,12 +135,6 @@ def test_inputs_that_do_not_go_together(wire):
             r"shape \[3,3\] does not fit the model's \[2,3\]")
 
 
-@pytest.mark.parametrize("name", ["shared_memory_region", "shared_memory_byte_size", "shared_memory_offset"])
-def test_shared_memory_is_not_served(wire, name):
-    refused(wire.infer("identity", change(data=None, parameters={name: 1})), 501, "shared memory")
-    refused(wire.infer("identity", {**GOOD, "outputs": [{"name": "y", "parameters": {name: 1}}]}), 501, "shared memory")
-
-
 def test_sequences_are_not_served(wire):
     for value in (5, "five"):
         refused(wire.infer("identity", {**GOOD, "parameters": {"sequence_id": value}}), 501, "sequence_id.*sequences")

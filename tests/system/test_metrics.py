@@ -2,14 +2,17 @@
 import concurrent.futures
 import json
 import math
+import os
 import re
 import shutil
+import socket
 import subprocess
+import urllib.parse
 
 import numpy as np
 import pytest
 
-from muster_server import MODELS, PATIENCE, put_model, sim_config, wait_for
+from muster_server import MODELS, PATIENCE, put_model, run_muster, sim_config, wait_for
 from oip import COMPRESS, DECOMPRESS, Wire, outputs_of, tensor
 
 X = np.arange(4, dtype=np.float32).reshape(1, 4)
@@ -19,7 +22,8 @@ COUNTERS = ["nv_inference_request_success", "nv_inference_request_failure", "nv_
             "nv_inference_compute_input_duration_us", "nv_inference_compute_infer_duration_us",
             "nv_inference_compute_output_duration_us", "muster_requests_retried_total", "muster_connections_total",
             "muster_http_requests_total", "muster_worker_deaths_total"]
-GAUGES = ["nv_inference_pending_request_count", "muster_model_ready", "muster_model_instances_ready",
+GAUGES = ["nv_inference_pending_request_count", "nv_model_load_duration_secs", "nv_cpu_utilization",
+          "nv_cpu_memory_total_bytes", "nv_cpu_memory_used_bytes", "muster_model_ready", "muster_model_instances_ready",
           "muster_server_ready", "muster_connections_open", "muster_memory_used_bytes", "muster_memory_limit_bytes"]
 HISTOGRAMS = ["muster_request_duration_seconds", "muster_queue_duration_seconds", "muster_batch_size"]
 
@@ -40,12 +44,13 @@ class Page:
                 name, kind = rest.split(" ")[1:]
                 assert name in self.help and name not in self.types  # HELP first, each once
                 self.types[name] = kind
+                assert kind in ("counter", "gauge", "histogram", "summary")
             else:
                 found = SAMPLE.fullmatch(line)
                 assert found, line
                 labels = tuple(sorted(re.findall(r'([a-z]+)="([^"]*)"', found[2] or "")))
                 base = re.sub("_(bucket|sum|count)$", "", found[1])
-                assert found[1] in self.types or self.types.get(base) == "histogram", line
+                assert found[1] in self.types or self.types.get(base) in ("histogram", "summary"), line
                 assert (found[1], labels) not in self.samples, line
                 self.samples[found[1], labels] = float(found[3])
 
@@ -90,7 +95,7 @@ def test_page(server):
     models = {dict(labels)["model"] for (name, labels) in page.samples if name == "nv_inference_count"}
     assert models == {"echo", "counted", "batched", "idle", "fails"}
     assert {name for (name, labels) in page.samples if labels == ()} == {
-        name for name in COUNTERS + GAUGES if re.match("muster_(server|conn|http|memory|worker)", name)}
+        name for name in COUNTERS + GAUGES if re.match("nv_cpu|muster_(server|conn|http|memory|worker)", name)}
 
 
 def test_head_and_compression_of_the_page(server):
@@ -101,14 +106,18 @@ def test_head_and_compression_of_the_page(server):
         assert wire.ask("POST", "/metrics", b"").status == 405
 
 
-def test_promtool_finds_nothing_wrong(server):
+def promtool_complaints(server):
     promtool = shutil.which("promtool")
     if promtool is None:
         pytest.skip("promtool is not installed")
     done = subprocess.run([promtool, "check", "metrics"], input=server.metrics(), capture_output=True, text=True,
                           timeout=PATIENCE)
-    complaints = [line for line in (done.stdout + done.stderr).splitlines() if not line.startswith("nv_")]
-    assert complaints == []  # Triton's names break promtool's rules of style; they are what dashboards ask for
+    # Triton's names break promtool's rules of style; they are what dashboards ask for
+    return [line for line in (done.stdout + done.stderr).splitlines() if not line.startswith("nv_")]
+
+
+def test_promtool_finds_nothing_wrong(server):
+    assert promtool_complaints(server) == []
 
 
 def test_idle_model_is_all_zero(server):
@@ -190,6 +199,93 @@ def test_batches_are_seen(server):
         assert histogram[bound] == sum(n for size, n in sizes.items() if size <= bound)
     # a batch takes 20 ms: every request took at least that
     assert dict(page.histogram("muster_request_duration_seconds", "batched"))[0.01] == 0
+
+
+SUMMARIES = [f"nv_inference_{part}_summary_us" for part in ("request", "queue", "compute_input", "compute_infer",
+                                                            "compute_output")]
+
+
+def test_figures_of_the_machine(server):
+    page = page_of(server)
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert page.get("nv_cpu_memory_total_bytes") == total
+    assert 0 < page.get("nv_cpu_memory_used_bytes") < total
+    assert 0 <= page.get("nv_cpu_utilization") <= 1
+    assert all(0 < page.of("nv_model_load_duration_secs", model) < PATIENCE for model in ("echo", "idle"))
+
+
+def test_metrics_config(serve, tmp_path):
+    """Triton's kinds of latencies: summaries and the histogram are asked for, the counters can be left out."""
+    models = put_model(tmp_path / "models", "slow", config=sim_config(max_batch_size=8, base_ms=20))
+    put_model(models, "idle", config=sim_config())
+    server = serve(models, "--metrics-config", "summary_latencies=true", "--metrics-config",
+                   "summary_quantiles=0.5:0.05,0.99:0.001", "--metrics-config=histogram_latencies=true",
+                   "--metrics-config", "counter_latencies=false", "--allow-cpu-metrics=false")
+    for _ in range(5):
+        assert server.infer("slow", request()).status == 200
+    page = page_of(server)
+    assert [name for name, kind in page.types.items() if kind == "summary"] == SUMMARIES
+    assert not [name for name in page.types if name.endswith("_duration_us") or name.startswith("nv_cpu")]
+    for name in SUMMARIES:
+        assert page.of(f"{name}_count", "slow") == 5 and page.of(f"{name}_count", "idle") == 0
+        assert math.isnan(page.of(name, "idle", quantile="0.5"))
+        quantiles = [page.of(name, "slow", quantile=q) for q in ("0.5", "0.99")]
+        assert quantiles == sorted(quantiles)
+    # a run takes 20 ms, and quantiles are within a hundredth of the value
+    assert page.of("nv_inference_compute_infer_summary_us", "slow", quantile="0.5") > 0.99 * 20e3
+    assert page.of("nv_inference_request_summary_us_sum", "slow") >= 5 * 20e3
+    buckets = page.histogram("nv_inference_first_response_histogram_ms", "slow")
+    assert [bound for bound, _ in buckets] == [100, 500, 2000, 5000, math.inf] and buckets[-1][1] == 5
+    assert page.of("nv_inference_first_response_histogram_ms_count", "slow") == 5
+    assert promtool_complaints(server) == []
+
+
+@pytest.mark.parametrize("setting, says", [("summary_latencies", "SETTING=VALUE"), ("latencies=true", "summary_quantiles"),
+                                           ("summary_latencies=1", "true or false")])
+def test_wrong_metrics_config(setting, says):
+    done = run_muster("config", MODELS / "identity.onnx", "--metrics-config", setting)
+    assert done.returncode == 2 and "--metrics-config" in done.stderr and says in done.stderr
+
+
+def test_prometheus_scrapes(serve, tmp_path):
+    """The server that the page is made for: it takes every sample, and answers from them."""
+    prometheus = shutil.which("prometheus")
+    if prometheus is None:
+        pytest.skip("prometheus is not installed")
+    server = serve(put_model(tmp_path / "models", "echo", config=sim_config(max_batch_size=8)), "--metrics-config",
+                   "summary_latencies=true")
+    for _ in range(3):
+        assert server.infer("echo", request()).status == 200
+    (tmp_path / "prometheus.yml").write_text(f"""
+scrape_configs:
+  - job_name: muster
+    scrape_interval: 200ms
+    scrape_timeout: 200ms
+    static_configs: [{{targets: ["127.0.0.1:{server.metrics_port}"]}}]
+""")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with open(tmp_path / "prometheus.log", "wb") as log:
+        process = subprocess.Popen([prometheus, f"--config.file={tmp_path / 'prometheus.yml'}", f"--storage.tsdb.path={tmp_path / 'tsdb'}",
+                                    f"--web.listen-address=127.0.0.1:{port}"], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+
+    def ask(query):
+        try:
+            reply = server.get("/api/v1/query?" + urllib.parse.urlencode({"query": query}), port=port)
+        except OSError:
+            return None
+        return [float(found["value"][1]) for found in reply.json["data"]["result"]] if reply.status == 200 else None
+
+    try:
+        assert wait_for(lambda: ask('nv_inference_request_success{model="echo",version="1"}'), "a scrape") == [3]
+        assert ask("up") == [1] and ask("muster_server_ready") == [1]
+        (median,) = ask('nv_inference_request_summary_us{model="echo",quantile="0.5"}')
+        assert median > 0 and ask("nv_inference_request_summary_us_count") == [3]
+        assert ask('count({__name__=~"nv_.+|muster_.+"})')[0] > 50
+    finally:
+        process.terminate()
+        process.wait(PATIENCE)
 
 
 def test_label_values_are_escaped(serve, tmp_path):

@@ -82,9 +82,7 @@ def test_statistics(client):
 
 @pytest.mark.parametrize("call", [
     lambda c: c.load_model("add"), lambda c: c.unload_model("add"), lambda c: c.get_trace_settings(),
-    lambda c: c.update_trace_settings(settings={}), lambda c: c.get_log_settings(), lambda c: c.update_log_settings({}),
-    lambda c: c.get_system_shared_memory_status(), lambda c: c.register_system_shared_memory("r", "/k", 64),
-    lambda c: c.unregister_system_shared_memory(), lambda c: c.get_cuda_shared_memory_status()])
+    lambda c: c.update_trace_settings(settings={}), lambda c: c.get_log_settings(), lambda c: c.update_log_settings({})])
 def test_what_is_not_served_raises(client, call):
     with pytest.raises(InferenceServerException, match="muster does not serve") as caught:
         call(client)

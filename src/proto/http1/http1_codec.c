@@ -465,4 +465,8 @@ uint64_t http1_codec_body_left(const struct http1_codec *codec) {
   return codec->step == STEP_BODY && codec->left != UINT64_MAX ? codec->left : 0;
 }
 
+bool http1_codec_is_1_0(const struct http1_codec *codec) {
+  return codec->parser.http_major == 1 && codec->parser.http_minor == 0;
+}
+
 bool http1_codec_busy(const struct http1_codec *codec) { return codec->begun; }

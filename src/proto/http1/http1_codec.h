@@ -50,6 +50,9 @@ uint64_t http1_codec_body_left(const struct http1_codec *codec);
 /* In the middle of a message? (an end of file here is an error of the peer) */
 bool http1_codec_busy(const struct http1_codec *codec);
 
+/* Is the message whose head came last of HTTP/1.0, whose clients know no chunks? */
+bool http1_codec_is_1_0(const struct http1_codec *codec);
+
 /* "OK", "Not Found", …; "Unknown" otherwise. */
 const char *http_status_text(int status);
 

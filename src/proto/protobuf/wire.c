@@ -114,3 +114,23 @@ void pb_put_varint_field(struct buffer *out, uint32_t number, uint64_t value) {
   pb_put_tag(out, number, PB_VARINT);
   pb_put_varint(out, value);
 }
+
+size_t pb_open(struct buffer *out, uint32_t number) {
+  pb_put_tag(out, number, PB_BYTES);
+  buffer_putc(out, 0); /* most lengths take one byte */
+  return out->size;
+}
+
+void pb_close(struct buffer *out, size_t mark) {
+  if (out->failed) return;
+  uint64_t size = out->size - mark;
+  const size_t more = pb_varint_size(size) - 1;
+  if (more > 0) {
+    if (buffer_reserve(out, more) != MU_OK) return;
+    memmove(out->data + mark + more, out->data + mark, out->size - mark);
+    out->size += more;
+  }
+  char *place = out->data + mark - 1;
+  for (; size >= 0x80; size >>= 7) *place++ = (char)(size | 0x80);
+  *place = (char)size;
+}

@@ -54,6 +54,11 @@ void pb_put_bytes(struct buffer *out, uint32_t number, const void *bytes, size_t
 void pb_put_text_field(struct buffer *out, uint32_t number, const char *text);
 void pb_put_varint_field(struct buffer *out, uint32_t number, uint64_t value);
 
+/* A message inside of the message, whose length is known only once it has been written: pb_open(), its fields,
+ * pb_close() with what pb_open returned. */
+size_t pb_open(struct buffer *out, uint32_t number);
+void pb_close(struct buffer *out, size_t mark);
+
 /* Bytes that pb_put_length and its content take. */
 static inline size_t pb_bytes_size(uint32_t number, uint64_t size) {
   return pb_varint_size((uint64_t)number << 3) + pb_varint_size(size) + (size_t)size;

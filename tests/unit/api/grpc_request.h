@@ -7,11 +7,6 @@
 
 #include "infer_attempt.h"
 
-/* Part of a message: bytes and how many. */
-struct wire {
-  struct buffer buffer;
-};
-
 static inline struct buffer wire_new(void) {
   struct buffer b;
   buffer_init(&b, 1 << 24);

@@ -22,7 +22,8 @@ static void test_server_metadata(void **state) {
   assert_int_equal(document_server_metadata(&out), MU_OK);
   expect(&out, "{\"name\":\"muster\",\"version\":\"" MUSTER_VERSION
                "\",\"extensions\":[\"classification\",\"schedule_policy\","
-               "\"model_configuration\",\"binary_tensor_data\",\"parameters\",\"statistics\"]}");
+               "\"model_configuration\",\"binary_tensor_data\",\"parameters\",\"statistics\",\"system_shared_memory\","
+               "\"logging\"]}");
 }
 
 static void test_model_metadata(void **state) {
@@ -75,6 +76,54 @@ static void test_statistics(void **state) {
   assert_int_equal(document_statistics(&out, NULL, 0), MU_OK);
   expect(&out, "{\"model_stats\":[]}");
   model_stats_free(s.model.stats);
+}
+
+static void test_regions(void **state) {
+  struct buffer out;
+  start(&out);
+  assert_int_equal(document_regions(&out, NULL, 0), MU_OK);
+  expect(&out, "[]");
+  const struct region_view views[] = {{"a\"b", "/k", 0, 64}, {"\xff", "k", 1, UINT64_MAX}};
+  start(&out);
+  assert_int_equal(document_regions(&out, views, 2), MU_OK);
+  expect(&out,
+         "[{\"name\":\"a\\\"b\",\"key\":\"/k\",\"offset\":0,\"byte_size\":64},"
+         "{\"name\":\"\xef\xbf\xbd\",\"key\":\"k\",\"offset\":1,\"byte_size\":18446744073709551615}]");
+}
+
+static void test_region_register(void **state) {
+  static const struct {
+    const char *body, *error; /* "": good */
+  } cases[] = {
+      {"{\"key\":\"/k\\u0041\",\"byte_size\":7}", ""},
+      {" {\"byte_size\":7,\"x\":[{}],\"offset\":0,\"key\":\"/kA\"} ", ""},
+      {"", "must be a JSON object"},
+      {"[]", "must be a JSON object"},
+      {"{}", "Shared memory register request has no 'key' field"},
+      {"{\"key\":\"k\"}", "Shared memory register request has no 'byte_size' field"},
+      {"{\"key\":7,\"byte_size\":1}", "wrong at byte"},
+      {"{\"key\":\"k\",\"byte_size\":-1}", "wrong at byte"},
+      {"{\"key\":\"k\",\"byte_size\":1,\"offset\":18446744073709551616}", "wrong at byte"},
+      {"{\"key\":\"k\",\"byte_size\":1} x", "wrong at byte"},
+      {"{\"key\":\"k\\u0000\",\"byte_size\":1}", "NUL"},
+      {"{\"key\":\"0123456789\",\"byte_size\":1}", "10 bytes, too many"},
+  };
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    char key[10];
+    uint64_t offset = 99, byte_size = 99;
+    mu_error err = {""};
+    const mu_status status =
+        document_region_register(cases[i].body, strlen(cases[i].body), key, sizeof key, &offset, &byte_size, &err);
+    if ((status == MU_OK) != (cases[i].error[0] == '\0') || strstr(err.message, cases[i].error) == NULL)
+      fail_msg("%s: %s", cases[i].body, err.message);
+    if (status != MU_OK) {
+      assert_int_equal(offset, 99);
+      continue;
+    }
+    assert_string_equal(key, "/kA");
+    assert_int_equal(offset, 0);
+    assert_int_equal(byte_size, 7);
+  }
 }
 
 static void test_repository_index(void **state) {
@@ -207,8 +256,10 @@ static void test_no_room(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_server_metadata),  cmocka_unit_test(test_model_metadata), cmocka_unit_test(test_statistics),
-      cmocka_unit_test(test_repository_index), cmocka_unit_test(test_health),         cmocka_unit_test(test_stats),
+      cmocka_unit_test(test_server_metadata), cmocka_unit_test(test_model_metadata),
+      cmocka_unit_test(test_statistics),      cmocka_unit_test(test_regions),
+      cmocka_unit_test(test_region_register), cmocka_unit_test(test_repository_index),
+      cmocka_unit_test(test_health),          cmocka_unit_test(test_stats),
       cmocka_unit_test(test_no_room),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

@@ -212,8 +212,30 @@ static const struct {
     {INPUT("\"shape\":[1,4],\"parameters\":{\"binary_data_size\":16,\"binary_data_size\":16}"), 16, MU_INVALID,
      "has \"binary_data_size\" twice"},
     {INPUT("\"parameters\":[]"), 0, MU_INVALID, "an input's \"parameters\" must be a JSON object"},
-    {INPUT("\"parameters\":{\"shared_memory_region\":\"r\"}"), 0, MU_UNSUPPORTED,
-     "input 'bytes', parameter \"shared_memory_region\": muster does not serve shared memory"},
+/* shared memory */
+#define SHARED(rest) "\"shape\":[1,4],\"parameters\":{\"shared_memory_region\":\"r\"" rest "}"
+    {INPUT(SHARED("")), 0, MU_INVALID, "input 'bytes': parameter \"shared_memory_region\" needs a"},
+    {INPUT("\"shape\":[1,4],\"parameters\":{\"shared_memory_byte_size\":16}"), 0, MU_INVALID,
+     "input 'bytes': parameter \"shared_memory_byte_size\" needs a \"shared_memory_region\""},
+    {INPUT("\"shape\":[1,4],\"parameters\":{\"shared_memory_offset\":0}"), 0, MU_INVALID,
+     "input 'bytes': parameter \"shared_memory_offset\" needs a \"shared_memory_region\""},
+    {INPUT("\"shape\":[1,4],\"parameters\":{\"shared_memory_region\":\"\",\"shared_memory_byte_size\":16}"), 0,
+     MU_INVALID, "cannot be the name of a region"},
+    {INPUT("\"shape\":[1,4],\"parameters\":{\"shared_memory_region\":\"\\u0000\",\"shared_memory_byte_size\":16}"), 0,
+     MU_INVALID, "cannot be the name of a region"},
+    {INPUT("\"shape\":[1,4],\"parameters\":{\"shared_memory_region\":null,\"shared_memory_byte_size\":16}"), 0,
+     MU_INVALID, "wrong at byte"},
+    {INPUT(SHARED(",\"shared_memory_byte_size\":17")), 0, MU_INVALID,
+     "input 'bytes': shared_memory_byte_size 17 is not the 16 bytes of 4 x INT32"},
+    {INPUT(SHARED(",\"shared_memory_byte_size\":18446744073709551616")), 0, MU_INVALID,
+     "parameter \"shared_memory_byte_size\""},
+    {INPUT(SHARED(",\"shared_memory_byte_size\":16,\"shared_memory_offset\":-1")), 0, MU_INVALID,
+     "parameter \"shared_memory_offset\""},
+    {INPUT(SHARED(",\"shared_memory_byte_size\":16,\"binary_data_size\":16")), 16, MU_INVALID,
+     "input 'bytes' has both a binary_data_size and a shared_memory_region"},
+    {INPUT("\"data\":[1,2,3,4]," SHARED(",\"shared_memory_byte_size\":16")), 0, MU_INVALID,
+     "input 'bytes' has both \"data\" and a shared_memory_region"},
+    {INPUT(SHARED(",\"shared_memory_byte_size\":16")), 16, MU_INVALID, "16 bytes follow the JSON part"},
     /* outputs */
     {OUTPUTS("{}"), 0, MU_INVALID, "\"outputs\" must be an array"},
     {OUTPUTS("[{}]"), 0, MU_INVALID, "outputs[0] has no \"name\""},
@@ -226,8 +248,13 @@ static const struct {
     {OUTPUTS("[{\"name\":\"scores\",\"parameters\":{\"classification\":-1}}]"), 0, MU_INVALID,
      "parameter \"classification\""},
     {OUTPUTS("[{\"name\":\"scores\",\"parameters\":{\"binary_data\":1}}]"), 0, MU_INVALID, "expected a boolean"},
-    {OUTPUTS("[{\"name\":\"scores\",\"parameters\":{\"shared_memory_byte_size\":1}}]"), 0, MU_UNSUPPORTED,
-     "output 'scores', parameter \"shared_memory_byte_size\""},
+    {OUTPUTS("[{\"name\":\"scores\",\"parameters\":{\"shared_memory_byte_size\":1}}]"), 0, MU_INVALID,
+     "output 'scores': parameter \"shared_memory_byte_size\" needs a \"shared_memory_region\""},
+    {OUTPUTS("[{\"name\":\"scores\",\"parameters\":{\"shared_memory_region\":\"r\"}}]"), 0, MU_INVALID,
+     "output 'scores': parameter \"shared_memory_region\" needs a"},
+    {OUTPUTS("[{\"name\":\"scores\",\"parameters\":{\"shared_memory_region\":\"r\",\"classification\":1,"
+             "\"shared_memory_byte_size\":1}}]"),
+     0, MU_INVALID, "output 'scores': shared memory cannot be used together with a classification"},
     /* parameters */
     {PARAMETERS("5"), 0, MU_INVALID, "\"parameters\" must be a JSON object"},
     {PARAMETERS("{\"priority\":-1}"), 0, MU_INVALID, "parameter \"priority\""},
@@ -389,6 +416,82 @@ static void test_request_is_reused(void **state) {
   request_free(&request);
 }
 
+static void test_shared_memory(void **state) {
+  struct sample_model s;
+  make_batched(&s);
+  struct request request = {0};
+  mu_error err;
+  static const char json[] =
+      "{\"inputs\":[{\"name\":\"bytes\",\"datatype\":\"INT32\",\"shape\":[2,4],\"parameters\":{"
+      "\"shared_memory_byte_size\":32,\"shared_memory_region\":\"a\\u0020b\",\"shared_memory_offset\":"
+      "18446744073709551615}}],"
+      "\"outputs\":[{\"name\":\"labels\",\"parameters\":{\"shared_memory_byte_size\":7,\"binary_data\":true,"
+      "\"shared_memory_region\":\"c\"}},{\"name\":\"scores\"}],\"parameters\":{\"binary_data_output\":true}}";
+  assert_int_equal(rest_infer_parse(&s.model, json, sizeof json - 1, 0, &request, &err), MU_OK);
+  assert_int_equal(request.binary_bytes, 0);
+  assert_int_equal(request.input_bytes, 32);
+  assert_int_equal(request.n_shares, 2);
+  assert_int_equal(request.inputs[0].source, INPUT_SHARED);
+  const struct request_share *in = &request.shares[request.inputs[0].share - 1];
+  assert_string_equal(in->name, "a b");
+  assert_true(in->offset == UINT64_MAX && in->byte_size == 32 && !in->output && in->region == NULL);
+  const struct request_share *out = &request.shares[request.outputs[0].share - 1];
+  assert_string_equal(out->name, "c");
+  assert_true(out->offset == 0 && out->byte_size == 7 && out->output);
+  assert_false(request.outputs[0].binary); /* nothing of it is in the reply */
+  assert_true(request.outputs[1].binary && request.outputs[1].share == 0);
+  /* what the gateway copies is checked as any other bytes */
+  request_clear(&request);
+  assert_int_equal(request.n_shares, 0);
+  static const char mask[] = "{\"inputs\":[" GOOD
+                             ",{\"name\":\"mask\",\"datatype\":\"BOOL\",\"shape\":[1,3],\"parameters\":{"
+                             "\"shared_memory_byte_size\":3,\"shared_memory_region\":\"r\"}}]}";
+  assert_int_equal(rest_infer_parse(&s.model, mask, sizeof mask - 1, 0, &request, &err), MU_OK);
+  request.inputs[0].data = (uint8_t[16]){0};
+  request.inputs[1].data = (uint8_t[]){0, 1, 2};
+  assert_int_equal(rest_infer_check_binary(&s.model, &request, &err), MU_INVALID);
+  assert_non_null(strstr(err.message, "input 'mask': a byte of BOOL"));
+  request_free(&request);
+}
+
+static void test_region_names(void **state) {
+  struct sample_model s;
+  make_batched(&s);
+  char json[2000];
+  for (int size = 254; size <= 257; size++)
+    for (int escaped = 0; escaped < 2; escaped++) {
+      struct request request = {0};
+      mu_error err;
+      snprintf(
+          json, sizeof json,
+          INPUT("\"shape\":[1,4],\"parameters\":{\"shared_memory_byte_size\":16,\"shared_memory_region\":\"%s%0*d\"}"),
+          escaped ? "\\u0041" : "A", size - 1, 0);
+      const mu_status status = rest_infer_parse(&s.model, json, strlen(json), 0, &request, &err);
+      assert_int_equal(status, size <= REQUEST_REGION_MAX ? MU_OK : MU_INVALID);
+      if (status == MU_OK) assert_int_equal(strlen(request.shares[0].name), size);
+      request_free(&request);
+    }
+}
+
+static void test_shared_bytes(void **state) {
+  struct sample_model s;
+  sample_init(&s, 4);
+  sample_input(&s, "text", MU_BYTES, DIMS(-1, 1));
+  sample_output(&s, "y", MU_FP32, DIMS(-1));
+  for (int size = 0; size < 12; size++) {
+    struct request request = {0};
+    mu_error err;
+    char json[300];
+    snprintf(json, sizeof json,
+             "{\"inputs\":[{\"name\":\"text\",\"datatype\":\"BYTES\",\"shape\":[2,1],\"parameters\":{"
+             "\"shared_memory_byte_size\":%d,\"shared_memory_region\":\"r\"}}]}",
+             size);
+    assert_int_equal(rest_infer_parse(&s.model, json, strlen(json), 0, &request, &err), size < 8 ? MU_INVALID : MU_OK);
+    if (size >= 8) assert_int_equal(request.inputs[0].size, size);
+    request_free(&request);
+  }
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_smallest_request),    cmocka_unit_test(test_binary_request),
@@ -397,7 +500,8 @@ int main(void) {
       cmocka_unit_test(test_long_names),          cmocka_unit_test(test_deep_nesting),
       cmocka_unit_test(test_unbatched_model),     cmocka_unit_test(test_reshaped_input),
       cmocka_unit_test(test_unknown_binary_size), cmocka_unit_test(test_model_without_metadata),
-      cmocka_unit_test(test_request_is_reused),
+      cmocka_unit_test(test_request_is_reused),   cmocka_unit_test(test_shared_memory),
+      cmocka_unit_test(test_region_names),        cmocka_unit_test(test_shared_bytes),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

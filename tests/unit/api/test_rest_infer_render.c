@@ -1,4 +1,5 @@
 /* Replies: what clients get for what the engine produced. */
+#include "api/infer_shared_memory.h"
 #include "api/rest_infer.h"
 
 #include "sample_model.h"
@@ -64,6 +65,16 @@ static void make_model(struct sample_model *s, uint32_t max_batch) {
   sample_output(s, "scores", MU_FP32, DIMS(-1, 3));
   sample_output(s, "n\"ame", MU_BYTES, DIMS(-1, 1));
   sample_output(s, "flags", MU_BOOL, DIMS(-1));
+}
+
+static void share(struct reply *r, struct request_output *output, const char *name, uint64_t offset,
+                  uint64_t byte_size) {
+  struct request_share *made = request_add_share(&r->request);
+  assert_non_null(made);
+  strcpy(made->name, name);
+  made->offset = offset;
+  made->byte_size = byte_size;
+  output->share = r->request.n_shares;
 }
 
 static void test_json_reply(void **state) {
@@ -278,6 +289,7 @@ static void test_every_limit(void **state) {
     classes->binary = true;
     classes->classification = 1;
     ask(&r, 1);
+    if (limit % 3 == 0) share(&r, &r.request.outputs[0], "r\1\1", 1, 4);
     r.request.n_outputs = limit % 2 == 0 ? 2 : 1;
     render(&r, &s.model, results, 2);
     assert_true(r.status == MU_OK || r.status == MU_TOO_LARGE);
@@ -288,12 +300,43 @@ static void test_every_limit(void **state) {
   assert_true(fitted > 0 && fitted < 1024);
 }
 
+static void test_shared_memory(void **state) {
+  struct sample_model s;
+  make_model(&s, 4);
+  static const float scores[] = {1, 2, 3};
+  const struct infer_result results[] = {
+      {0, tensor_of(MU_FP32, scores, sizeof scores, DIMS(1, 3))},
+      {1, tensor_of(MU_BYTES, "\1\0\0\0a", 5, DIMS(1, 1))},
+      {2, tensor_of(MU_BOOL, "\1", 1, DIMS(1))},
+  };
+  struct reply r;
+  mu_error err;
+  reply_init(&r, 1);
+  share(&r, ask(&r, 1), "r\"1", 0, 100);
+  share(&r, ask(&r, 0), "s", INT64_MAX, 12);
+  ask(&r, 2)->binary = true;
+  render(&r, &s.model, results, 3);
+  expect_text(&r,
+              "{\"model_name\":\"sample\",\"model_version\":\"3\",\"outputs\":["
+              "{\"name\":\"n\\\"ame\",\"datatype\":\"BYTES\",\"shape\":[1,1]},"
+              "{\"name\":\"scores\",\"datatype\":\"FP32\",\"shape\":[1,3]},"
+              "{\"name\":\"flags\",\"datatype\":\"BOOL\",\"shape\":[1],\"parameters\":{\"binary_data_size\":1}}]}");
+  assert_int_equal(r.n_binary, 1);
+  assert_int_equal(r.binary[0].iov_len, 1);
+  assert_int_equal(infer_output_fits(&s.model, &r.request, &r.request.outputs[1], 12, &err), MU_OK);
+  assert_int_equal(infer_output_fits(&s.model, &r.request, &r.request.outputs[1], 13, &err), MU_INVALID);
+  assert_string_equal(err.message,
+                      "shared memory size specified with the request for output 'scores' (12 bytes) should "
+                      "be at least 13 bytes to hold the results");
+  reply_free(&r);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_json_reply),       cmocka_unit_test(test_binary_reply),
       cmocka_unit_test(test_classified_reply), cmocka_unit_test(test_large_binary_classifications),
       cmocka_unit_test(test_reshaped_output),  cmocka_unit_test(test_failures),
-      cmocka_unit_test(test_every_limit),
+      cmocka_unit_test(test_every_limit),      cmocka_unit_test(test_shared_memory),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -36,6 +36,20 @@ static void test_served(void **state) {
       {"POST", "/v2/models/a%20b%2B%c3%a9/infer", ENDPOINT_MODEL_INFER, "a b+\xc3\xa9", -1},
       {"POST", "/v2/models/versions/versions/2/infer", ENDPOINT_MODEL_INFER, "versions", 2},
       {"POST", "/v2/repository/index", ENDPOINT_REPOSITORY_INDEX, "", -1},
+      {"GET", "/v2/systemsharedmemory/status", ENDPOINT_REGION_STATUS, "", -1},
+      {"GET", "/v2/systemsharedmemory/region/r/status", ENDPOINT_REGION_STATUS, "", -1},
+      {"POST", "/v2/systemsharedmemory/region/r/register", ENDPOINT_REGION_REGISTER, "", -1},
+      {"POST", "/v2/systemsharedmemory/region/r/unregister", ENDPOINT_REGION_UNREGISTER, "", -1},
+      {"POST", "/v2/systemsharedmemory/unregister", ENDPOINT_REGION_UNREGISTER, "", -1},
+      {"GET", "/v2/cudasharedmemory/status", ENDPOINT_CUDA_REGION_STATUS, "", -1},
+      {"GET", "/v2/cudasharedmemory/region/r/status", ENDPOINT_CUDA_REGION_STATUS, "", -1},
+      {"POST", "/v2/cudasharedmemory/region/r/register", ENDPOINT_CUDA_REGION_REGISTER, "", -1},
+      {"POST", "/v2/cudasharedmemory/region/r/unregister", ENDPOINT_CUDA_REGION_UNREGISTER, "", -1},
+      {"POST", "/v2/cudasharedmemory/unregister", ENDPOINT_CUDA_REGION_UNREGISTER, "", -1},
+      {"GET", "/v2/logging", ENDPOINT_LOGGING, "", -1},
+      {"POST", "/v2/logging", ENDPOINT_LOGGING, "", -1},
+      {"POST", "/v2/repository/models/a%20b/load", ENDPOINT_MODEL_LOAD, "a b", -1},
+      {"POST", "/v2/repository/models/magika/unload", ENDPOINT_MODEL_UNLOAD, "magika", -1},
       {"GET", "/health", ENDPOINT_HEALTH, "", -1},
       {"GET", "/stats", ENDPOINT_STATS, "", -1},
       {"HEAD", "/metrics", ENDPOINT_METRICS, "", -1},
@@ -83,12 +97,19 @@ static void test_refused(void **state) {
       {"", "/v2", MU_UNSUPPORTED, "GET, HEAD", ""},
       {"PUT", "/v2/logging", MU_UNSUPPORTED, "GET, HEAD, POST", ""},
       {"POST", "/v2/models/a/generate", MU_UNSUPPORTED, NULL, "muster does not serve the generate extension"},
-      {"POST", "/v2/repository/models/a/load", MU_UNSUPPORTED, NULL, "loading models on request"},
-      {"GET", "/v2/logging", MU_UNSUPPORTED, NULL, "log settings"},
+      {"GET", "/v2/repository/models/a/load", MU_UNSUPPORTED, "POST", "the path takes POST, not GET"},
+      {"POST", "/v2/repository/models/a%2fb/load", MU_INVALID, NULL, "cannot be the name of a model"},
+      {"POST", "/v2/repository/models/%2e%2e/load", MU_INVALID, NULL, "cannot be the name of a model"},
+      {"POST", "/v2/repository/models/../unload", MU_INVALID, NULL, "cannot be the name of a model"},
+      {"POST", "/v2/repository/models/a%00b/unload", MU_INVALID, NULL, "cannot be the name of a model"},
+      {"POST", "/v2/repository/models//etc/load", MU_NOT_FOUND, NULL, ""},
       {"POST", "/v2/models/a/trace/setting", MU_UNSUPPORTED, NULL, "tracing"},
-      {"GET", "/v2/systemsharedmemory/status", MU_UNSUPPORTED, NULL, "system shared memory"},
-      {"POST", "/v2/systemsharedmemory/region/x/register", MU_UNSUPPORTED, NULL, "system shared memory"},
-      {"POST", "/v2/cudasharedmemory/region/x/unregister", MU_UNSUPPORTED, NULL, "CUDA shared memory"},
+      {"POST", "/v2/systemsharedmemory/register", MU_NOT_FOUND, NULL, ""},
+      {"POST", "/v2/systemsharedmemory/region/a/b/register", MU_NOT_FOUND, NULL, ""},
+      {"POST", "/v2/systemsharedmemory/region//register", MU_NOT_FOUND, NULL, ""},
+      {"POST", "/v2/systemsharedmemory/region/a%00b/register", MU_INVALID, NULL, "at most 255 bytes, none of them 0"},
+      {"GET", "/v2/systemsharedmemory/region/a/register", MU_UNSUPPORTED, "POST", ""},
+      {"POST", "/v2/cudasharedmemory/status", MU_UNSUPPORTED, "GET, HEAD", ""},
       {"POST", "/v2/models/a%2/infer", MU_INVALID, NULL, "two hexadecimal digits"},
       {"POST", "/v2/models/a%/infer", MU_INVALID, NULL, "two hexadecimal digits"},
       {"POST", "/v2/models/a%zz/infer", MU_INVALID, NULL, "two hexadecimal digits"},
@@ -116,6 +137,29 @@ static void test_refused(void **state) {
   }
 }
 
+/* What --admin is asked about: whatever changes the server, and nothing else. */
+static void test_guarded(void **state) {
+  static const struct {
+    const char *method, *path;
+    bool guarded;
+  } cases[] = {
+      {"POST", "/v2/repository/models/a/load", true},
+      {"POST", "/v2/repository/models/a/unload", true},
+      {"POST", "/v2/repository/index", false},
+      {"POST", "/v2/models/a/infer", false},
+      {"GET", "/v2/models/a/config", false},
+      {"GET", "/nothing", false},
+      {"GET", "/v2/logging", true},
+      {"POST", "/v2/systemsharedmemory/region/r/register", true},
+  };
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    struct route route = {.guarded = !cases[i].guarded};
+    const mu_status status = route_find(cases[i].method, cases[i].path, &route, NULL);
+    assert_true(status == MU_OK || status == MU_NOT_FOUND);
+    assert_true(route.guarded == cases[i].guarded);
+  }
+}
+
 static void test_long_names(void **state) {
   char path[2000];
   struct route route;
@@ -134,6 +178,21 @@ static void test_long_names(void **state) {
   assert_int_equal(strlen(route.model), 255);
 }
 
+static void test_regions(void **state) {
+  char path[2000];
+  struct route route;
+  mu_error err;
+  assert_int_equal(route_find("GET", "/v2/systemsharedmemory/status", &route, &err), MU_OK);
+  assert_string_equal(route.region, "");
+  assert_int_equal(route_find("GET", "/v2/systemsharedmemory/region/a%2Fb%20c/status", &route, &err), MU_OK);
+  assert_string_equal(route.region, "a/b c");
+  snprintf(path, sizeof path, "/v2/systemsharedmemory/region/%0255d/register", 1);
+  assert_int_equal(route_find("POST", path, &route, &err), MU_OK);
+  assert_int_equal(strlen(route.region), 255);
+  snprintf(path, sizeof path, "/v2/systemsharedmemory/region/%0256d/register", 1);
+  assert_int_equal(route_find("POST", path, &route, &err), MU_INVALID);
+}
+
 static void test_status_codes(void **state) {
   static const struct {
     mu_status status;
@@ -141,7 +200,7 @@ static void test_status_codes(void **state) {
   } cases[] = {
       {MU_OK, 200},          {MU_INVALID, 400},  {MU_NOT_FOUND, 404}, {MU_UNAVAILABLE, 503},
       {MU_UNSUPPORTED, 501}, {MU_INTERNAL, 500}, {MU_NO_MEMORY, 503}, {MU_TIMEOUT, 503},
-      {MU_CANCELED, 499},    {MU_EXISTS, 500},   {MU_IO, 500},        {MU_TOO_LARGE, 413},
+      {MU_CANCELED, 499},    {MU_EXISTS, 409},   {MU_IO, 500},        {MU_TOO_LARGE, 413},
   };
   for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
     assert_int_equal(http_status_of(cases[i].status), cases[i].code);
@@ -149,9 +208,9 @@ static void test_status_codes(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_served),
-      cmocka_unit_test(test_refused),
-      cmocka_unit_test(test_long_names),
+      cmocka_unit_test(test_served),       cmocka_unit_test(test_refused),      cmocka_unit_test(test_long_names),
+      cmocka_unit_test(test_regions),      cmocka_unit_test(test_status_codes), cmocka_unit_test(test_served),
+      cmocka_unit_test(test_refused),      cmocka_unit_test(test_guarded),      cmocka_unit_test(test_long_names),
       cmocka_unit_test(test_status_codes),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

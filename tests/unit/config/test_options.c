@@ -57,7 +57,9 @@ static void test_defaults(void **state) {
   assert_int_equal(o->exit_on_error, TRISTATE_AUTO);
   assert_true(o->strict_readiness && o->enable_batching && o->allow_http);
   assert_int_equal(o->models.n, 0);
-  assert_int_equal(options_log_level(o), LOG_LEVEL_INFO);
+  const struct log_settings log = options_log_settings(o);
+  assert_true(log.error && log.warning && log.info && !log.iso8601);
+  assert_int_equal(log.verbose_level, 0);
   assert_false(options_is_set(o, "http-port"));
   options_free(o);
   options_free(NULL);
@@ -100,7 +102,8 @@ static void test_flag_forms(void **state) {
   assert_string_equal(o->models.items[2], "--odd.onnx");
   assert_int_equal(o->load_models.n, 2);
   assert_string_equal(o->load_models.items[1], "*");
-  assert_int_equal(options_log_level(o), LOG_LEVEL_WARNING);
+  const struct log_settings log = options_log_settings(o);
+  assert_true(log.error && log.warning && !log.info);
   assert_true(options_is_set(o, "http-port"));
   options_free(o);
 }
@@ -110,7 +113,7 @@ static void test_boolean_before_model(void **state) {
   assert_true(o->allow_metrics);
   assert_int_equal(o->exit_on_error, TRISTATE_FALSE);
   assert_int_equal(o->models.n, 1);
-  assert_int_equal(options_log_level(o), LOG_LEVEL_VERBOSE);
+  assert_int_equal(options_log_settings(o).verbose_level, 1);
   options_free(o);
 }
 
@@ -235,7 +238,7 @@ static void test_word_values(void **state) {
   CHECK(modes, model_control_mode);
   static const struct sample formats[] = {{"--log-format=json", true, LOG_FORMAT_JSON},
                                           {"--log-format=default", true, LOG_FORMAT_AUTO},
-                                          {"--log-format=ISO8601", true, LOG_FORMAT_AUTO},
+                                          {"--log-format=ISO8601", true, LOG_FORMAT_ISO8601},
                                           {"--log-format=xml", false, 0}};
   CHECK(formats, log_format);
   static const struct sample tristates[] = {{"--exit-on-error=0", true, TRISTATE_FALSE},
@@ -324,10 +327,9 @@ static void test_ports_that_meet(void **state) {
 
 static void test_grpc_is_not_promised(void **state) {
   refused(ARGS("--allow-grpc=true"), NONE, "allow-grpc", "HTTP only");
-  struct options *o = loaded(ARGS("--grpc-port=8001", "--allow-grpc=false", "--log-error=false"), NONE);
-  assert_int_equal(o->warnings.n, 2);
+  struct options *o = loaded(ARGS("--grpc-port=8001", "--allow-grpc=false"), NONE);
+  assert_int_equal(o->warnings.n, 1);
   assert_non_null(strstr(o->warnings.items[0], "grpc-port"));
-  assert_non_null(strstr(o->warnings.items[1], "log-error"));
   options_free(o);
 }
 

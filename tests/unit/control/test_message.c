@@ -38,9 +38,10 @@ static const struct control_model_set model_set = {
 static const struct control_model_number model_number = {31};
 static const struct control_worker_retire worker_retire = {32, UINT64_MAX - 33};
 static const struct control_mark mark = {UINT64_MAX - 34};
+static const struct control_log_settings log_settings = {true, false, true, false, 77};
 static const struct control_options options = {BYTES("MUO1\0")};
 static const struct control_model_loaded model_loaded = {8, BYTES("\1\2\3\0"), true, 3};
-static const struct control_worker_attach worker_attach = {9, 10, 11, 12, 13, 14, UINT64_MAX, "cpu", -15};
+static const struct control_worker_attach worker_attach = {9, 10, 11, 12, 13, 14, UINT64_MAX, "cpu", -15, 29};
 static const struct control_worker_gone worker_gone = {16, 17, true, "killed by signal 11 (Segmentation fault)"};
 static const struct control_drain drain = {18, 19};
 static const struct control_hand_over hand_over = {28};
@@ -50,7 +51,19 @@ static const struct control_worker_start worker_start = {
     22, 23, "ocr", INT64_MIN, "/m/ocr.onnx", "", BYTES(""), BYTES("o"), "onnxruntime", "gpu:0", 24, 25, 26};
 static const struct control_worker_peer worker_peer = {27};
 static const struct control_failed failed = {MU_NOT_FOUND, "no such file"};
+static const struct control_region_register region_register = {35, "r", "/k", UINT64_MAX - 36, 37};
+static const struct control_region_unregister region_unregister = {38, ""};
+static const struct control_region_set region_set = {"s", "k", 39, UINT64_MAX - 40, true};
+static const struct control_region_remove region_remove = {"t"};
+static const struct control_region_changed region_changed = {41, MU_EXISTS, "there"};
 static const struct control_loaded loaded = {BYTES("metadata")};
+
+static const struct control_model_load model_load = {UINT64_MAX - 35, "ocr", BYTES("{\"name\": \"ocr\"}"),
+                                                     BYTES("\1\0\0\0\0\0\0\0")};
+static const struct control_model_unload model_unload = {36, "ocr"};
+static const struct control_model_index model_index = {37};
+static const struct control_model_note model_note = {"ocr", 38, true, "unloaded"};
+static const struct control_model_control_done model_control_done = {39, MU_INVALID, "no"};
 
 static const struct sample {
   enum control_type type;
@@ -77,13 +90,24 @@ static const struct sample {
     {CONTROL_MODEL_REMOVED, &model_number, 0},
     {CONTROL_MARKED, &mark, 0},
     {CONTROL_DRAINED, NULL, 0},
+    {CONTROL_REGION_REGISTER, &region_register, 0},
+    {CONTROL_REGION_UNREGISTER, &region_unregister, 0},
+    {CONTROL_REGION_SET, &region_set, 1},
+    {CONTROL_REGION_REMOVE, &region_remove, 0},
+    {CONTROL_REGION_CHANGED, &region_changed, 0},
     {CONTROL_WORKER_START, &worker_start, 1},
     {CONTROL_WORKER_PEER, &worker_peer, 1},
     {CONTROL_STOP, NULL, 0},
     {CONTROL_OPTIONS, &options, 0},
+    {CONTROL_LOG_SETTINGS, &log_settings, 0},
     {CONTROL_LOADED, &loaded, 0},
     {CONTROL_READY, NULL, 0},
     {CONTROL_FAILED, &failed, 0},
+    {CONTROL_MODEL_LOAD, &model_load, 1},
+    {CONTROL_MODEL_UNLOAD, &model_unload, 0},
+    {CONTROL_MODEL_INDEX, &model_index, 0},
+    {CONTROL_MODEL_NOTE, &model_note, 0},
+    {CONTROL_MODEL_CONTROL_DONE, &model_control_done, 0},
 };
 enum { N_SAMPLES = sizeof samples / sizeof samples[0] };
 _Static_assert(N_SAMPLES == CONTROL_TYPE_COUNT - 1, "a sample of every type");
@@ -132,6 +156,7 @@ static void assert_worker_attach(const struct control_worker_attach *m) {
   assert_int_equal(m->batch_tokens, worker_attach.batch_tokens);
   assert_int_equal(m->lanes, worker_attach.lanes);
   assert_true(m->epoch == worker_attach.epoch);
+  assert_true(m->load_ns == worker_attach.load_ns);
   assert_string_equal(m->device_name, worker_attach.device_name);
   assert_int_equal(m->pid, worker_attach.pid);
 }
@@ -190,6 +215,11 @@ static void assert_sample(const struct control_packet *packet) {
     case CONTROL_MARKED:
       assert_true(packet->mark.serial == mark.serial);
       break;
+    case CONTROL_LOG_SETTINGS:
+      assert_true(packet->log_settings.error && packet->log_settings.info);
+      assert_false(packet->log_settings.warning || packet->log_settings.iso8601);
+      assert_int_equal(packet->log_settings.verbose_level, 77);
+      break;
     case CONTROL_OPTIONS:
       assert_bytes_equal(packet->options.options, options.options);
       break;
@@ -221,6 +251,29 @@ static void assert_sample(const struct control_packet *packet) {
     case CONTROL_FAILED:
       assert_int_equal(packet->failed.status, failed.status);
       assert_string_equal(packet->failed.message, failed.message);
+      break;
+    case CONTROL_MODEL_LOAD:
+      assert_true(packet->model_load.serial == model_load.serial);
+      assert_string_equal(packet->model_load.name, model_load.name);
+      assert_bytes_equal(packet->model_load.config, model_load.config);
+      assert_bytes_equal(packet->model_load.versions, model_load.versions);
+      break;
+    case CONTROL_MODEL_UNLOAD:
+      assert_true(packet->model_unload.serial == model_unload.serial);
+      assert_string_equal(packet->model_unload.name, model_unload.name);
+      break;
+    case CONTROL_MODEL_INDEX:
+      assert_true(packet->model_index.serial == model_index.serial);
+      break;
+    case CONTROL_MODEL_NOTE:
+      assert_string_equal(packet->model_note.name, model_note.name);
+      assert_true(packet->model_note.version == model_note.version && packet->model_note.kept);
+      assert_string_equal(packet->model_note.reason, model_note.reason);
+      break;
+    case CONTROL_MODEL_CONTROL_DONE:
+      assert_true(packet->model_control_done.serial == model_control_done.serial);
+      assert_int_equal(packet->model_control_done.status, model_control_done.status);
+      assert_string_equal(packet->model_control_done.text, model_control_done.text);
       break;
     default: /* the types without fields */
       break;

@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -297,16 +298,21 @@ enum { N_INFERENCES = sizeof inferences / sizeof *inferences, N_DOCUMENTS = size
 
 static char reply[1 << 16];
 
-/* Fills reply; false: the connection was closed without one. */
-static bool ask(struct world *w, const struct question *question) {
+static int send_question(struct world *w, const struct question *question) {
   struct sockaddr_in name = {
       .sin_family = AF_INET, .sin_port = htons(w->port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
   struct timeval patience = {.tv_sec = PATIENCE_MS / 1000};
   int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  size_t size = 0;
   assert_int_equal(connect(fd, (struct sockaddr *)&name, sizeof name), 0);
   assert_int_equal(setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience), 0);
-  ssize_t n = send(fd, question->text, question->size, MSG_NOSIGNAL);
+  (void)!send(fd, question->text, question->size, MSG_NOSIGNAL);
+  return fd;
+}
+
+/* Fills reply; false: the connection was closed without one. */
+static bool read_reply(int fd, const struct question *question) {
+  size_t size = 0;
+  ssize_t n = 1;
   while (n > 0 && (n = recv(fd, reply + size, sizeof reply - 1 - size, 0)) > 0) size += (size_t)n;
   if (n < 0 && errno == EAGAIN) fail_msg("no answer to %.200s", question->text);
   close(fd);
@@ -316,9 +322,13 @@ static bool ask(struct world *w, const struct question *question) {
   return size > 0;
 }
 
+static bool ask(struct world *w, const struct question *question) {
+  return read_reply(send_question(w, question), question);
+}
+
 /* The right answer, or a 503 where something has failed. true: the right one. */
-static bool asked_well(struct world *w, const struct question *question) {
-  if (!ask(w, question)) {
+static bool answered_well(bool answered, const struct question *question) {
+  if (!answered) {
     assert_true(allocation_has_failed()); /* not even for the connection */
     return false;
   }
@@ -330,12 +340,81 @@ static bool asked_well(struct world *w, const struct question *question) {
   return true;
 }
 
+static bool asked_well(struct world *w, const struct question *question) {
+  return answered_well(ask(w, question), question);
+}
+
 static void all_is_well(struct world *w) {
   for (int i = 0; i < N_INFERENCES + N_DOCUMENTS; i++) {
     const struct question *question = i < N_INFERENCES ? &inferences[i] : &documents[i - N_INFERENCES];
     if (!ask(w, question)) fail_msg("closed without an answer to %s", question->text);
     if (strstr(reply, question->answer) == NULL) fail_msg("%s\nis the answer to\n%s", reply, question->text);
   }
+}
+
+/* ---- shared memory of clients
+ * ------------------------------------------------------------------------------------------------ */
+
+#define SHARED "\"parameters\":{\"shared_memory_region\":\"r\",\"shared_memory_byte_size\":32"
+static const struct question register_question = QUESTION(
+    POST("/v2/systemsharedmemory/region/r/register", "Content-Length: 29\r\n", "{\"key\":\"/k\", \"byte_size\": 64}"),
+    "HTTP/1.1 200 ");
+static const struct question unregister_question =
+    QUESTION(POST("/v2/systemsharedmemory/unregister", "Content-Length: 0\r\n", ""), "HTTP/1.1 200 ");
+static const struct question no_region = QUESTION(GET("/v2/systemsharedmemory/status"), "\r\n\r\n[]");
+static const struct question one_region = QUESTION(GET("/v2/systemsharedmemory/status"), "[{\"name\":\"r\"");
+static const struct question shared_inference = QUESTION(
+    POST("/v2/models/m/infer", "Content-Length: 250\r\n",
+         "{\"inputs\":[" INPUT SHARED "}}],\"outputs\":[{\"name\":\"y\"," SHARED ",\"shared_memory_offset\":32}}]}"),
+    "\"outputs\":[{\"name\":\"y\",\"datatype\":\"FP32\",\"shape\":[2,4]}]");
+
+static void set_region(struct world *w) {
+  int fd = memfd_create("client", MFD_CLOEXEC);
+  assert_int_equal(ftruncate(fd, 64), 0);
+  const struct control_region_set message = {"r", "/k", 0, 64, true};
+  say(w, CONTROL_REGION_SET, &message, &fd, 1);
+  close(fd);
+}
+
+/* What the supervisor does. */
+static void change_regions(struct world *w) {
+  struct control_packet packet;
+  mu_error err;
+  struct control_region_changed changed = {.status = MU_OK};
+  assert_int_equal(control_receive(w->control, &packet, &err), MU_OK);
+  enum control_type type = packet.type;
+  changed.serial = type == CONTROL_REGION_REGISTER ? packet.region_register.serial : packet.region_unregister.serial;
+  control_packet_free(&packet);
+  if (type == CONTROL_REGION_REGISTER) set_region(w);
+  if (type == CONTROL_REGION_UNREGISTER) say(w, CONTROL_REGION_REMOVE, &(struct control_region_remove){"r"}, NULL, 0);
+  if (type == CONTROL_REGION_REGISTER || type == CONTROL_REGION_UNREGISTER)
+    say(w, CONTROL_REGION_CHANGED, &changed, NULL, 0);
+}
+
+static bool ask_supervised(struct world *w, const struct question *question) {
+  struct pollfd there[] = {{.fd = send_question(w, question), .events = POLLIN}, {.fd = w->control, .events = POLLIN}};
+  while (there[0].revents == 0) {
+    if (poll(there, 2, DEARTH_MS) == 0) { /* as above: it reads the answer when there is memory */
+      allocations_work();
+      if (poll(there, 2, PATIENCE_MS) <= 0) fail_msg("no answer to %.200s", question->text);
+    }
+    if (there[1].revents != 0) change_regions(w);
+  }
+  return read_reply(there[0].fd, question);
+}
+
+/* Registers, uses and unregisters a region. */
+static mu_status use_region(void *context) {
+  struct world *w = context;
+  allocations_fail_here(false);
+  bool there = answered_well(ask_supervised(w, &register_question), &register_question);
+  bool well = there && asked_well(w, &one_region) && asked_well(w, &shared_inference);
+  well &= answered_well(ask_supervised(w, &unregister_question), &unregister_question);
+  allocations_work();
+  assert_true(ask_supervised(w, &unregister_question) && strstr(reply, "200 OK") != NULL);
+  assert_true(ask(w, &no_region) && strstr(reply, no_region.answer) != NULL);
+  allocations_fail_here(true);
+  return well ? MU_OK : MU_NO_MEMORY;
 }
 
 /* ---- scenarios
@@ -405,9 +484,21 @@ static void test_documents(void **state) {
   allocations_fail_here(true);
 }
 
+static void test_regions(void **state) {
+  struct world w;
+  allocations_fail_here(false);
+  launch(&w);
+  attach(&w);
+  assert_true(listen_until(&w, &w.ready) && listen_until(&w, &w.attached));
+  fail_each_allocation("regions", use_region, &w);
+  all_is_well(&w);
+  assert_true(finish(&w, true));
+  allocations_fail_here(true);
+}
+
 int main(void) {
   log_setup("gateway", LOG_LEVEL_ERROR, LOG_FORMAT_TEXT);
   const struct CMUnitTest tests[] = {cmocka_unit_test(test_requests), cmocka_unit_test(test_start),
-                                     cmocka_unit_test(test_documents)};
+                                     cmocka_unit_test(test_documents), cmocka_unit_test(test_regions)};
   return cmocka_run_group_tests(tests, describe, forget);
 }

@@ -172,6 +172,114 @@ static void test_format(void **state) {
   model_stats_free(other);
 }
 
+static struct model_stats *summarized(void) {
+  struct model_stats *stats = model_stats_create();
+  assert_non_null(stats);
+  assert_int_equal(model_stats_summarize(stats), MU_OK);
+  const struct batch_times times = {10 * NS_PER_US, 2 * NS_PER_MS, 20 * NS_PER_US};
+  model_stats_batch(stats, 4, 3, &times);
+  model_stats_success(stats, 3, 150 * NS_PER_US, 3 * NS_PER_MS);
+  model_stats_success(stats, 1, 150 * NS_PER_US, 700 * NS_PER_MS);
+  return stats;
+}
+
+static struct buffer page_with(const struct metrics_config *config, const struct machine *machine,
+                               const struct model_stats *stats) {
+  const struct exposition_model model = {.name = "m", .version = 1, .stats = stats};
+  const struct exposition_server with = {.config = config, .machine = machine, .now_ns = clock_now_ns()};
+  struct buffer out;
+  buffer_init(&out, 1 << 20);
+  assert_int_equal(exposition_print(&out, &with, &model, 1), MU_OK);
+  assert_non_null(buffer_text(&out));
+  return out;
+}
+
+static double number_after(const struct buffer *page, const char *start) {
+  const char *at = strstr(page->data, start);
+  if (at == NULL) fail_msg("no '%s' in\n%s", start, page->data);
+  return strtod(at + strlen(start), NULL);
+}
+
+/* Triton's summaries: quantiles of late, sum and count of all time. */
+static void test_summaries(void **state) {
+  struct model_stats *stats = summarized();
+  struct metrics_config config;
+  metrics_config_init(&config);
+  config.summary_latencies = true;
+  struct buffer page = page_with(&config, NULL, stats);
+  has(&page, "# TYPE nv_inference_request_summary_us summary\n");
+  has(&page,
+      "\nnv_inference_request_summary_us_sum{model=\"m\",version=\"1\"} 703000\n"
+      "nv_inference_request_summary_us_count{model=\"m\",version=\"1\"} 2\n");
+  has(&page, "\nnv_inference_compute_infer_summary_us_count{model=\"m\",version=\"1\"} 3\n");
+  static const struct {
+    const char *series;
+    double us;
+  } quantiles[] = {
+      {"request_summary_us{model=\"m\",version=\"1\",quantile=\"0.5\"} ", 3000},
+      {"request_summary_us{model=\"m\",version=\"1\",quantile=\"0.999\"} ", 700000},
+      {"queue_summary_us{model=\"m\",version=\"1\",quantile=\"0.9\"} ", 150},
+      {"compute_input_summary_us{model=\"m\",version=\"1\",quantile=\"0.95\"} ", 10},
+      {"compute_infer_summary_us{model=\"m\",version=\"1\",quantile=\"0.99\"} ", 2000},
+      {"compute_output_summary_us{model=\"m\",version=\"1\",quantile=\"0.5\"} ", 20},
+  };
+  for (size_t i = 0; i < sizeof quantiles / sizeof *quantiles; i++) {
+    double got = number_after(&page, quantiles[i].series), wanted = quantiles[i].us;
+    if (got < wanted * 0.99 || got > wanted * 1.01) fail_msg("%s%f", quantiles[i].series, got);
+  }
+  buffer_free(&page);
+  model_stats_free(stats);
+}
+
+static void test_empty_summary_is_nan(void **state) {
+  struct model_stats *stats = model_stats_create();
+  assert_non_null(stats);
+  assert_int_equal(model_stats_summarize(stats), MU_OK);
+  struct metrics_config config;
+  metrics_config_init(&config);
+  config.summary_latencies = true;
+  struct buffer page = page_with(&config, NULL, stats);
+  has(&page, "\nnv_inference_queue_summary_us{model=\"m\",version=\"1\",quantile=\"0.5\"} NaN\n");
+  buffer_free(&page);
+  model_stats_free(stats);
+}
+
+static void test_what_is_wanted(void **state) {
+  struct model_stats *stats = summarized();
+  struct metrics_config config;
+  metrics_config_init(&config);
+  struct buffer page = page_with(&config, NULL, stats);
+  assert_null(strstr(page.data, "summary_us"));
+  assert_null(strstr(page.data, "first_response"));
+  assert_null(strstr(page.data, "nv_cpu"));
+  assert_null(strstr(page.data, "nv_model_load_duration_secs{")); /* it was not loaded */
+  buffer_free(&page);
+  config.counter_latencies = false;
+  config.histogram_latencies = true;
+  stats->load_ns = UINT64_C(2500) * NS_PER_MS;
+  const struct machine machine = {.read = true, .cpu_utilization = 0.25, .memory_total = 4096, .memory_used = 1024};
+  page = page_with(&config, &machine, stats);
+  assert_null(strstr(page.data, "_duration_us"));
+  has(&page,
+      "\nnv_inference_first_response_histogram_ms_bucket{model=\"m\",version=\"1\",le=\"100\"} 1\n"
+      "nv_inference_first_response_histogram_ms_bucket{model=\"m\",version=\"1\",le=\"500\"} 1\n"
+      "nv_inference_first_response_histogram_ms_bucket{model=\"m\",version=\"1\",le=\"2000\"} 2\n"
+      "nv_inference_first_response_histogram_ms_bucket{model=\"m\",version=\"1\",le=\"5000\"} 2\n"
+      "nv_inference_first_response_histogram_ms_bucket{model=\"m\",version=\"1\",le=\"+Inf\"} 2\n"
+      "nv_inference_first_response_histogram_ms_sum{model=\"m\",version=\"1\"} 703\n"
+      "nv_inference_first_response_histogram_ms_count{model=\"m\",version=\"1\"} 2\n");
+  has(&page, "\nnv_model_load_duration_secs{model=\"m\",version=\"1\"} 2.5\n");
+  has(&page, "\nnv_cpu_utilization 0.25\n");
+  has(&page, "\nnv_cpu_memory_total_bytes 4096\n");
+  has(&page, "\nnv_cpu_memory_used_bytes 1024\n");
+  buffer_free(&page);
+  const struct machine unread = {.read = false};
+  page = page_with(&config, &unread, stats);
+  assert_null(strstr(page.data, "nv_cpu"));
+  buffer_free(&page);
+  model_stats_free(stats);
+}
+
 static void test_no_models(void **state) {
   struct buffer page = page_of(NULL, 0);
   has(&page, "# TYPE muster_request_duration_seconds histogram\n# HELP");
@@ -192,6 +300,9 @@ int main(void) {
       cmocka_unit_test(test_pending_is_never_negative),
       cmocka_unit_test(test_labels_are_escaped),
       cmocka_unit_test(test_format),
+      cmocka_unit_test(test_summaries),
+      cmocka_unit_test(test_empty_summary_is_nan),
+      cmocka_unit_test(test_what_is_wanted),
       cmocka_unit_test(test_no_models),
       cmocka_unit_test(test_no_room),
   };

@@ -39,7 +39,7 @@ struct seen {
   struct buffer body;
   const uint8_t *last_data;
   size_t last_size, n_body_calls;
-  int n_done;
+  int n_done, n_writable;
 };
 
 struct fixture {
@@ -55,6 +55,7 @@ struct fixture {
   void (*on_begin)(struct seen *seen);
   void (*on_body)(struct seen *seen);
   void (*on_end)(struct seen *seen);
+  void (*on_writable)(struct seen *seen);
   /* memory for copied replies: what there is, what is taken */
   uint64_t hold_most, held;
   /* memory offered as window */
@@ -153,8 +154,16 @@ static void service_let_go(void *context, uint64_t bytes) {
   f->held -= bytes;
 }
 
-static const struct service recording = {service_begin,  service_body, service_end,   service_gone,
-                                         service_window, service_hold, service_let_go};
+static void service_writable(void *context, struct exchange *exchange) {
+  struct seen *seen = exchange->user;
+  assert_ptr_equal(seen->exchange, exchange);
+  assert_true(exchange_unsent(exchange) <= EXCHANGE_LOW_WATER);
+  seen->n_writable++;
+  if (seen->fixture->on_writable != NULL) seen->fixture->on_writable(seen);
+}
+
+static const struct service recording = {service_begin,  service_body, service_end,    service_gone,
+                                         service_window, service_hold, service_let_go, service_writable};
 
 /* ---- turning the loop -------------------------------------------------------------------------------------------- */
 
@@ -178,6 +187,7 @@ static const struct http_limits usual_limits = {
     .body_bytes = 64 << 20,
     .head_bytes = 16 << 10,
     .pipeline = 16,
+    .streams = 100,
     .idle_timeout_ns = 1000 * NS_PER_S,
     .head_timeout_ns = 1000 * NS_PER_S,
     .body_min_rate = 0,

@@ -23,6 +23,10 @@ static struct {
   struct handover_model models[2];
   struct handover_group groups[2];
   struct handover_worker workers[3];
+  struct handover_region regions[2];
+  struct handover_choice choices[2];
+  struct handover_file_given given[2];
+  struct handover_note notes[1];
   struct handover state;
 } sample;
 
@@ -87,8 +91,16 @@ static int set_up(void **state) {
                                                  .due_ns = 99,
                                                  .reason = "killed"};
   sample.workers[2].pid = 0;
+  sample.regions[0] = (struct handover_region){"a", "/k", 0, 64, true, 50};
+  sample.regions[1] = (struct handover_region){"b", "/l", UINT64_C(1) << 40, 1, false, 51};
+  sample.choices[0] = (struct handover_choice){"broken", {"", 0}};
+  sample.choices[1] = (struct handover_choice){"magika", {"{}", 2}};
+  sample.given[0] = (struct handover_file_given){1, 3, 50};
+  sample.given[1] = (struct handover_file_given){1, 4, 51};
+  sample.notes[0] = (struct handover_note){"ocr", 2, "unloaded"};
   sample.state = (struct handover){&sample.server, 1, sample.sockets, 3, sample.devices, 2, sample.gateways, 2,
-                                   sample.models,  2, sample.groups,  2, sample.workers, 3};
+                                   sample.models,  2, sample.groups,  2, sample.workers, 3, sample.regions,  2,
+                                   sample.choices, 2, sample.given,   2, sample.notes,   1};
   return 0;
 }
 
@@ -148,6 +160,15 @@ static void comes_back(void **state) {
   assert_int_equal(got->workers[1].pidfd, 32);
   assert_int_equal(got->workers[2].failure, -3);
   assert_true(got->workers[0].attached_1 && !got->workers[0].attached_0);
+  assert_int_equal(got->n_regions, 2);
+  assert_string_equal(got->regions[0].key, "/k");
+  assert_true(got->regions[1].offset == UINT64_C(1) << 40 && !got->regions[1].writable);
+  assert_int_equal(got->regions[1].fd, 51);
+  assert_int_equal(got->n_choices, 2);
+  assert_string_equal(got->choices[1].name, "magika");
+  assert_int_equal(got->choices[1].config.size, 2);
+  assert_true(got->n_given == 2 && got->given[1].version == 4 && got->given[1].fd == 51);
+  assert_true(got->n_notes == 1 && got->notes[0].version == 2);
   handover_close(&file);
   handover_close(&file);
 }
@@ -231,6 +252,16 @@ static void what_contradicts_itself_is_refused(void **state) {
   REFUSED(sample.workers[0].number = 41);
   REFUSED(sample.workers[0].pid = -2000);
   REFUSED(sample.workers[0].control = 1);
+  REFUSED(sample.regions[0].fd = 2);
+  REFUSED(sample.regions[0].name = "");
+  REFUSED(sample.regions[0].byte_size = 0);
+  REFUSED(sample.regions[1].byte_size = INT64_MAX);
+  REFUSED(sample.regions[1].offset = UINT64_MAX);
+  REFUSED(sample.choices[1].name = "broken");
+  REFUSED(sample.given[0].choice = 2);
+  REFUSED(sample.given[0].choice = 0); /* which has no configuration */
+  REFUSED(sample.given[1].version = 0);
+  REFUSED(sample.given[1].fd = 2);
 #undef REFUSED
 }
 

@@ -83,7 +83,7 @@ static int role_inspect(void) {
   const char *wrong = wrong_descriptor();
   if (wrong == NULL) wrong = wrong_signal();
   const char *log = getenv("MUSTER_ROLE_LOG");
-  if (wrong == NULL && (log == NULL || strcmp(log, "2:1") != 0)) wrong = "MUSTER_ROLE_LOG is wrong";
+  if (wrong == NULL && (log == NULL || strcmp(log, "1:0:1:7:1:1") != 0)) wrong = "MUSTER_ROLE_LOG is wrong";
   if (wrong == NULL && getenv("PROCESS_TEST") == NULL) wrong = "the environment is lost";
   say(wrong == NULL ? "all is well" : wrong);
   return 0;
@@ -115,7 +115,7 @@ static void on_ended(void *context, int code, int status) {
 }
 
 static void spawn(struct fixture *f, const char *role) {
-  const struct process_spec spec = {"muster: test", role, LOG_LEVEL_INFO, LOG_FORMAT_TEXT};
+  const struct process_spec spec = {"muster: test", role, {true, false, true, 7, true}, LOG_FORMAT_TEXT};
   mu_error err;
   if (process_spawn(f->loop, &spec, on_ended, f, &f->process, &f->control, &err) != MU_OK) fail_msg("%s", err.message);
 }

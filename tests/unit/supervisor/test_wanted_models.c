@@ -52,7 +52,7 @@ static void find_wanted(struct list *models, char *argument) {
   list_init(models);
   if (options_load(argument != NULL ? 2 : 1, argv, (char *[]){NULL}, &options, &err) != MU_OK)
     fail_msg("%s", err.message);
-  if (wanted_models_find(options, 8, models, &err) != MU_OK) fail_msg("%s", err.message);
+  if (wanted_models_find(options, 8, NULL, models, &err) != MU_OK) fail_msg("%s", err.message);
   options_free(options); /* the models have what they need of them */
 }
 
