@@ -62,8 +62,8 @@ struct format {
    * some point into the output block. */
   mu_status (*render)(struct call *call, uint32_t *ret_n_iov, bool *ret_borrows, mu_error *err);
 };
-extern const struct format format_rest;     /* OIP's JSON, with Triton's binary tensors behind it */
-extern const struct format format_protobuf; /* ModelInferRequest and ModelInferResponse with its gRPC prefix */
+extern const struct format format_rest;            /* OIP's JSON, with Triton's binary tensors behind it */
+extern const struct format format_protobuf;        /* ModelInferRequest and ModelInferResponse with its gRPC prefix */
 extern const struct format format_protobuf_stream; /* the same, with ModelStreamInferResponse */
 
 /* How a call's client is answered. Both forget call.exchange (and what else leads to the client) first. */
@@ -97,13 +97,13 @@ struct call {
   uint64_t reply_held;   /* ... and for `reply` */
   bool raw;              /* REST without text: Inference-Header-Content-Length: 0 */
   bool body_ended;
-  bool rest_staged; /* what follows the text is in `text` too */
+  bool rest_staged;        /* what follows the text is in `text` too */
   enum grpc_method method; /* gRPC's, and so are these three: */
   struct grpc_inbox inbox;
-  uint32_t n_messages;     /* that have begun */
-  bool index_ready_only;   /* RepositoryIndex */
-  uint64_t deadline_ns;    /* the client's own for all of the call, 0: none */
-  bool scanning;    /* format_protobuf: the message comes in pieces, through `scan` */
+  uint32_t n_messages;   /* that have begun */
+  bool index_ready_only; /* RepositoryIndex */
+  uint64_t deadline_ns;  /* the client's own for all of the call, 0: none */
+  bool scanning;         /* format_protobuf: the message comes in pieces, through `scan` */
 
   struct region_change *region_change; /* what it waits for; NULL: nothing of that kind */
   struct model_control *control;       /* a request to load or unload a model is on its way; NULL: none */
@@ -162,10 +162,10 @@ void call_reply_error(struct call *call, int code, const char *message);
 
 /* ---- inference.c: for those who bring messages ------------------------------------------------------------------- */
 
-/* A call whose exchange, format, carrier, route (model, version), message_size and text_size are set begins: its model
- * is looked up. The call may be answered and gone after each of these. */
+/* A call whose exchange, format, carrier, message_size and text_size are set begins; REST's has its model already. The
+ * call may be answered and gone after each of these; body says whether it goes on. */
 void inference_begin(struct call *call);
-void inference_body(struct call *call, const uint8_t *data, size_t size);
+bool inference_body(struct call *call, const uint8_t *data, size_t size);
 void inference_end(struct call *call);
 bool inference_window(struct call *call, uint8_t **ret_data, size_t *ret_size);
 void inference_gone(struct call *call);                                        /* the client has left */

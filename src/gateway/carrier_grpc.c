@@ -133,8 +133,7 @@ static void on_end(struct exchange *exchange) {
   struct call *call = exchange->user;
   mu_error err;
   mu_status status = grpc_inbox_finish(&call->inbox, &err);
-  if (status == MU_OK && call->n_messages == 0)
-    status = mu_fail(&err, MU_INVALID, "the call ends without a message");
+  if (status == MU_OK && call->n_messages == 0) status = mu_fail(&err, MU_INVALID, "the call ends without a message");
   if (status != MU_OK)
     fail(call, status, err.message);
   else if (call->method == GRPC_MODEL_INFER)

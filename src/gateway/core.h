@@ -39,11 +39,11 @@ struct gateway_loop {
   uint32_t n_draining;            /* servers whose drain is not over */
   struct list free_calls;         /* struct call, kept for reuse */
   uint32_t n_free_calls;
-  struct list watches; /* grpc_talk.c: health's Watch */
-  uv_timer_t watch_timer; /* while there are any */
+  struct list watches;         /* grpc_talk.c: health's Watch */
+  uv_timer_t watch_timer;      /* while there are any */
   struct grpc_scratch scratch; /* to inflate gRPC's messages; data NULL until one has come */
-  pthread_t thread; /* of every loop but the first */
-  bool ending;      /* it drains or hands over */
+  pthread_t thread;            /* of every loop but the first */
+  bool ending;                 /* it drains or hands over */
   /* Each may be on its way while another one is. drained_post goes to loop 0. */
   struct net_post open_post, hand_over_post, drain_post, drained_post, stop_post;
 };
@@ -170,8 +170,8 @@ void core_note_model(struct core *core, const struct control_model_note *message
  * to be freed. Locked; *ret_n. */
 const struct model **core_index_models(const struct core *core, size_t *ret_n);
 
-/* What documents say of models; both locked, the array is the caller's, NULL without memory. All that are listed of this
- * name and version ("" and -1: any); the versions listed of a name. */
+/* What documents say of models; both locked, the array is the caller's, NULL without memory. All that are listed of
+ * this name and version ("" and -1: any); the versions listed of a name. */
 const struct model **core_models_of(const struct core *core, const char *name, int64_t version, size_t *ret_n);
 int64_t *core_versions_of(const struct core *core, const char *name, size_t *ret_n);
 /* MU_UNAVAILABLE: why nothing more is known of the model. Locked. */

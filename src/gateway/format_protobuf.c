@@ -2,8 +2,8 @@
  * ModelInferRequest and ModelInferResponse: api/grpc_infer, fed piece by piece.
  *
  * A message that is here as a whole is read where it lies. One that comes in pieces goes through the scanner: its head
- * is collected, its raw contents go straight into the input arena. What the scanner cannot serve so (sizes that only the
- * bytes tell, fields behind the contents) and what is inflated is collected as a whole.
+ * is collected, its raw contents go straight into the input arena. What the scanner cannot serve so (sizes that only
+ * the bytes tell, fields behind the contents) and what is inflated is collected as a whole.
  */
 #include "api/grpc_infer.h"
 #include "gateway/call.h"
@@ -48,6 +48,7 @@ static mu_status collect(struct call *call, const struct request *filled, const 
   if (status == MU_OK) status = grpc_scan_stage(&call->scan, filled, err);
   if (status != MU_OK) return status;
   core_drop_inputs(call->loop->core, call);
+  call_release_regions(call);
   request_clear(&call->request);
   call->request.received_ns = received_ns;
   call->stage = CALL_TEXT;
@@ -92,8 +93,8 @@ static mu_status take_end(struct call *call, mu_error *err) {
 /* The raw contents that begin now belong to call.filling. *ret_known false: nobody can say that any more. */
 static mu_status begin_raw(struct call *call, bool *ret_known, mu_error *err) {
   struct request_input *input;
-  mu_status status = grpc_infer_raw_input(&call->model->model, &call->request, call->scan.n_raw - 1,
-                                          call->scan.raw_size, &input, err);
+  mu_status status =
+      grpc_infer_raw_input(&call->model->model, &call->request, call->scan.n_raw - 1, call->scan.raw_size, &input, err);
   *ret_known = status == MU_OK && input != NULL;
   if (!*ret_known) return status;
   call->filling = (uint32_t)(input - call->request.inputs);
@@ -118,8 +119,7 @@ static mu_status feed_tensors(struct call *call, const uint8_t *data, size_t siz
     bool known = true;
     status = grpc_scan_feed(scan, &data, &size, &event, err);
     if (status == MU_OK && event == GRPC_SCAN_RAW) status = begin_raw(call, &known, err);
-    if (status == MU_OK && (event == GRPC_SCAN_LATE || !known))
-      return collect(call, &call->request, data, size, err);
+    if (status == MU_OK && (event == GRPC_SCAN_LATE || !known)) return collect(call, &call->request, data, size, err);
   }
   return status;
 }
@@ -143,8 +143,7 @@ static mu_status take_tensors(struct call *call, const uint8_t *data, size_t siz
 static mu_status complete(struct call *call, mu_error *err) {
   const struct model *model = &call->model->model;
   mu_status status = MU_OK;
-  if (call->scanning && !call->scan.staged)
-    status = grpc_infer_raw_end(model, &call->request, call->scan.n_raw, err);
+  if (call->scanning && !call->scan.staged) status = grpc_infer_raw_end(model, &call->request, call->scan.n_raw, err);
   return status == MU_OK ? rest_infer_check_binary(model, &call->request, err) : status;
 }
 
@@ -167,10 +166,10 @@ static mu_status render_stream(struct call *call, uint32_t *ret_n_iov, bool *ret
   return render_as(call, GRPC_REPLY_STREAM, ret_n_iov, ret_borrows, err);
 }
 
-#define PROTOBUF(render_one)                                                                                        \
-  {                                                                                                                 \
-    .text = take_text, .text_end = take_end, .fill = fill, .tensors = take_tensors, .keeps_text = true,             \
-    .complete = complete, .render = (render_one)                                                                    \
+#define PROTOBUF(render_one)                                                                            \
+  {                                                                                                     \
+    .text = take_text, .text_end = take_end, .fill = fill, .tensors = take_tensors, .keeps_text = true, \
+    .complete = complete, .render = (render_one)                                                        \
   }
 const struct format format_protobuf = PROTOBUF(render_unary);
 const struct format format_protobuf_stream = PROTOBUF(render_stream);

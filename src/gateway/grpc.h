@@ -1,6 +1,6 @@
 /*
- * gRPC on top of exchanges: which method, its messages in, its replies and errors out. Unary calls are struct calls like
- * REST's; an exchange of a streaming method belongs to grpc_stream.c.
+ * gRPC on top of exchanges: which method, its messages in, its replies and errors out. Unary calls are struct calls
+ * like REST's; an exchange of a streaming method belongs to grpc_stream.c.
  */
 #ifndef GATEWAY_GRPC_H
 #define GATEWAY_GRPC_H
@@ -32,8 +32,8 @@ extern const struct header grpc_ok;
 /* What a failed call answers: the code of its status, but the end of the client's own deadline is DEADLINE_EXCEEDED. */
 enum grpc_code grpc_code_for(const struct call *call, mu_status status);
 
-/* grpc_endpoints.c: answers a unary call of call.method that is no inference; call.text is the message. The call is freed
- * when it is answered, which may be later. */
+/* grpc_endpoints.c: answers a unary call of call.method that is no inference; call.text is the message. The call is
+ * freed when it is answered, which may be later. */
 void grpc_endpoint_answer(struct call *call);
 
 /* May its client ask for call.method? PERMISSION_DENIED where not. */

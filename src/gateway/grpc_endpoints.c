@@ -29,10 +29,9 @@ static void answer_empty(struct call *call, mu_status status, const char *messag
   answer(call, status, message);
 }
 
-/* An endpoint that is answered at once fills call.reply; one that asks the supervisor says so in *ret_later, and answers
- * when that has spoken. */
-typedef mu_status (*endpoint_fn)(struct call *call, const struct grpc_request *request, bool *ret_later,
-                                 mu_error *err);
+/* An endpoint that is answered at once fills call.reply; one that asks the supervisor says so in *ret_later, and
+ * answers when that has spoken. */
+typedef mu_status (*endpoint_fn)(struct call *call, const struct grpc_request *request, bool *ret_later, mu_error *err);
 
 static void on_gone(struct exchange *exchange) {
   struct call *call = exchange->user;
@@ -81,8 +80,7 @@ static mu_status server_metadata(struct call *call, const struct grpc_request *r
 
 static mu_status no_memory(mu_error *err) { return mu_fail(err, MU_NO_MEMORY, "no memory for the document"); }
 
-static mu_status model_metadata(struct call *call, const struct grpc_request *request, bool *ret_later,
-                                mu_error *err) {
+static mu_status model_metadata(struct call *call, const struct grpc_request *request, bool *ret_later, mu_error *err) {
   struct core *core = call->loop->core;
   mu_status status = hold_model(call, request, err);
   if (status != MU_OK) return status;
@@ -139,9 +137,8 @@ static mu_status print_index(struct call *call, mu_error *err) {
   size_t n;
   pthread_mutex_lock(&core->lock);
   const struct model **models = core_index_models(core, &n);
-  mu_status status = models != NULL
-                         ? grpc_reply_repository_index(&call->reply, models, n, call->index_ready_only, err)
-                         : no_memory(err);
+  mu_status status = models != NULL ? grpc_reply_repository_index(&call->reply, models, n, call->index_ready_only, err)
+                                    : no_memory(err);
   pthread_mutex_unlock(&core->lock);
   free(models);
   return status;
@@ -197,8 +194,8 @@ static mu_status control(struct call *call, const struct grpc_request *request, 
     return mu_fail(err, MU_INVALID, "more than %d parameters", MODEL_PARAMETERS_MAX);
   for (uint32_t i = 0; i < request->n_settings; i++) parameters[i] = parameter_of(&request->settings[i]);
   mu_status status = call->method == GRPC_REPOSITORY_MODEL_LOAD
-                         ? model_control_load(call->loop, request->name, parameters, request->n_settings,
-                                              on_controlled, call, &call->control, err)
+                         ? model_control_load(call->loop, request->name, parameters, request->n_settings, on_controlled,
+                                              call, &call->control, err)
                          : model_control_unload(call->loop, request->name, parameters, request->n_settings,
                                                 on_controlled, call, &call->control, err);
   if (status == MU_OK) await(call, ret_later);
@@ -207,8 +204,7 @@ static mu_status control(struct call *call, const struct grpc_request *request, 
 
 /* ---- shared memory of clients ------------------------------------------------------------------------------------ */
 
-static mu_status region_status(struct call *call, const struct grpc_request *request, bool *ret_later,
-                               mu_error *err) {
+static mu_status region_status(struct call *call, const struct grpc_request *request, bool *ret_later, mu_error *err) {
   struct region **regions = NULL;
   size_t n = 0;
   mu_status status = regions_hold_all(&call->loop->core->regions, request->name, &regions, &n, err);
@@ -234,8 +230,7 @@ static void on_changed(struct region_change *change) {
   free(change);
 }
 
-static mu_status region_change(struct call *call, const struct grpc_request *request, bool *ret_later,
-                               mu_error *err) {
+static mu_status region_change(struct call *call, const struct grpc_request *request, bool *ret_later, mu_error *err) {
   if (strlen(request->name) > REGION_NAME_MAX)
     return mu_fail(err, MU_INVALID, "the name of a region has at most %d bytes", REGION_NAME_MAX);
   struct region_change *change = calloc(1, sizeof *change);
@@ -382,8 +377,8 @@ void grpc_endpoint_answer(struct call *call) {
     return;
   }
   buffer_clear(&call->reply);
-  mu_status status = grpc_request_read(call->method, call->text.data != NULL ? call->text.data : "", call->text.size,
-                                       &request, &err);
+  mu_status status =
+      grpc_request_read(call->method, call->text.data != NULL ? call->text.data : "", call->text.size, &request, &err);
   if (status == MU_OK) status = run(call, &request, &later, &err);
   grpc_request_free(&request);
   if (!later) answer(call, status, err.message);

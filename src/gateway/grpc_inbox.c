@@ -39,7 +39,8 @@ static mu_status inflate_some(struct grpc_inbox *inbox, struct hearer *hearer, c
     mu_status status =
         content_decoder_run(inbox->decoder, &data, &size, hearer->scratch->data, hearer->scratch->size, &produced);
     if (status != MU_OK)
-      return mu_fail(err, status, status == MU_NO_MEMORY ? "no memory to inflate the message" : "the message is not valid %s data",
+      return mu_fail(err, status,
+                     status == MU_NO_MEMORY ? "no memory to inflate the message" : "the message is not valid %s data",
                      content_coding_name(inbox->coding));
     inbox->inflated += produced;
     if (inbox->framer.limit > 0 && inbox->inflated > inbox->framer.limit)
@@ -66,8 +67,8 @@ mu_status grpc_inbox_feed(struct grpc_inbox *inbox, const uint8_t **data, size_t
     enum grpc_frame_event event;
     const uint8_t *piece;
     size_t piece_size;
-    status = grpc_frame_next(&inbox->framer, inbox->coding != CODING_IDENTITY, data, size, &event, &piece,
-                             &piece_size, err);
+    status =
+        grpc_frame_next(&inbox->framer, inbox->coding != CODING_IDENTITY, data, size, &event, &piece, &piece_size, err);
     if (status != MU_OK || event == GRPC_FRAME_MORE) return status;
     if (event == GRPC_FRAME_BEGIN)
       status = begin(inbox, &hearer, err);

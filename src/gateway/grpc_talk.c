@@ -10,9 +10,9 @@
 #include <string.h>
 
 enum {
-  WATCH_MS = 100,                /* between two looks at what is watched */
-  REQUEST_NAME_MAX = 256,        /* of a watched service */
-  UNSENT_MAX = 256 * 1024,       /* bytes of answers that the client does not take; then it is cut */
+  WATCH_MS = 100,          /* between two looks at what is watched */
+  REQUEST_NAME_MAX = 256,  /* of a watched service */
+  UNSENT_MAX = 256 * 1024, /* bytes of answers that the client does not take; then it is cut */
 };
 
 struct talk {
@@ -139,8 +139,8 @@ static bool message_end(void *context) {
   struct buffer text;
   mu_error err;
   buffer_init(&text, SIZE_MAX / 2);
-  mu_status status = grpc_reply_reflection(&text, talk->message.data != NULL ? talk->message.data : "",
-                                           talk->message.size, &err);
+  mu_status status =
+      grpc_reply_reflection(&text, talk->message.data != NULL ? talk->message.data : "", talk->message.size, &err);
   return say(talk, &text, status, err.message);
 }
 
@@ -167,7 +167,7 @@ static void on_end(struct exchange *exchange) {
 static void on_gone(struct exchange *exchange) { talk_free(exchange->user); }
 
 void grpc_talk_begin(struct call *call) {
-  static const struct exchange_handler handler = {on_body, on_end, on_gone, NULL, NULL};
+  static const struct exchange_handler handler = {on_body, on_end, on_gone, NULL};
   struct exchange *exchange = call->exchange;
   struct talk *talk = calloc(1, sizeof *talk);
   if (talk == NULL) {
