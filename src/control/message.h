@@ -18,7 +18,7 @@ enum { CONTROL_VERSION = 3, CONTROL_FDS_MAX = 64, CONTROL_PACKET_MAX = 1 << 20 }
 
 enum control_type {
   /* supervisor -> gateway */
-  CONTROL_GATEWAY_START = 1, /* + fds: n_http sockets, then n_metrics */
+  CONTROL_GATEWAY_START = 1, /* + fds: n_http sockets, n_grpc, n_metrics */
   CONTROL_MODEL_SET,         /* a model appears, or its state changes */
   CONTROL_MODEL_LOADED,      /* what a worker found it to be */
   CONTROL_MODEL_REMOVE,      /* no new request gets it; those that have it end as usual, then MODEL_REMOVED */
@@ -67,7 +67,8 @@ enum control_type {
 
 struct control_gateway_start {
   struct control_bytes options; /* options_encode */
-  uint32_t n_http, n_metrics;   /* sockets for each loop: n_http = loops */
+  uint32_t n_http, n_grpc;      /* sockets: one for each loop, or none */
+  uint32_t n_metrics;           /* 1 or none */
 };
 struct control_model_set {
   uint32_t model; /* the supervisor's number: every generation of a model version has its own, never reused */

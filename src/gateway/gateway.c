@@ -253,9 +253,10 @@ static void size_room(struct core *core) {
               LOG_INT("connections", most), LOG_INT("files", files));
 }
 
-/* A server with one listening socket, which is taken over. It accepts from CONTROL_GATEWAY_LISTEN on. */
+/* A server's listening socket, which is taken over. It accepts from CONTROL_GATEWAY_LISTEN on. */
 static mu_status listen_on(struct gateway_loop *loop, size_t server, int fd, mu_error *err) {
   struct http_limits limits = http_limits(loop->core->options);
+  if (loop->servers[server] != NULL) return http_server_listen(loop->servers[server], fd, err);
   if (server == SERVER_METRICS)
     limits.connections = METRICS_CONNECTIONS;
   else
@@ -271,15 +272,18 @@ static mu_status listen_on(struct gateway_loop *loop, size_t server, int fd, mu_
 }
 
 static mu_status listen_all(struct core *core, struct control_packet *packet, mu_error *err) {
-  uint32_t n_http = packet->gateway_start.n_http, n_metrics = packet->gateway_start.n_metrics;
-  if (packet->n_fds != (size_t)n_http + n_metrics || n_metrics > 1 || n_http > core->n_loops)
-    return mu_fail(err, MU_INVALID, "%zu sockets for %u + %u listeners", packet->n_fds, n_http, n_metrics);
+  const struct control_gateway_start *start = &packet->gateway_start;
+  uint32_t n_http = start->n_http, n_grpc = start->n_grpc, n_metrics = start->n_metrics;
+  if (packet->n_fds != (size_t)n_http + n_grpc + n_metrics || n_metrics > 1 || n_http > core->n_loops ||
+      n_grpc > core->n_loops)
+    return mu_fail(err, MU_INVALID, "%zu sockets for %u + %u + %u listeners", packet->n_fds, n_http, n_grpc, n_metrics);
   size_room(core);
-  for (uint32_t i = 0; i < n_http + n_metrics; i++) {
+  for (uint32_t i = 0; i < packet->n_fds; i++) {
     int fd = packet->fds[i];
     packet->fds[i] = -1;
-    bool metrics = i >= n_http;
-    mu_status status = listen_on(&core->loops[metrics ? 0 : i], metrics ? SERVER_METRICS : SERVER_HTTP, fd, err);
+    bool metrics = i >= n_http + n_grpc;
+    uint32_t loop = metrics ? 0 : i < n_http ? i : i - n_http; /* both ports of a loop are served alike */
+    mu_status status = listen_on(&core->loops[loop], metrics ? SERVER_METRICS : SERVER_HTTP, fd, err);
     if (status != MU_OK) return status;
   }
   return MU_OK;
@@ -466,6 +470,12 @@ static mu_status create_loops(struct core *core, mu_error *err) {
   return MU_OK;
 }
 
+/* One for each socket of a port. */
+static uint32_t count_loops(const struct control_gateway_start *message) {
+  uint32_t n = message->n_http > message->n_grpc ? message->n_http : message->n_grpc;
+  return n > 0 ? n : 1;
+}
+
 /* packet: the first message, which says all that there is to start with. */
 static mu_status prepare(struct gateway *gateway, int control, struct control_packet *packet, mu_error *err) {
   if (packet->type != CONTROL_GATEWAY_START) return mu_fail(err, MU_INVALID, "the first message is not the start");
@@ -473,8 +483,7 @@ static mu_status prepare(struct gateway *gateway, int control, struct control_pa
   mu_status status = options_decode(message->options.data, message->options.size, &gateway->options);
   if (status != MU_OK) return mu_fail(err, status, "the options do not add up");
   status = sandbox_enter(gateway->options->sandbox ? SANDBOX_GATEWAY : SANDBOX_OFF, err);
-  if (status == MU_OK)
-    status = core_init(&gateway->core, gateway->options, message->n_http > 0 ? message->n_http : 1, err);
+  if (status == MU_OK) status = core_init(&gateway->core, gateway->options, count_loops(message), err);
   if (status == MU_OK) status = create_loops(&gateway->core, err);
   if (status != MU_OK) return status;
   gateway->core.control = control_link_create(gateway->core.loops[0].net, control, &link_events, gateway);

@@ -127,7 +127,8 @@ void gateways_check_listen(struct supervisor *s) {
 static void on_ready(struct gateway *gateway, const struct control_packet *packet) {
   struct supervisor *s = gateway->supervisor;
   if (gateway->state != GATEWAY_STARTING) return;
-  LOG_INFO("gateway ready", LOG_INT("pid", process_pid(gateway->process)), LOG_INT("loops", s->listeners.n_http));
+  LOG_INFO("gateway ready", LOG_INT("pid", process_pid(gateway->process)),
+           LOG_INT("loops", s->listeners.n_http > s->listeners.n_grpc ? s->listeners.n_http : s->listeners.n_grpc));
   if (!is_present(gateway)) {
     switch_over(s);
     return;
@@ -373,10 +374,10 @@ static mu_status start(struct gateway *gateway, mu_error *err) {
   const struct control_gateway_start message = {
       .options = {s->encoded_options.data, s->encoded_options.size},
       .n_http = s->listeners.n_http,
+      .n_grpc = s->listeners.n_grpc,
       .n_metrics = s->listeners.n_metrics,
   };
-  gateway_tell(gateway, CONTROL_GATEWAY_START, &message, s->listeners.fds,
-               s->listeners.n_http + s->listeners.n_metrics);
+  gateway_tell(gateway, CONTROL_GATEWAY_START, &message, s->listeners.fds, listeners_count(&s->listeners));
   served_models_tell(s, gateway);
   regions_tell(s, gateway);
   model_notes_tell(s, gateway);

@@ -23,10 +23,10 @@ struct handover_server {
   bool was_ready, settled;
   int32_t control_socket;
   const char *control_path;
-  const char *http_address, *metrics_address;
-  uint32_t http_port, metrics_port;
-  uint32_t n_http, n_metrics; /* of the listeners */
-  uint32_t gateway;           /* slot of the present one */
+  const char *http_address, *grpc_address, *metrics_address;
+  uint32_t http_port, grpc_port, metrics_port;
+  uint32_t n_http, n_grpc, n_metrics; /* of the listeners */
+  uint32_t gateway;                   /* slot of the present one */
   uint32_t gateway_restarts;
   uint32_t gateway_early_deaths;
   bool gateway_was_ready, gateway_restarted;

@@ -162,11 +162,15 @@ struct gateway {
 enum { LISTENERS_MAX = CONTROL_FDS_MAX, ADDRESS_MAX = 256 };
 
 struct listeners {
-  int fds[LISTENERS_MAX]; /* n_http sockets, then n_metrics; they stay open here for the next gateway */
-  uint32_t n_http, n_metrics;
-  char http_address[ADDRESS_MAX], metrics_address[ADDRESS_MAX];
-  uint16_t http_port, metrics_port;
+  int fds[LISTENERS_MAX]; /* n_http sockets, n_grpc, n_metrics; they stay open here for the next gateway */
+  uint32_t n_http, n_grpc, n_metrics;
+  char http_address[ADDRESS_MAX], grpc_address[ADDRESS_MAX], metrics_address[ADDRESS_MAX];
+  uint16_t http_port, grpc_port, metrics_port;
 };
+
+static inline uint32_t listeners_count(const struct listeners *listeners) {
+  return listeners->n_http + listeners->n_grpc + listeners->n_metrics;
+}
 
 /* ---- reload ------------------------------------------------------------------------------------------------------ */
 

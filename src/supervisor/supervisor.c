@@ -56,14 +56,15 @@ const char *supervisor_state_name(const struct supervisor *s) {
 
 static void log_reached(const struct supervisor *s, const char *message, enum log_level level) {
   const struct listeners *listeners = &s->listeners;
-  char http[512] = "", metrics[512] = "";
+  char http[512] = "", grpc[512] = "", metrics[512] = "";
   if (listeners->n_http > 0) listener_url(listeners->http_address, listeners->http_port, http, sizeof http);
+  if (listeners->n_grpc > 0) listener_url(listeners->grpc_address, listeners->grpc_port, grpc, sizeof grpc);
   if (listeners->n_metrics > 0)
     listener_url(listeners->metrics_address, listeners->metrics_port, metrics, sizeof metrics);
   if (listeners->n_metrics > 0) strncat(metrics, "/metrics", sizeof metrics - strlen(metrics) - 1);
-  LOG_AT(level, message, LOG_STR("http", http), LOG_STR("metrics", metrics), LOG_STR("control", s->control_path),
-         LOG_INT("models", count_models(s, MODEL_READY)), LOG_INT("of", count_served(s)),
-         LOG_INT("ms", (clock_now_ns() - s->started_ns) / NS_PER_MS));
+  LOG_AT(level, message, LOG_STR("http", http), LOG_STR("grpc", grpc), LOG_STR("metrics", metrics),
+         LOG_STR("control", s->control_path), LOG_INT("models", count_models(s, MODEL_READY)),
+         LOG_INT("of", count_served(s)), LOG_INT("ms", (clock_now_ns() - s->started_ns) / NS_PER_MS));
 }
 
 static void check_readiness(struct supervisor *s) {

@@ -317,6 +317,7 @@ static void test_addresses(void **state) {
 
 static void test_ports_that_meet(void **state) {
   refused(ARGS("--metrics-port=8000"), NONE, "http-port", "metrics-port");
+  refused(ARGS("--http-port=8001"), NONE, "http-port", "grpc-port");
   struct options *o = loaded(ARGS("--http-port=0", "--metrics-port=0"), NONE);
   options_free(o);
   o = loaded(ARGS("--metrics-port=8000", "--metrics-address=127.0.0.2"), NONE);
@@ -325,11 +326,14 @@ static void test_ports_that_meet(void **state) {
   options_free(o);
 }
 
-static void test_grpc_is_not_promised(void **state) {
-  refused(ARGS("--allow-grpc=true"), NONE, "allow-grpc", "HTTP only");
-  struct options *o = loaded(ARGS("--grpc-port=8001", "--allow-grpc=false"), NONE);
+static void test_grpc(void **state) {
+  struct options *o = loaded(ARGS("--address=127.0.0.1"), NONE);
+  assert_true(o->allow_grpc);
+  assert_string_equal(o->grpc_address, "127.0.0.1");
+  options_free(o);
+  o = loaded(ARGS("--http-port=8001", "--allow-grpc=false", "--log-error=false"), NONE);
   assert_int_equal(o->warnings.n, 1);
-  assert_non_null(strstr(o->warnings.items[0], "grpc-port"));
+  assert_non_null(strstr(o->warnings.items[0], "log-error"));
   options_free(o);
 }
 
@@ -346,7 +350,7 @@ static void test_foreign_flags(void **state) {
   options_free(o);
   refused(ARGS("--backend-config=onnxruntime,default-max-batch-size=5"), NONE, "tritonserver's --backend-config", "");
   refused(ARGS("--http-restricted-api=inference:k=v"), NONE, "--http-restricted-api", "no counterpart");
-  refused(ARGS("--grpc-use-ssl=1"), NONE, "--grpc-use-ssl", "HTTP only");
+  refused(ARGS("--grpc-use-ssl=1"), NONE, "--grpc-use-ssl", "no TLS");
 }
 
 static void test_environment_beats_nothing_but_file(void **state) {
@@ -397,7 +401,7 @@ int main(void) {
       cmocka_unit_test(test_batching_switched_off),
       cmocka_unit_test(test_addresses),
       cmocka_unit_test(test_ports_that_meet),
-      cmocka_unit_test(test_grpc_is_not_promised),
+      cmocka_unit_test(test_grpc),
       cmocka_unit_test(test_foreign_flags),
       cmocka_unit_test(test_environment_beats_nothing_but_file),
       cmocka_unit_test(test_many_models),

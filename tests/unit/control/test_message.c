@@ -16,7 +16,7 @@
 #define BYTES(text) ((struct control_bytes){text, sizeof(text) - 1})
 
 /* One message of every type, no two fields alike. */
-static const struct control_gateway_start gateway_start = {BYTES("a\0b"), 4, 1};
+static const struct control_gateway_start gateway_start = {BYTES("a\0b"), 4, 3, 1};
 static const struct control_model_set model_set = {
     .model = 7,
     .listed = true,
@@ -183,6 +183,7 @@ static void assert_sample(const struct control_packet *packet) {
     case CONTROL_GATEWAY_START:
       assert_bytes_equal(packet->gateway_start.options, gateway_start.options);
       assert_int_equal(packet->gateway_start.n_http, gateway_start.n_http);
+      assert_int_equal(packet->gateway_start.n_grpc, gateway_start.n_grpc);
       assert_int_equal(packet->gateway_start.n_metrics, gateway_start.n_metrics);
       break;
     case CONTROL_MODEL_SET:
