@@ -39,12 +39,10 @@ mu_status grpc_reply_health(struct buffer *out, enum grpc_serving serving, mu_er
 
 /* ---- what the HTTP surface says too ------------------------------------------------------------------------------ */
 
-/* The text of a document as a message. wrap: the member that it becomes, where HTTP has it alone; NULL. */
-static mu_status reply_text(struct buffer *out, const ProtobufCMessageDescriptor *descriptor, const struct buffer *text,
-                            const char *wrap, mu_error *err) {
-  json_t *document = json_loadb(text->data, text->size, 0, NULL);
-  if (document != NULL && wrap != NULL) document = json_pack("{s:o}", wrap, document);
-  if (document == NULL) return mu_fail(err, MU_NO_MEMORY, "no memory for the reply"); /* it was written by jansson */
+/* The document as a message; NULL is one for which there was no memory. Lets go of it. */
+static mu_status reply_document(struct buffer *out, const ProtobufCMessageDescriptor *descriptor, json_t *document,
+                                mu_error *err) {
+  if (document == NULL) return mu_fail(err, MU_NO_MEMORY, "no memory for the reply");
   const size_t start = begin_message(out);
   mu_status status = protobuf_write_json(descriptor, document, out, err);
   if (status == MU_OK) status = end_message(out, start, err);
@@ -52,53 +50,29 @@ static mu_status reply_text(struct buffer *out, const ProtobufCMessageDescriptor
   return status;
 }
 
-/* written: what writing the document into text came to. */
-static mu_status reply_document(struct buffer *out, const ProtobufCMessageDescriptor *descriptor, struct buffer *text,
-                                mu_status written, const char *wrap, mu_error *err) {
-  const mu_status status =
-      written == MU_OK ? reply_text(out, descriptor, text, wrap, err) : mu_fail(err, written, "no room for the reply");
-  buffer_free(text);
-  return status;
-}
-
 mu_status grpc_reply_server_metadata(struct buffer *out, mu_error *err) {
-  struct buffer text;
-  buffer_init(&text, SIZE_MAX / 2);
-  return reply_document(out, &inference__server_metadata_response__descriptor, &text, document_server_metadata(&text),
-                        NULL, err);
+  return reply_document(out, &inference__server_metadata_response__descriptor, server_metadata_json(), err);
 }
 
 mu_status grpc_reply_model_metadata(struct buffer *out, const struct model *model, const int64_t *versions,
                                     size_t n_versions, mu_error *err) {
-  struct buffer text;
-  buffer_init(&text, SIZE_MAX / 2);
-  return reply_document(out, &inference__model_metadata_response__descriptor, &text,
-                        document_model_metadata(&text, model, versions, n_versions), NULL, err);
+  return reply_document(out, &inference__model_metadata_response__descriptor,
+                        model_metadata_json(model, versions, n_versions), err);
 }
 
 mu_status grpc_reply_model_config(struct buffer *out, const struct model *model, mu_error *err) {
-  struct buffer text;
-  buffer_init(&text, SIZE_MAX / 2);
-  return reply_document(out, &inference__model_config_response__descriptor, &text, document_model_config(&text, model),
-                        "config", err);
+  return reply_document(out, &inference__model_config_response__descriptor,
+                        json_pack("{s:o}", "config", model_config_json(model)), err);
 }
 
 mu_status grpc_reply_statistics(struct buffer *out, const struct model *const *models, size_t n_models, mu_error *err) {
-  struct buffer text;
-  buffer_init(&text, SIZE_MAX / 2);
-  return reply_document(out, &inference__model_statistics_response__descriptor, &text,
-                        document_statistics(&text, models, n_models), NULL, err);
+  return reply_document(out, &inference__model_statistics_response__descriptor, statistics_json(models, n_models), err);
 }
 
 mu_status grpc_reply_repository_index(struct buffer *out, const struct model *const *models, size_t n_models,
                                       bool only_ready, mu_error *err) {
-  static const char ready[] = "{\"ready\":true}";
-  struct buffer text;
-  buffer_init(&text, SIZE_MAX / 2);
-  return reply_document(
-      out, &inference__repository_index_response__descriptor, &text,
-      document_repository_index(&text, models, n_models, ready, only_ready ? sizeof ready - 1 : 0, NULL), "models",
-      err);
+  return reply_document(out, &inference__repository_index_response__descriptor,
+                        json_pack("{s:o}", "models", repository_index_json(models, n_models, only_ready)), err);
 }
 
 /* ---- regions and settings ---------------------------------------------------------------------------------------- */

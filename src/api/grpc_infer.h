@@ -42,7 +42,8 @@ MUST_CHECK mu_status grpc_infer_find_target(const char *message, size_t size, st
  * the input's own message inside of message (or head), which must stay until grpc_infer_read_contents.
  *
  * An input takes its data from raw contents, all in order of the request's inputs, or from typed contents; not both in
- * one request. FP16 and BF16 have raw contents only.
+ * one request. FP16 and BF16 have raw contents only. Beside either, inputs may be in shared memory of the client
+ * (INPUT_SHARED), for which there are no raw contents.
  *
  * Sizes: an input's size in the arena follows from its shape, and raw contents of another size are refused. Only BYTES
  * says its size by its data. So with rest, sizes are known unless two or more inputs are BYTES: of one, the size is the
@@ -51,7 +52,7 @@ MUST_CHECK mu_status grpc_infer_find_target(const char *message, size_t size, st
  * request->binary_bytes is UINT64_MAX, sizes of BYTES are 0, and the message must be collected (grpc_scan_stage).
  *
  * Errors: MU_INVALID with a sentence that names the input and both values; MU_UNAVAILABLE: the model has no metadata
- * yet; MU_UNSUPPORTED: shared memory, sequences; MU_NO_MEMORY.
+ * yet; MU_UNSUPPORTED: sequences; MU_NO_MEMORY.
  */
 MUST_CHECK mu_status grpc_infer_parse(const struct model *model, const char *message, size_t size,
                                       const struct grpc_infer_rest *rest, struct request *request, mu_error *err);
@@ -79,7 +80,7 @@ void grpc_infer_copy_raw(const char *message, struct request *request);
 MUST_CHECK mu_status grpc_infer_read_contents(const struct model *model, const char *message, struct request *request,
                                               mu_error *err);
 
-/* What only the bytes of raw contents can tell is checked by rest_infer_check_binary once they have arrived. */
+/* What only the bytes can tell is checked by rest_infer_check_binary once all have arrived. */
 
 /* ---- replies ----------------------------------------------------------------------------------------------------- */
 
@@ -95,7 +96,8 @@ enum grpc_reply_kind {
  * The reply as one gRPC message, its 5 bytes of prefix (uncompressed) included: iov[0] to iov[n - 1], *ret_size bytes
  * together. head: an empty buffer, for all that is not tensor data (and for the data of classified outputs); it must
  * stay as it is while iov is in use. The other entries point into the results' own memory, which *ret_borrows says
- * there are. iov has room for GRPC_INFER_IOV_MAX(request->n_outputs).
+ * there are. Of an output in shared memory there is its description, and raw contents that are empty: clients count on
+ * one for each output. iov has room for GRPC_INFER_IOV_MAX(request->n_outputs).
  * MU_TOO_LARGE: more than 2 GiB - 1, which no client of protobuf can read; MU_UNSUPPORTED, MU_INTERNAL, MU_NO_MEMORY.
  */
 MUST_CHECK mu_status grpc_infer_render(const struct model *model, const struct request *request,

@@ -3,6 +3,7 @@
 #include "api/grpc_infer.h"
 #include "api/grpc_infer_raw.h"
 #include "api/infer_parameters.h"
+#include "api/infer_shared_memory.h"
 #include "api/infer_tensors.h"
 #include "model/text.h"
 
@@ -225,6 +226,13 @@ static mu_status take_contents(struct parse *p, const struct tensor *tensor, con
   return MU_OK;
 }
 
+static mu_status take_shared(struct parse *p, const struct tensor *tensor, struct request_input *input) {
+  if (!tensor->has_contents) return infer_input_share(p->model, &tensor->parameters.shared, p->request, input, p->err);
+  return mu_fail(p->err, MU_INVALID,
+                 "unexpected 'content' provided when using shared memory for input tensor '%.*s' for model '%.100s'",
+                 QUOTE(tensor->name), p->model->name);
+}
+
 static mu_status read_input(struct parse *p, const struct pb_field *message, uint32_t position) {
   struct tensor tensor = {.kind = "input", .position = position, .name = {"", 0}, .datatype = {"", 0}};
   struct pb_reader reader;
@@ -240,6 +248,7 @@ static mu_status read_input(struct parse *p, const struct pb_field *message, uin
   struct request_input *input;
   status = infer_input_add(p->model, index, tensor.dims, tensor.rank, p->request, &input, p->err);
   if (status != MU_OK) return status;
+  if (shared_memory_given(&tensor.parameters.shared)) return take_shared(p, &tensor, input);
   if (tensor.has_contents) return take_contents(p, &tensor, message, input);
   input->source = INPUT_BINARY;
   input->source_at = p->n_from_raw++;
@@ -280,7 +289,8 @@ static mu_status read_output(struct parse *p, const struct pb_field *message, ui
   if (status != MU_OK) return status;
   output->binary = true;
   output->classification = classes < UINT32_MAX ? (uint32_t)classes : UINT32_MAX;
-  return MU_OK;
+  if (!shared_memory_given(&tensor.parameters.shared)) return MU_OK;
+  return infer_output_share(p->model, &tensor.parameters.shared, p->request, output, p->err);
 }
 
 static mu_status read_id(const struct pb_field *field, char *id, mu_error *err) {

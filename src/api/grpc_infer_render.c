@@ -10,9 +10,12 @@
 
 /* Field numbers of the protocol. */
 enum { NAME = 1, VERSION = 2, ID = 3, PARAMETERS = 4, OUTPUTS = 5, RAW = 6 };
-enum { OUTPUT_NAME = 1, OUTPUT_DATATYPE = 2, OUTPUT_SHAPE = 3 };
-enum { ENTRY_KEY = 1, ENTRY_VALUE = 2, VALUE_BOOL = 1 };
+enum { OUTPUT_NAME = 1, OUTPUT_DATATYPE = 2, OUTPUT_SHAPE = 3, OUTPUT_PARAMETERS = 4 };
+enum { ENTRY_KEY = 1, ENTRY_VALUE = 2, VALUE_BOOL = 1, VALUE_INT64 = 2, VALUE_STRING = 3 };
 enum { STREAM_ERROR = 1, STREAM_RESPONSE = 2 };
+
+/* What an output's description takes, but for its own name and shape: with the name of a region it is the longest. */
+enum { OUTPUT_ROOM = 256 + REQUEST_REGION_MAX };
 
 /* Room before the response for what is known last: gRPC's prefix, and the tag and length of a stream's response. */
 enum { STREAM_START_MAX = 1 + 5, START_MAX = GRPC_PREFIX_SIZE + STREAM_START_MAX };
@@ -36,14 +39,24 @@ static mu_status reserve(const struct render *r, size_t size) {
 
 /* ---- the head ---------------------------------------------------------------------------------------------------- */
 
-/* parameters["triton_final_response"].bool_param = true */
-static void write_final(struct buffer *head) {
-  static const char key[] = "triton_final_response";
-  const size_t value = 2;
-  pb_put_length(head, PARAMETERS, pb_bytes_size(ENTRY_KEY, sizeof key - 1) + pb_bytes_size(ENTRY_VALUE, value));
+/* An entry of a map of parameters. What is 0 or "" is written too, as protobuf has it in a oneof. */
+static void write_number(struct buffer *head, uint32_t map, const char *key, uint32_t kind, uint64_t value) {
+  const size_t entry = pb_open(head, map);
   pb_put_text_field(head, ENTRY_KEY, key);
-  pb_put_length(head, ENTRY_VALUE, value);
-  pb_put_varint_field(head, VALUE_BOOL, 1);
+  const size_t inner = pb_open(head, ENTRY_VALUE);
+  pb_put_tag(head, kind, PB_VARINT);
+  pb_put_varint(head, value);
+  pb_close(head, inner);
+  pb_close(head, entry);
+}
+
+static void write_text(struct buffer *head, uint32_t map, const char *key, const char *value) {
+  const size_t entry = pb_open(head, map);
+  pb_put_text_field(head, ENTRY_KEY, key);
+  const size_t inner = pb_open(head, ENTRY_VALUE);
+  pb_put_bytes(head, VALUE_STRING, value, strlen(value));
+  pb_close(head, inner);
+  pb_close(head, entry);
 }
 
 static mu_status write_start(const struct render *r, enum grpc_reply_kind kind) {
@@ -55,25 +68,30 @@ static mu_status write_start(const struct render *r, enum grpc_reply_kind kind) 
   pb_put_text_field(r->head, NAME, r->model->name);
   pb_put_text_field(r->head, VERSION, version);
   pb_put_text_field(r->head, ID, r->request->id);
-  if (kind == GRPC_REPLY_STREAM) write_final(r->head);
+  if (kind == GRPC_REPLY_STREAM) write_number(r->head, PARAMETERS, "triton_final_response", VALUE_BOOL, true);
   return MU_OK;
 }
 
-static mu_status write_output(const struct render *r, const struct infer_view *view) {
+/* Where the result has been put. */
+static void write_share(struct buffer *head, const struct request_share *share, uint64_t size) {
+  write_text(head, OUTPUT_PARAMETERS, "shared_memory_region", share->name);
+  if (share->offset > 0) write_number(head, OUTPUT_PARAMETERS, "shared_memory_offset", VALUE_INT64, share->offset);
+  write_number(head, OUTPUT_PARAMETERS, "shared_memory_byte_size", VALUE_INT64, size);
+}
+
+static mu_status write_output(const struct render *r, const struct infer_view *view, uint32_t share) {
   const mu_tensor *tensor = &view->tensor;
-  const char *dtype = mu_dtype_name(tensor->dtype);
   struct buffer *head = r->head;
-  const mu_status status = reserve(r, 64 + strlen(view->name) + PB_VARINT_MAX * tensor->rank);
+  const mu_status status = reserve(r, OUTPUT_ROOM + strlen(view->name) + PB_VARINT_MAX * tensor->rank);
   if (status != MU_OK) return status;
-  size_t shape = 0;
-  for (uint32_t i = 0; i < tensor->rank; i++) shape += pb_varint_size((uint64_t)tensor->dims[i]);
-  pb_put_length(head, OUTPUTS,
-                pb_bytes_size(OUTPUT_NAME, strlen(view->name)) + pb_bytes_size(OUTPUT_DATATYPE, strlen(dtype)) +
-                    (tensor->rank > 0 ? pb_bytes_size(OUTPUT_SHAPE, shape) : 0));
+  const size_t output = pb_open(head, OUTPUTS);
   pb_put_bytes(head, OUTPUT_NAME, view->name, strlen(view->name));
-  pb_put_text_field(head, OUTPUT_DATATYPE, dtype);
-  if (tensor->rank > 0) pb_put_length(head, OUTPUT_SHAPE, shape);
+  pb_put_text_field(head, OUTPUT_DATATYPE, mu_dtype_name(tensor->dtype));
+  const size_t shape = tensor->rank > 0 ? pb_open(head, OUTPUT_SHAPE) : 0;
   for (uint32_t i = 0; i < tensor->rank; i++) pb_put_varint(head, (uint64_t)tensor->dims[i]);
+  if (shape > 0) pb_close(head, shape);
+  if (share > 0) write_share(head, &r->request->shares[share - 1], tensor->size);
+  pb_close(head, output);
   return MU_OK;
 }
 
@@ -87,9 +105,11 @@ static mu_status write_outputs(struct render *r, const struct infer_result *resu
     if (status == MU_OK)
       status = count > 0 ? infer_view_classes(r->model, r->request, count, result, &r->classes, &view, r->err)
                          : infer_view_tensor(r->model, result, &view, r->err);
-    if (status == MU_OK) status = write_output(r, &view);
+    const uint32_t share = r->request->outputs[i].share;
+    if (status == MU_OK) status = write_output(r, &view, share);
     if (status != MU_OK) return status;
-    r->iov[2 * i + 1] = (struct iovec){count > 0 ? NULL : view.tensor.data, view.tensor.size};
+    r->iov[2 * i + 1] =
+        share > 0 ? (struct iovec){0} : (struct iovec){count > 0 ? NULL : view.tensor.data, view.tensor.size};
   }
   return MU_OK;
 }

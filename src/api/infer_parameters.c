@@ -56,9 +56,23 @@ static mu_status take_sequence(const struct target *t) {
 
 static mu_status take_classification(const struct target *t) { return take_u64(t, &t->tensor->classification); }
 
-/* The one place of shared memory for gRPC's inputs and outputs. */
-static mu_status take_shared_memory(const struct target *t) {
-  return refuse(t, MU_UNSUPPORTED, "muster does not serve shared memory");
+static mu_status take_region(const struct target *t) {
+  if (t->value->kind != INFER_VALUE_TEXT) return refuse(t, MU_INVALID, "its value must be a text");
+  struct shared_memory_parameters *shared = &t->tensor->shared;
+  shared->has_region = true;
+  shared->region = t->value->text;
+  shared->region_size = t->value->text_size;
+  return MU_OK;
+}
+
+static mu_status take_byte_size(const struct target *t) {
+  t->tensor->shared.has_byte_size = true;
+  return take_u64(t, &t->tensor->shared.byte_size);
+}
+
+static mu_status take_offset(const struct target *t) {
+  t->tensor->shared.has_offset = true;
+  return take_u64(t, &t->tensor->shared.offset);
 }
 
 static const struct row request_rows[] = {
@@ -67,16 +81,16 @@ static const struct row request_rows[] = {
 };
 
 static const struct row input_rows[] = {
-    {"shared_memory_region", take_shared_memory},
-    {"shared_memory_byte_size", take_shared_memory},
-    {"shared_memory_offset", take_shared_memory},
+    {"shared_memory_region", take_region},
+    {"shared_memory_byte_size", take_byte_size},
+    {"shared_memory_offset", take_offset},
 };
 
 static const struct row output_rows[] = {
     {"classification", take_classification},
-    {"shared_memory_region", take_shared_memory},
-    {"shared_memory_byte_size", take_shared_memory},
-    {"shared_memory_offset", take_shared_memory},
+    {"shared_memory_region", take_region},
+    {"shared_memory_byte_size", take_byte_size},
+    {"shared_memory_offset", take_offset},
 };
 
 static mu_status take(const struct row *rows, size_t n, const struct infer_parameter *parameter,

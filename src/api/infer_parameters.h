@@ -5,6 +5,7 @@
 #ifndef API_INFER_PARAMETERS_H
 #define API_INFER_PARAMETERS_H
 
+#include "api/infer_shared_memory.h"
 #include "request/request.h"
 
 enum infer_value_kind {
@@ -35,6 +36,7 @@ struct infer_parameter {
 /* What an input's or an output's parameters come to. */
 struct infer_tensor_parameters {
   uint64_t classification; /* outputs: 0, or how many classes */
+  struct shared_memory_parameters shared;
 };
 
 /* priority, timeout, sequence_id, sequence_start, sequence_end into the request. MU_INVALID: a value of the wrong type
@@ -42,7 +44,8 @@ struct infer_tensor_parameters {
 MUST_CHECK mu_status infer_request_parameter(const struct infer_parameter *parameter, struct request *request,
                                              mu_error *err);
 
-/* who: "input 'x'", for messages. MU_INVALID; MU_UNSUPPORTED: shared_memory_region, _byte_size, _offset. */
+/* shared_memory_region, shared_memory_byte_size, shared_memory_offset; classification of outputs. who: "input 'x'", for
+ * messages. What is taken borrows the parameter's text. MU_INVALID. */
 MUST_CHECK mu_status infer_input_parameter(const char *who, const struct infer_parameter *parameter,
                                            struct infer_tensor_parameters *into, mu_error *err);
 MUST_CHECK mu_status infer_output_parameter(const char *who, const struct infer_parameter *parameter,

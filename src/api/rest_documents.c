@@ -31,11 +31,20 @@ static mu_status write_document(json_t *document, struct buffer *out) {
 static json_t *text_value(const char *text) {
   json_t *value = json_string(text);
   if (value != NULL) return value;
-  struct buffer quoted;
+  struct buffer quoted, plain;
+  struct json_reader reader;
+  struct json_text valid;
   buffer_init(&quoted, SIZE_MAX / 2);
-  if (json_write_string(&quoted, text, strlen(text)) == MU_OK)
-    value = json_loadb(quoted.data, quoted.size, JSON_DECODE_ANY, NULL);
+  buffer_init(&plain, SIZE_MAX / 2);
+  if (json_write_string(&quoted, text, strlen(text)) == MU_OK) {
+    json_reader_init(&reader, quoted.data, quoted.size);
+    if (json_read_string(&reader, &valid) && buffer_reserve(&plain, json_text_size(&valid)) == MU_OK) {
+      json_text_decode(&valid, plain.data);
+      value = json_stringn(plain.data, json_text_size(&valid));
+    }
+  }
   buffer_free(&quoted);
+  buffer_free(&plain);
   return value;
 }
 
@@ -60,14 +69,15 @@ static const char *const extensions[] = {
     "parameters",     "statistics",      "system_shared_memory", "logging",
 };
 
-mu_status document_server_metadata(struct buffer *out) {
+json_t *server_metadata_json(void) {
   enum { N = sizeof extensions / sizeof *extensions };
   json_t *names = json_array();
   for (size_t i = 0; i < N; i++) json_array_append_new(names, json_string(extensions[i]));
-  return write_document(json_pack("{s:s,s:s,s:o}", "name", "muster", "version", MUSTER_VERSION, "extensions",
-                                  checked_array(names, json_array_size(names) == N)),
-                        out);
+  return json_pack("{s:s,s:s,s:o}", "name", "muster", "version", MUSTER_VERSION, "extensions",
+                   checked_array(names, json_array_size(names) == N));
 }
+
+mu_status document_server_metadata(struct buffer *out) { return write_document(server_metadata_json(), out); }
 
 mu_status document_model_metadata(struct buffer *out, const struct model *model, const int64_t *versions,
                                   size_t n_versions) {
@@ -117,12 +127,16 @@ static json_t *model_statistics(const struct model *model) {
                    "batch_stats", batch_stats(stats), "memory_usage");
 }
 
-mu_status document_statistics(struct buffer *out, const struct model *const *models, size_t n_models) {
+json_t *statistics_json(const struct model *const *models, size_t n_models) {
   json_t *array = json_array();
   bool complete = array != NULL;
   for (size_t i = 0; i < n_models && complete; i++)
     complete = json_array_append_new(array, model_statistics(models[i])) == 0;
-  return write_document(json_pack("{s:o}", "model_stats", checked_array(array, complete)), out);
+  return json_pack("{s:o}", "model_stats", checked_array(array, complete));
+}
+
+mu_status document_statistics(struct buffer *out, const struct model *const *models, size_t n_models) {
+  return write_document(statistics_json(models, n_models), out);
 }
 
 /* ---- the repository index ---------------------------------------------------------------------------------------- */
@@ -157,17 +171,21 @@ static json_t *index_entry(const struct model *model) {
   return entry;
 }
 
-mu_status document_repository_index(struct buffer *out, const struct model *const *models, size_t n_models,
-                                    const char *body, size_t body_size, mu_error *err) {
-  bool only_ready;
-  mu_status status = read_index_request(body, body_size, &only_ready, err);
-  if (status != MU_OK) return status;
+json_t *repository_index_json(const struct model *const *models, size_t n_models, bool only_ready) {
   json_t *array = json_array();
   bool complete = array != NULL;
   for (size_t i = 0; i < n_models && complete; i++)
     if (!only_ready || models[i]->state == MODEL_READY)
       complete = json_array_append_new(array, index_entry(models[i])) == 0;
-  status = write_document(checked_array(array, complete), out);
+  return checked_array(array, complete);
+}
+
+mu_status document_repository_index(struct buffer *out, const struct model *const *models, size_t n_models,
+                                    const char *body, size_t body_size, mu_error *err) {
+  bool only_ready;
+  mu_status status = read_index_request(body, body_size, &only_ready, err);
+  if (status != MU_OK) return status;
+  status = write_document(repository_index_json(models, n_models, only_ready), out);
   return status == MU_OK ? MU_OK : mu_fail(err, status, "no room for the repository index");
 }
 

@@ -37,6 +37,12 @@ MUST_CHECK mu_status document_regions(struct buffer *out, const struct region_vi
 MUST_CHECK mu_status document_region_register(const char *body, size_t body_size, char *key, size_t key_room,
                                               uint64_t *ret_offset, uint64_t *ret_byte_size, mu_error *err);
 
+/* The same documents before they are text, for other forms of them: a new reference, NULL without memory. Those of one
+ * model are model_metadata_json and model_config_json (model/model.h). */
+json_t *server_metadata_json(void);
+json_t *statistics_json(const struct model *const *models, size_t n_models);
+json_t *repository_index_json(const struct model *const *models, size_t n_models, bool only_ready);
+
 /* One worker instance behind /health and /stats. */
 struct backend_view {
   char address[64]; /* "magika/0" : model and worker */

@@ -1,6 +1,5 @@
 /* The reply to an inference request. */
-#include "api/classification.h"
-#include "api/infer_tensors.h"
+#include "api/infer_view.h"
 #include "api/rest_infer.h"
 #include "proto/json/json_reader.h"
 
@@ -16,64 +15,12 @@ struct render {
   mu_error *err;
 };
 
-/* One output as the client gets it. */
-struct view {
-  const char *name;
-  mu_tensor tensor;
-  uint64_t elements;
-};
-
-/* NULL when the output was not produced. */
-static const struct infer_result *find_result(const struct render *r, const struct infer_result *results,
-                                              uint32_t n_results, uint32_t position) {
-  const uint32_t index = r->request->outputs[position].index;
-  for (uint32_t i = 0; i < n_results; i++) {
-    const struct infer_result *result = &results[(position + i) % n_results]; /* mostly in the request's order */
-    if (result->index == index) return result;
-  }
-  return NULL;
-}
-
-static mu_status view_tensor(const struct render *r, const struct infer_result *result, struct view *view) {
-  view->tensor = result->tensor;
-  const mu_status status =
-      infer_output_shape(r->model, result->index, &result->tensor, view->tensor.dims, &view->tensor.rank, r->err);
-  if (status != MU_OK) return status;
-  uint64_t bytes;
-  const mu_tensor *tensor = &view->tensor;
-  if (shape_size(tensor->dtype, tensor->dims, tensor->rank, &view->elements, &bytes) == MU_OK &&
-      (tensor->dtype == MU_BYTES || bytes == tensor->size))
-    return MU_OK;
-  char shape[160];
-  return mu_fail(r->err, MU_INTERNAL, "output '%.100s': %zu bytes are not shape %s as %s", view->name, tensor->size,
-                 shape_text(tensor->dims, tensor->rank, shape, sizeof shape), mu_dtype_name(tensor->dtype));
-}
-
-/* The tensor becomes [rows, classes] of BYTES (without the rows where the model does not batch), at the end of
- * r->classes: data is an offset until that stays where it is. */
-static mu_status view_classes(struct render *r, uint32_t count, const struct infer_result *result, struct view *view) {
-  const bool batched = r->model->metadata->max_batch > 0;
-  const uint64_t rows = batched ? r->request->rows : 1;
-  const size_t before = r->classes.size;
-  uint64_t classes;
-  const mu_status status =
-      classification_write(r->model, result->index, &result->tensor, rows, count, &r->classes, &classes, r->err);
-  if (status != MU_OK) return status;
-  view->tensor = (mu_tensor){.dtype = MU_BYTES, .rank = batched ? 2 : 1};
-  view->tensor.dims[0] = (int64_t)rows;
-  view->tensor.dims[batched] = (int64_t)classes;
-  view->tensor.size = r->classes.size - before;
-  view->tensor.data = view->tensor.size > 0 ? r->classes.data + before : NULL;
-  view->elements = rows * classes;
-  return MU_OK;
-}
-
 static mu_status no_room(const struct render *r, mu_status status) {
   return mu_fail(r->err, status, "no room for the reply");
 }
 
 /* {"name":…,"datatype":…,"shape":[…] and what follows is the data's. Room for all of it is made at once. */
-static mu_status write_head(const struct render *r, const struct view *view) {
+static mu_status write_head(const struct render *r, const struct infer_view *view) {
   struct buffer *json = r->json;
   const size_t name_size = strlen(view->name);
   const mu_status status = buffer_reserve(json, 128 + ESCAPED_MAX * name_size + NUMBER_MAX * view->tensor.rank);
@@ -92,14 +39,14 @@ static mu_status write_head(const struct render *r, const struct view *view) {
 }
 
 /* Fits the room that write_head has made. */
-static void write_binary(struct render *r, const struct view *view) {
+static void write_binary(struct render *r, const struct infer_view *view) {
   buffer_puts(r->json, ",\"parameters\":{\"binary_data_size\":");
   json_write_u64(r->json, view->tensor.size);
   buffer_puts(r->json, "}}");
   r->binary[r->n_binary++] = (struct iovec){view->tensor.data, view->tensor.size};
 }
 
-static mu_status write_data(struct render *r, const struct view *view) {
+static mu_status write_data(struct render *r, const struct infer_view *view) {
   buffer_puts(r->json, ",\"data\":");
   mu_error why;
   const mu_tensor *tensor = &view->tensor;
@@ -111,11 +58,11 @@ static mu_status write_data(struct render *r, const struct view *view) {
 
 static mu_status write_output(struct render *r, const struct request_output *output,
                               const struct infer_result *result) {
-  struct view view;
-  view.name = r->model->metadata->outputs[output->index].info.name;
+  struct infer_view view;
   const size_t classes_before = r->classes.size;
-  mu_status status = output->classification > 0 ? view_classes(r, output->classification, result, &view)
-                                                : view_tensor(r, result, &view);
+  mu_status status = output->classification > 0 ? infer_view_classes(r->model, r->request, output->classification,
+                                                                     result, &r->classes, &view, r->err)
+                                                : infer_view_tensor(r->model, result, &view, r->err);
   if (status == MU_OK) status = write_head(r, &view);
   if (status != MU_OK) return status;
   if (output->share > 0) { /* no parameters, as from Triton: NVIDIA's C++ client takes any for a binary_data_size */
@@ -175,10 +122,9 @@ static mu_status render(struct render *r, const struct infer_result *results, ui
   mu_status status = write_start(r);
   for (uint32_t i = 0; i < r->request->n_outputs && status == MU_OK; i++) {
     const struct request_output *output = &r->request->outputs[i];
-    const struct infer_result *result = find_result(r, results, n_results, i);
-    if (result == NULL)
-      return mu_fail(r->err, MU_INTERNAL, "output '%.100s' was not produced",
-                     r->model->metadata->outputs[output->index].info.name);
+    const struct infer_result *result;
+    status = infer_find_result(r->model, r->request, i, results, n_results, &result, r->err);
+    if (status != MU_OK) return status;
     status = i == 0 ? MU_OK : buffer_putc(r->json, ',');
     status = status == MU_OK ? write_output(r, output, result) : no_room(r, status);
   }

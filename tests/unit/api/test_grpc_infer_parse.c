@@ -242,6 +242,46 @@ static void outputs(void **state) {
   attempt_free(&a);
 }
 
+/* "bytes" [2,4] in shared memory; offset -1: none given. */
+static struct buffer shared_input(uint64_t byte_size, int64_t offset) {
+  struct buffer input = wire_input("bytes", "INT32", DIMS(2, 4));
+  add_text(&input, 4, "shared_memory_region", "a region");
+  add_number(&input, 4, "shared_memory_byte_size", VALUE_INT64, byte_size);
+  if (offset >= 0) add_number(&input, 4, "shared_memory_offset", VALUE_INT64, (uint64_t)offset);
+  return input;
+}
+
+static void shared_memory(void **state) {
+  struct sample_model s;
+  make_batched(&s);
+  struct buffer m = wire_new(), input = shared_input(32, 8), output = wire_new();
+  wire_message(&m, 5, &input);
+  wire_add_input(&m, "mask", "BOOL", DIMS(2, 3)); /* takes the raw contents, beside the one in shared memory */
+  wire_text(&output, 1, "scores");
+  add_text(&output, 2, "shared_memory_region", "another");
+  add_number(&output, 2, "shared_memory_byte_size", VALUE_INT64, 100);
+  wire_message(&m, 6, &output);
+  pb_put_bytes(&m, 7, flags, sizeof flags);
+  struct request request;
+  memset(&request, 0, sizeof request);
+  mu_error err = {""};
+  if (grpc_infer_parse(&s.model, m.data, m.size, NULL, &request, &err) != MU_OK) fail_msg("%s", err.message);
+  assert_int_equal(request.inputs[0].source, INPUT_SHARED);
+  assert_int_equal(request.inputs[1].source, INPUT_BINARY);
+  assert_int_equal(request.inputs[0].size, 32);
+  assert_int_equal(request.n_shares, 2);
+  const struct request_share *share = &request.shares[request.inputs[0].share - 1];
+  assert_string_equal(share->name, "a region");
+  assert_int_equal(share->offset, 8);
+  assert_int_equal(share->byte_size, 32);
+  share = &request.shares[request.outputs[0].share - 1];
+  assert_string_equal(share->name, "another");
+  assert_int_equal(share->byte_size, 100);
+  assert_true(share->output);
+  request_free(&request);
+  buffer_free(&m);
+}
+
 /* ---- what is wrong ----------------------------------------------------------------------------------------------- */
 
 static void wrong_inputs(void **state) {
@@ -427,7 +467,28 @@ static void wrong_parameters(void **state) {
   struct buffer input = wire_input("bytes", "INT32", DIMS(2, 4));
   add_text(&input, 4, "shared_memory_region", "region");
   wire_message(&m, 5, &input);
-  refused(&s.model, &m, MU_UNSUPPORTED, "input 'bytes', parameter \"shared_memory_region\"");
+  refused(&s.model, &m, MU_INVALID, "parameter \"shared_memory_region\" needs a \"shared_memory_byte_size\"");
+  m = wire_new();
+  input = wire_input("bytes", "INT32", DIMS(2, 4));
+  add_number(&input, 4, "shared_memory_region", VALUE_INT64, 3);
+  wire_message(&m, 5, &input);
+  refused(&s.model, &m, MU_INVALID, "input 'bytes', parameter \"shared_memory_region\": its value must be a text");
+  m = wire_new();
+  input = shared_input(31, -1);
+  wire_message(&m, 5, &input);
+  refused(&s.model, &m, MU_INVALID, "shared_memory_byte_size 31 is not the 32 bytes");
+  m = wire_new();
+  input = shared_input(32, -1);
+  struct buffer contents = wire_new();
+  wire_message(&input, 5, &contents);
+  wire_message(&m, 5, &input);
+  refused(&s.model, &m, MU_INVALID,
+          "unexpected 'content' provided when using shared memory for input tensor 'bytes' for model 'sample'");
+  m = wire_new();
+  input = shared_input(32, -1);
+  wire_message(&m, 5, &input);
+  pb_put_bytes(&m, 7, numbers, sizeof numbers);
+  refused(&s.model, &m, MU_INVALID, "1 raw_input_contents for the 0 inputs");
 }
 
 static void wrong_outputs(void **state) {
@@ -443,7 +504,7 @@ static void wrong_outputs(void **state) {
       {"\xff", NULL, 0, MU_INVALID, "UTF-8"},
       {"labels", "classification", 1, MU_INVALID, "a classification needs numbers"},
       {"scores", "classification", (uint64_t)-1, MU_INVALID, "output 'scores', parameter \"classification\""},
-      {"scores", "shared_memory_byte_size", 4, MU_UNSUPPORTED, "shared memory"},
+      {"scores", "shared_memory_byte_size", 4, MU_INVALID, "needs a \"shared_memory_region\""},
   };
   struct sample_model s;
   make_batched(&s);
@@ -555,6 +616,7 @@ int main(void) {
       cmocka_unit_test(empty_inputs_need_no_data),
       cmocka_unit_test(parameters),
       cmocka_unit_test(outputs),
+      cmocka_unit_test(shared_memory),
       cmocka_unit_test(wrong_inputs),
       cmocka_unit_test(shapes_that_overflow),
       cmocka_unit_test(wrong_numbers_of_inputs_and_contents),

@@ -195,6 +195,40 @@ static void empty_outputs(void **state) {
   request_free(&request);
 }
 
+static void an_output_in_shared_memory(void **state) {
+  struct sample_model s;
+  struct request request;
+  struct infer_result results[2];
+  make(&s, &request, results);
+  ask(&request, 0, 0);
+  ask(&request, 1, 0);
+  struct request_share *share = request_add_share(&request);
+  assert_non_null(share);
+  memset(share->name, 'r', REQUEST_REGION_MAX); /* the longest that there is */
+  for (int offset = 0; offset < 2; offset++) {
+    request.outputs[0].share = 1;
+    request.outputs[0].binary = false;
+    request.shares[0].offset = offset == 0 ? 0 : UINT64_MAX;
+    struct reply r;
+    render(&r, &s.model, &request, results, 2, GRPC_REPLY_UNARY);
+    assert_int_equal(r.status, MU_OK);
+    Inference__ModelInferResponse *response = inference__model_infer_response__unpack(NULL, r.size, r.message);
+    assert_non_null(response);
+    check_output(response, 0, "scores", "FP32", 2, 3, "", 0);
+    check_output(response, 1, "labels", "BYTES", 2, 1, labels, sizeof labels);
+    const Inference__ModelInferResponse__InferOutputTensor *output = response->outputs[0];
+    assert_int_equal(output->n_parameters, 2 + offset);
+    assert_string_equal(output->parameters[0]->key, "shared_memory_region");
+    assert_string_equal(output->parameters[0]->value->string_param, share->name);
+    const Inference__ModelInferResponse__InferOutputTensor__ParametersEntry *last = output->parameters[1 + offset];
+    assert_string_equal(last->key, "shared_memory_byte_size");
+    assert_int_equal(last->value->int64_param, sizeof scores);
+    inference__model_infer_response__free_unpacked(response, NULL);
+    reply_free(&r);
+  }
+  request_free(&request);
+}
+
 static void what_cannot_be_rendered(void **state) {
   struct sample_model s;
   struct request request;
@@ -246,7 +280,8 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(tensors_stay_where_they_are), cmocka_unit_test(a_stream_wraps_it),
       cmocka_unit_test(classes_are_texts),           cmocka_unit_test(empty_outputs),
-      cmocka_unit_test(what_cannot_be_rendered),     cmocka_unit_test(errors_in_a_stream),
+      cmocka_unit_test(an_output_in_shared_memory),  cmocka_unit_test(what_cannot_be_rendered),
+      cmocka_unit_test(errors_in_a_stream),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
