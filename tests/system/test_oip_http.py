@@ -402,7 +402,6 @@ def test_wrong_method(wire, method, path, allow):
 
 
 @pytest.mark.parametrize("method, path, feature", [
-    ("POST", "/v2/repository/models/add/load", "loading models on request"),
     ("GET", "/v2/systemsharedmemory/status", "system shared memory"),
     ("POST", "/v2/cudasharedmemory/region/r/register", "CUDA shared memory"), ("GET", "/v2/logging", "log settings"),
     ("POST", "/v2/models/add/generate", "generate"), ("GET", "/v2/trace/setting", "tracing")])
