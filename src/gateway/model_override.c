@@ -63,8 +63,7 @@ static mu_status write_base64(int fd, const struct model_parameter *parameter, m
   const char *text = parameter->data;
   size_t size = parameter->size, n = 0;
   char chunk[CHUNK];
-  for (size_t padding = 0; padding < 2 && size > 0 && size % 4 == 0 - padding % 4 && text[size - 1] == '='; padding++)
-    size--;
+  if (size > 0 && size % 4 == 0 && text[size - 1] == '=') size -= text[size - 2] == '=' ? 2 : 1;
   for (; size > 0;) {
     size_t digits = size < 4 ? size : 4;
     if (digits == 1 || !decode_group(text, digits, chunk + n))

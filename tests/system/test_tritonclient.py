@@ -81,7 +81,7 @@ def test_statistics(client):
 
 
 @pytest.mark.parametrize("call", [
-    lambda c: c.load_model("add"), lambda c: c.unload_model("add"), lambda c: c.get_trace_settings(),
+    lambda c: c.get_trace_settings(),
     lambda c: c.update_trace_settings(settings={}), lambda c: c.get_log_settings(), lambda c: c.update_log_settings({}),
     lambda c: c.get_system_shared_memory_status(), lambda c: c.register_system_shared_memory("r", "/k", 64),
     lambda c: c.unregister_system_shared_memory(), lambda c: c.get_cuda_shared_memory_status()])
