@@ -55,10 +55,11 @@ static json_t *checked_array(json_t *array, bool complete) {
 /* ---- the server and its models ----------------------------------------------------------------------------------- */
 
 mu_status document_server_metadata(struct buffer *out) {
-  return write_document(json_pack("{s:s,s:s,s:[s,s,s,s,s,s]}", "name", "muster", "version", MUSTER_VERSION,
-                                  "extensions", "classification", "schedule_policy", "model_configuration",
-                                  "binary_tensor_data", "parameters", "statistics"),
-                        out);
+  return write_document(
+      json_pack("{s:s,s:s,s:[s,s,s,s,s,s,s,s]}", "name", "muster", "version", MUSTER_VERSION, "extensions",
+                "classification", "model_repository", "model_repository(unload_dependents)", "schedule_policy",
+                "model_configuration", "binary_tensor_data", "parameters", "statistics"),
+      out);
 }
 
 mu_status document_model_metadata(struct buffer *out, const struct model *model, const int64_t *versions,

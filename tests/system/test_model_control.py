@@ -148,6 +148,8 @@ def test_reload_with_explicit_control(serve, tmp_path, client_of):
     assert index(client)["other"] == ()
     delete(repository, "net")
     assert [m["name"] for m in reload_json(server)["removed"]] == ["net"]
+    net_model(repository)
+    assert not reload_json(server)["added"], "it is not loaded any more, and nothing else is loaded"
 
 
 def test_loads_at_the_same_time(explicit):

@@ -51,7 +51,8 @@ def test_server_metadata(server):
     assert reply.status == 200 and reply.headers["Content-Type"] == "application/json"
     assert reply.json["name"] == "muster" and re.fullmatch(r"\d+\.\d+\.\d+", reply.json["version"])
     assert set(reply.json["extensions"]) == {"classification", "schedule_policy", "model_configuration",
-                                             "binary_tensor_data", "parameters", "statistics"}
+                                             "binary_tensor_data", "parameters", "statistics", "model_repository",
+                                             "model_repository(unload_dependents)"}
 
 
 @pytest.mark.parametrize("path", ["/v2/health/live", "/v2/health/ready", "/v2/models/add/ready",

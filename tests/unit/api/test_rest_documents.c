@@ -21,7 +21,8 @@ static void test_server_metadata(void **state) {
   start(&out);
   assert_int_equal(document_server_metadata(&out), MU_OK);
   expect(&out, "{\"name\":\"muster\",\"version\":\"" MUSTER_VERSION
-               "\",\"extensions\":[\"classification\",\"schedule_policy\","
+               "\",\"extensions\":[\"classification\",\"model_repository\",\"model_repository(unload_dependents)\","
+               "\"schedule_policy\","
                "\"model_configuration\",\"binary_tensor_data\",\"parameters\",\"statistics\"]}");
 }
 
