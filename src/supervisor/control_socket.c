@@ -86,7 +86,7 @@ static json_t *status_json(const struct supervisor *s) {
                    listeners_json(listeners->grpc_address, listeners->grpc_port, listeners->n_grpc), "metrics",
                    listeners_json(listeners->metrics_address, listeners->metrics_port, listeners->n_metrics), "gateway",
                    gateway_json(s), "models", models_json(s), "workers", workers_json(s), "stop_timeout_s",
-                   (double)supervisor_stop_ns(s) / (double)NS_PER_S, "reload", s->reload.report, "upgrade",
+                   (double)supervisor_stop_ns(s) / (double)NS_PER_S, "reload", s->reload.shown, "upgrade",
                    upgrade_json(s));
 }
 

@@ -187,6 +187,7 @@ struct reload {
   uint64_t started_ns;
   struct exchange *waiting; /* who wants to hear what became of it */
   json_t *report;           /* what became of the present or last one; NULL: there was none */
+  json_t *shown;            /* of the last one about all: for `muster status` */
 };
 
 /* ---- model control ----------------------------------------------------------------------------------------------- */
@@ -529,6 +530,8 @@ bool operations_is_busy(const struct supervisor *s);
 /* reload.c has done what operation wanted; took: a version of it serves, or with an unload none. */
 void operations_finished(struct supervisor *s, struct model_operation *operation, mu_status status, bool took,
                          const char *text);
+/* A reload of all is over: what is not there any more is not loaded any more either. */
+void operations_reloaded(struct supervisor *s);
 /* Nobody waits there any more; what was asked for is done all the same. */
 void operations_forget(struct supervisor *s, const struct gateway *gateway);
 /* The server stops. */

@@ -291,6 +291,7 @@ static void release(struct supervisor *s) {
   regions_free(s);
   operations_free(s);
   json_decref(s->reload.report);
+  json_decref(s->reload.shown);
   options_free(s->options);
   buffer_free(&s->encoded_options);
   oom_watch_close(&s->oom);

@@ -455,7 +455,7 @@ def test_wrong_simulated_model(tmp_path, parameters, pattern):
     (["--load-balance", "best"], "queue-depth, round-robin"), (["--grpc-port", "7000", "--http-port", "7000"], "http-port and grpc-port are both 7000"),
     (["--load-model", "a"], "--load-model needs --model-control-mode=explicit"),
     (["--model-control-mode=explicit", "--load-model", "identty"], "did you mean identity?"),
-    (["--model-control-mode=poll"], "poll"), (["--config", "nowhere.yaml"], "nowhere.yaml: No such file"),
+    (["--admin=some"], "local, all, off"), (["--config", "nowhere.yaml"], "nowhere.yaml: No such file"),
     (["--rate-limit=execution_count"], "tritonserver's --rate-limit has no counterpart"),
     (["--http-port", "7000", "--metrics-port", "7000"], "http-port and metrics-port are both 7000")])
 def test_wrong_flags(tmp_path, arguments, pattern):
