@@ -24,6 +24,9 @@ static const struct route_row {
 } rows[] = {
     {"v2/models/{model}/infer", POST, ENDPOINT_MODEL_INFER, NULL},
     {"v2/models/{model}/versions/{version}/infer", POST, ENDPOINT_MODEL_INFER, NULL},
+    {"v2/models/{model}/stream", GET, ENDPOINT_STREAM, NULL},
+    {"v2/models/{model}/versions/{version}/stream", GET, ENDPOINT_STREAM, NULL},
+    {"v2/stream", GET, ENDPOINT_STREAM, NULL},
     {"v2", GET, ENDPOINT_SERVER_METADATA, NULL},
     {"v2/health/live", GET, ENDPOINT_SERVER_LIVE, NULL},
     {"v2/health/ready", GET, ENDPOINT_SERVER_READY, NULL},

@@ -16,6 +16,7 @@ enum endpoint {
   ENDPOINT_MODEL_CONFIG,       /* GET v2/models/M[/versions/V]/config */
   ENDPOINT_MODEL_STATS,        /* GET v2/models/M[/versions/V]/stats and v2/models/stats */
   ENDPOINT_MODEL_INFER,        /* POST v2/models/M[/versions/V]/infer */
+  ENDPOINT_STREAM,             /* GET v2/models/M[/versions/V]/stream and v2/stream: a WebSocket */
   ENDPOINT_REPOSITORY_INDEX,   /* POST v2/repository/index */
   ENDPOINT_MODEL_LOAD,         /* POST v2/repository/models/M/load */
   ENDPOINT_MODEL_UNLOAD,       /* POST v2/repository/models/M/unload */

@@ -3,6 +3,7 @@
 #include "base/log.h"
 #include "gateway/admin.h"
 #include "gateway/model_control.h"
+#include "gateway/websocket.h"
 #include "proto/json/json_reader.h"
 
 #include <stdlib.h>
@@ -129,7 +130,7 @@ static void document_gone(struct exchange *exchange) { call_free(exchange->user)
 
 /* Collects the body; answered at its end. */
 static void document_begin(struct call *call) {
-  static const struct exchange_handler handler = {document_body, document_end, document_gone, NULL};
+  static const struct exchange_handler handler = {.body = document_body, .end = document_end, .gone = document_gone};
   call->handler = &handler;
 }
 
@@ -151,6 +152,10 @@ static void begin(void *context, struct exchange *exchange) {
   }
   if (status == MU_OK && call->route.endpoint == ENDPOINT_MODEL_INFER) {
     http_inference_begin(call);
+    return;
+  }
+  if (status == MU_OK && call->route.endpoint == ENDPOINT_STREAM) {
+    websocket_begin(call);
     return;
   }
   if (status == MU_OK) {
@@ -179,6 +184,11 @@ static bool window(void *context, struct exchange *exchange, uint8_t **ret_data,
   return handler->window != NULL && handler->window(exchange, ret_data, ret_size);
 }
 
+static void writable(void *context, struct exchange *exchange) {
+  const struct exchange_handler *handler = handler_of(exchange);
+  if (handler->writable != NULL) handler->writable(exchange);
+}
+
 static bool hold(void *context, uint64_t bytes) {
   const struct gateway_loop *loop = context;
   return core_hold(loop->core, bytes);
@@ -197,6 +207,7 @@ const struct service gateway_service = {
     .window = window,
     .hold = hold,
     .let_go = let_go,
+    .writable = writable,
 };
 
 void call_handle_events(struct call *call) { inference_handle_events(call, atomic_exchange(&call->events, 0)); }

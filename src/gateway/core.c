@@ -305,7 +305,8 @@ void core_model_loaded(struct core *core, const struct control_model_loaded *mes
 
 uint64_t core_deadline_ns(const struct core *core, const struct request *request) {
   uint64_t timeout_ns = request->timeout_us > 0 ? from_us(request->timeout_us) : core->default_request_timeout_ns;
-  return time_add(request->received_ns, timeout_ns);
+  uint64_t at = time_add(request->received_ns, timeout_ns);
+  return request->deadline_ns > 0 && request->deadline_ns < at ? request->deadline_ns : at;
 }
 
 bool core_make_room(struct core *core, const struct memory_budget *budget, uint64_t bytes) {

@@ -5,6 +5,7 @@
 #include "gateway/call.h"
 #include "gateway/model_control.h"
 #include "gateway/region_change.h"
+#include "gateway/websocket.h"
 #include "sandbox/sandbox.h"
 
 #include <fcntl.h>
@@ -79,6 +80,7 @@ static void end_loop(struct gateway_loop *loop, void (*end)(struct gateway_loop 
   bool first = !loop->ending;
   loop->ending = true;
   size_t n = sizeof loop->servers / sizeof *loop->servers;
+  if (first) websockets_finish(loop);
   if (first) loop->n_draining = 1; /* so that a server that is drained at once does not end the loop's drain early */
   for (size_t i = 0; i < n; i++) {
     if (loop->servers[i] == NULL) continue;
@@ -464,6 +466,7 @@ static mu_status create_loops(struct core *core, mu_error *err) {
     loop->core = core;
     loop->index = i;
     list_init(&loop->free_calls);
+    list_init(&loop->websockets);
     loop->net = net_loop_create();
     if (loop->net == NULL) return mu_fail(err, MU_NO_MEMORY, "no memory for an event loop");
   }

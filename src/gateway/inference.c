@@ -95,7 +95,7 @@ static mu_status wait_for_memory(struct call *call, const char *text, const uint
   mu_status status = MU_OK;
   if (text != call->text.data) status = inference_stage(call, text, (size_t)call->text_size, err);
   if (status == MU_OK && !call->rest_staged) status = inference_stage(call, rest, rest_size, err);
-  if (status == MU_OK && !call->body_ended) exchange_pause(call->exchange);
+  if (status == MU_OK) call->carrier->pause(call);
   return status;
 }
 
@@ -180,6 +180,18 @@ void inference_gone(struct call *call) {
   call_free(call);
 }
 
+static bool take_back(struct call *call) {
+  struct core *core = call->loop->core;
+  if (call->stage == CALL_RESERVING) return call->body_ended && core_forget_reserving(core, call);
+  return call->stage == CALL_QUEUED && core_withdraw(core, call);
+}
+
+bool inference_withdraw(struct call *call, mu_status status, const char *message) {
+  if (!take_back(call)) return false;
+  finish_with_error(call, status, message);
+  return true;
+}
+
 /* ---- replies ----------------------------------------------------------------------------------------------------- */
 
 void inference_reply_sent(void *owner) {
@@ -242,9 +254,8 @@ static mu_status resume(struct call *call, mu_error *err) {
   mu_status status =
       use_memory(call, text, (const uint8_t *)text + call->text_size, call->text.size - (size_t)call->text_size, err);
   if (status != MU_OK) return status;
-  if (call->body_ended) return submit(call, err);
-  exchange_resume(call->exchange);
-  return MU_OK;
+  call->carrier->resume(call);
+  return call->body_ended ? submit(call, err) : MU_OK;
 }
 
 static void handle_reserved(struct call *call) {

@@ -66,6 +66,7 @@ struct request {
   uint64_t timeout_us;   /* 0: none given */
   bool binary_default;   /* `binary_data_output` */
   uint64_t received_ns;  /* first byte */
+  uint64_t deadline_ns;  /* from what carried it, on the monotonic clock; 0: none. timeout_us counts beside it */
 };
 
 /* Empties the request, keeping its memory. A zeroed request is an empty one. */
