@@ -207,7 +207,7 @@ def test_tritonserver_command_line(tmp_path):
     assert values == {"model_repository": ["/models", "/more"], "http_port": 9000, "http_address": "127.0.0.1",
                       "grpc_port": 9001, "metrics_port": 9002, "allow_metrics": True, "model_control_mode": "explicit",
                       "load_model": ["a", "b"], "exit_timeout_secs": 5, "log_verbose": 1, "log_info": True,
-                      "strict_readiness": True, "exit_on_error": "false", "gateway_threads": 4, "log_format": "auto",
+                      "strict_readiness": True, "exit_on_error": "false", "gateway_threads": 4, "log_format": "ISO8601",
                       "body_limit": 1 << 20, "allow_grpc": False}
 
 
