@@ -87,6 +87,7 @@ struct options {
   bool allow_cpu_metrics;
   int64_t metrics_interval_ms;
   struct option_list metrics_config; /* SETTING=VALUE: metrics/metrics_config.h */
+  struct option_list trace_config;   /* [MODE,]SETTING=VALUE: config/trace_config.h */
   int64_t log_format;                /* enum log_format */
   const char *config;                /* the file that was read; "" : none */
 
