@@ -56,8 +56,9 @@ static json_t *checked_array(json_t *array, bool complete) {
 
 /* What of Triton's extensions is served. */
 static const char *const extensions[] = {
-    "classification", "schedule_policy", "model_configuration",  "binary_tensor_data",
-    "parameters",     "statistics",      "system_shared_memory", "logging",
+    "classification",       "schedule_policy", "model_configuration",
+    "binary_tensor_data",   "parameters",      "statistics",
+    "system_shared_memory", "trace",           "logging",
 };
 
 mu_status document_server_metadata(struct buffer *out) {

@@ -172,7 +172,9 @@ static mu_status check_trace(struct options *options, mu_error *err) {
   mu_error why;
   const char *origin = options->origins[row_number(row_named("trace-config"))];
   mu_status status = trace_config_read(options, &config, &why);
-  if (status != MU_OK) return mu_fail(err, status, "trace-config (from %s): %s", origin, why.message);
+  if (status != MU_OK)
+    return mu_fail(err, status == MU_UNSUPPORTED ? MU_INVALID : status, "trace-config (from %s): %s", origin,
+                   why.message);
   bool traces = config.settings.timestamps && config.settings.rate > 0;
   if (!traces || config.file[0] != '\0') return MU_OK;
   status = options_warn(options, "trace-config (from %s): nothing is traced without triton,file=PATH", origin);

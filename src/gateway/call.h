@@ -67,6 +67,7 @@ struct carrier {
   void (*reply)(struct call *call, uint32_t n_iov, bool borrows);
   /* The call stays the caller's. */
   void (*error)(struct call *call, mu_status status, const char *message);
+  const struct trace_names *trace_names; /* NULL: those of HTTP */
 };
 extern const struct carrier carrier_http;
 
@@ -83,6 +84,7 @@ struct call {
   struct exchange *exchange;              /* NULL once answered or gone */
   const struct format *format;            /* of an inference, and so is all below but text, route and reply */
   const struct carrier *carrier;
+  struct trace *trace; /* NULL: it is not traced */
   enum call_stage stage;
 
   uint64_t message_size; /* of the whole message, inflated; UINT64_MAX: nobody has said */

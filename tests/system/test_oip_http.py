@@ -52,7 +52,7 @@ def test_server_metadata(server):
     assert reply.json["name"] == "muster" and re.fullmatch(r"\d+\.\d+\.\d+", reply.json["version"])
     assert set(reply.json["extensions"]) == {"classification", "schedule_policy", "model_configuration",
                                              "binary_tensor_data", "parameters", "statistics",
-                                             "system_shared_memory", "logging"}
+                                             "system_shared_memory", "trace", "logging"}
 
 
 @pytest.mark.parametrize("path", ["/v2/health/live", "/v2/health/ready", "/v2/models/add/ready",

@@ -23,7 +23,7 @@ static void test_server_metadata(void **state) {
   expect(&out, "{\"name\":\"muster\",\"version\":\"" MUSTER_VERSION
                "\",\"extensions\":[\"classification\",\"schedule_policy\","
                "\"model_configuration\",\"binary_tensor_data\",\"parameters\",\"statistics\",\"system_shared_memory\","
-               "\"logging\"]}");
+               "\"trace\",\"logging\"]}");
 }
 
 static void test_model_metadata(void **state) {
