@@ -403,9 +403,8 @@ def test_wrong_method(wire, method, path, allow):
 
 
 @pytest.mark.parametrize("method, path, feature", [
-    ("POST", "/v2/repository/models/add/load", "loading models on request"),
-    ("POST", "/v2/cudasharedmemory/region/r/register", "CUDA shared memory"), ("GET", "/v2/logging", "log settings"),
-    ("POST", "/v2/models/add/generate", "generate"), ("GET", "/v2/trace/setting", "tracing")])
+    ("POST", "/v2/cudasharedmemory/region/r/register", "CUDA shared memory"),
+    ("POST", "/v2/models/add/generate", "generate")])
 def test_what_is_not_served_says_so(wire, method, path, feature):
     reply = wire.ask(method, path, b"{}" if method == "POST" else None)
     assert reply.status == 501 and feature in reply.json["error"]
