@@ -46,8 +46,6 @@ static const struct foreign_flag flags[] = {
     {"vertex-ai-*", .why = "there is no such endpoint", .refused = true},
     /* what is observed */
     {"allow-gpu-metrics", .why = "figures of GPUs are not part of the metrics"},
-    {"trace-*", .why = "requests are not traced"},
-    {"log-frequency", .why = "requests are not traced"},
     {"log-file", .why = "the log goes to standard error"},
     {"id", .why = "the server is called muster"},
 };

@@ -205,6 +205,10 @@ static const struct option_row rows[] = {
     {"sandbox", .group = CONDUCT, BOOL(sandbox, "true"),
      .help = "Fence gateway and workers in: only the system calls that they need, no new privileges, hidden from other "
              "processes. off is for debuggers, core files and kernels that cannot."},
+    {"trace-config", .group = CONDUCT, .type = OPTION_LIST, .offset = AT(trace_config), .placeholder = "SETTING=VALUE",
+     .help = "Which requests are traced: level (OFF, TIMESTAMPS), rate (1000: every 1000th), count (-1: without end), "
+             "mode (triton), triton,file (where to), triton,log-frequency (0: all in that file, else so many in each "
+             "of FILE.0, FILE.1 …). Clients may change all but mode and file (v2/trace/setting). May repeat."},
     {"log-verbose", .group = CONDUCT, .reloadable = true, COUNT(log_verbose, 0, 100, "0"),
      .help = "Above 0: log details."},
     {"log-info", .group = CONDUCT, .reloadable = true, BOOL(log_info, "true"), .help = "Log what happens."},

@@ -1,6 +1,7 @@
 #include "config/options.h"
 
 #include "config/option_table.h"
+#include "config/trace_config.h"
 #include "metrics/metrics_config.h"
 
 #include <stdarg.h>
@@ -159,8 +160,22 @@ static mu_status check_metrics(struct options *options, mu_error *err) {
   return MU_OK;
 }
 
+static mu_status check_trace(struct options *options, mu_error *err) {
+  struct trace_config config;
+  mu_error why;
+  const char *origin = options->origins[row_number(row_named("trace-config"))];
+  mu_status status = trace_config_read(options, &config, &why);
+  if (status != MU_OK)
+    return mu_fail(err, status == MU_UNSUPPORTED ? MU_INVALID : status, "trace-config (from %s): %s", origin,
+                   why.message);
+  bool traces = config.settings.timestamps && config.settings.rate > 0;
+  if (!traces || config.file[0] != '\0') return MU_OK;
+  status = options_warn(options, "trace-config (from %s): nothing is traced without triton,file=PATH", origin);
+  return status == MU_OK ? status : mu_fail(err, status, no_memory);
+}
+
 /* Before fill: a listener's address that was set is told from one that follows. */
-static mu_status (*const checks[])(struct options *, mu_error *) = {check_log, check_metrics};
+static mu_status (*const checks[])(struct options *, mu_error *) = {check_log, check_metrics, check_trace};
 
 /* ---- load -------------------------------------------------------------------------------------------------------- */
 

@@ -79,7 +79,7 @@ struct options {
   int64_t memory_budget;             /* bytes of arenas and staged bodies; 0: half of the machine's memory */
   int64_t input_arena, output_arena; /* bytes of address space, per model and per worker */
   int64_t max_connections;
-  int64_t admin; /* enum admin: who may load and unload models, and what else changes the server */
+  int64_t admin;                /* enum admin: who may load and unload models, and what else changes the server */
   int64_t stream_max_in_flight; /* messages of a stream without an answer */
   /* conduct */
   int64_t exit_on_error; /* enum tristate */
@@ -90,6 +90,7 @@ struct options {
   bool allow_cpu_metrics;
   int64_t metrics_interval_ms;
   struct option_list metrics_config; /* SETTING=VALUE: metrics/metrics_config.h */
+  struct option_list trace_config;   /* [MODE,]SETTING=VALUE: config/trace_config.h */
   int64_t log_format;                /* enum log_format */
   const char *config;                /* the file that was read; "" : none */
 

@@ -57,6 +57,8 @@ static const struct message_type message_types[CONTROL_TYPE_COUNT] = {
     ROW(REGION_REMOVE, FIELD(control_region_remove, name)),
     ROW(REGION_CHANGED, FIELD(control_region_changed, serial), FIELD(control_region_changed, status),
         FIELD(control_region_changed, why)),
+    ROW_FDS(TRACE_FILE, 0, 1, FIELD(control_trace_file, numbered), FIELD(control_trace_file, error)),
+    ROW(TRACE_OPEN, FIELD(control_trace_open, numbered)),
     EMPTY(GATEWAY_READY),
     ROW(WORKER_ATTACHED, EVENT_FIELDS),
     ROW(WORKER_HUNG, EVENT_FIELDS),

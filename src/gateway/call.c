@@ -57,6 +57,7 @@ void call_free(struct call *call) {
   struct gateway_loop *loop = call->loop;
   core_unstage(loop->core, call->text_staged);
   core_let_go(loop->core, call->reply_held);
+  if (call->trace != NULL) trace_end(call);
   if (call->model != NULL) core_release_model(call->model);
   call_release_regions(call);
   model_control_forget(call->control);

@@ -74,6 +74,7 @@ struct carrier {
   /* The call waits for input memory, or has it now: meanwhile no more of its message is read. */
   void (*pause)(struct call *call);
   void (*resume)(struct call *call);
+  const struct trace_names *trace_names; /* NULL: those of HTTP */
 };
 extern const struct carrier carrier_http;
 
@@ -90,6 +91,7 @@ struct call {
   struct exchange *exchange;              /* NULL once answered or gone */
   const struct format *format;            /* of an inference, and so is all below but text, route and reply */
   const struct carrier *carrier;
+  struct trace *trace; /* NULL: it is not traced */
   enum call_stage stage;
 
   uint64_t message_size;          /* of the whole message, inflated; UINT64_MAX: nobody has said */

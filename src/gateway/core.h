@@ -17,6 +17,7 @@
 #include "config/options.h"
 #include "control/link.h"
 #include "gateway/regions.h"
+#include "gateway/trace.h"
 #include "metrics/exposition.h"
 #include "net/http_server.h"
 #include "net/loop.h"
@@ -134,6 +135,7 @@ struct core {
   bool log_posted;
 
   struct metrics_config metrics_config;
+  struct tracer tracer;
   pthread_mutex_t machine_lock; /* never held together with the other one */
   struct machine machine;
 

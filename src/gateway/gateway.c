@@ -62,10 +62,12 @@ static void report_drained(struct gateway *gateway) {
  * listeners are left to the next gateway, and every connection goes there when it is between two requests. Both end
  * when no connection is left. */
 
+static void traces_written(struct core *core) { report_drained(list_item(core, struct gateway, core)); }
+
 static void loop_drained(struct net_post *post) {
   struct gateway_loop *loop = list_item(post, struct gateway_loop, drained_post);
   struct gateway *gateway = list_item(loop->core, struct gateway, core);
-  if (--gateway->n_undrained == 0) report_drained(gateway);
+  if (--gateway->n_undrained == 0) trace_close(&gateway->core, traces_written);
 }
 
 static void server_drained(void *context) {
@@ -309,6 +311,7 @@ static void on_timer(uv_poll_t *poll, int status, int events) {
 static void keep_house(uv_timer_t *timer) {
   struct gateway *gateway = timer->data;
   core_keep_house(&gateway->core, IDLE_TICKS);
+  trace_tick(&gateway->core);
 }
 
 static mu_status start(struct gateway *gateway, mu_error *err) {
@@ -386,6 +389,10 @@ static void on_options(struct gateway *gateway, struct control_packet *packet) {
   options_free(options);
 }
 
+static void on_trace_file(struct gateway *gateway, struct control_packet *packet) {
+  trace_file_take(&gateway->core, packet);
+}
+
 /* A client of another gateway has changed them. */
 static void on_log_settings(struct gateway *gateway, struct control_packet *packet) {
   const struct log_settings log = control_log_settings_take(&packet->log_settings);
@@ -432,6 +439,7 @@ static void (*const message_handlers[CONTROL_TYPE_COUNT])(struct gateway *, stru
     [CONTROL_WORKER_GONE] = on_worker_gone,
     [CONTROL_OPTIONS] = on_options,
     [CONTROL_LOG_SETTINGS] = on_log_settings,
+    [CONTROL_TRACE_FILE] = on_trace_file,
     [CONTROL_MARK] = on_mark,
     [CONTROL_GATEWAY_LISTEN] = on_listen,
     [CONTROL_HAND_OVER] = on_hand_over,

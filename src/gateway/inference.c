@@ -58,6 +58,7 @@ mu_status inference_find_model(struct call *call, mu_error *err) {
                    (long long)route->version);
   if (call->model == NULL)
     return mu_fail(err, MU_NOT_FOUND, "Request for unknown model: '%s' is not found", route->model);
+  if (atomic_load_explicit(&call->loop->core->tracer.on, memory_order_relaxed)) trace_begin(call);
   return core_model_takes_requests(call->loop->core, call->model, err);
 }
 
@@ -159,6 +160,7 @@ void inference_end(struct call *call) {
   mu_error err;
   mu_status status = MU_OK;
   call->body_ended = true;
+  if (call->trace != NULL) call->trace->ns[TRACE_RECV_END] = clock_now_ns();
   if (call->stage == CALL_TEXT) status = call->format->text_end(call, &err);
   if (status == MU_OK && call->stage == CALL_TENSORS) status = submit(call, &err);
   if (status != MU_OK) inference_fail(call, status, err.message);
@@ -242,6 +244,7 @@ static void reply_results(struct call *call) {
   LOG_VERBOSE("request answered", LOG_INT("request", call->exchange->serial), LOG_STR("id", call->request.id),
               LOG_STR("model", call->model->model.name), LOG_INT("rows", call->request.rows),
               LOG_INT("us", (clock_now_ns() - call->request.received_ns) / NS_PER_US));
+  if (call->trace != NULL) call->trace->ns[TRACE_REQUEST_END] = call->trace->ns[TRACE_SEND_START] = clock_now_ns();
   call->stage = CALL_ANSWERED;
   call->carrier->reply(call, n_iov, borrows); /* the call is gone when its memory is not needed, which may be now */
 }

@@ -165,6 +165,10 @@ static void on_log_settings(struct gateway *gateway, const struct control_packet
   workers_tell(s, CONTROL_LOG_SETTINGS, &packet->log_settings);
 }
 
+static void on_trace_open(struct gateway *gateway, const struct control_packet *packet) {
+  trace_file_open(gateway->supervisor, gateway, packet->trace_open.numbered);
+}
+
 static void on_attached(struct gateway *gateway, const struct control_packet *packet) {
   workers_attached(gateway, &packet->worker_event);
   gateways_check_listen(gateway->supervisor);
@@ -224,6 +228,7 @@ static void on_message(void *context, struct control_packet *packet) {
       [CONTROL_REGION_REGISTER] = on_register,  [CONTROL_REGION_UNREGISTER] = on_unregister,
       [CONTROL_LOG_SETTINGS] = on_log_settings, [CONTROL_MODEL_LOAD] = operations_load,
       [CONTROL_MODEL_UNLOAD] = on_model_unload, [CONTROL_MODEL_INDEX] = on_model_index,
+      [CONTROL_TRACE_OPEN] = on_trace_open,
   };
   struct gateway *gateway = context;
   if (handlers[packet->type] != NULL) {

@@ -22,7 +22,7 @@ FIELDS(server_fields, F(version), F(options), F(started_ns), F(last_model), F(la
        F(settled), F(control_socket), F(control_path), F(http_address), F(grpc_address), F(metrics_address),
        F(http_port), F(grpc_port), F(metrics_port), F(n_http), F(n_grpc), F(n_metrics), F(gateway), F(gateway_restarts),
        F(gateway_early_deaths), F(gateway_was_ready), F(gateway_restarted), F(gateway_ready_ns), F(gateway_delay_ns),
-       F(upgrade_started_ns), F(upgrades));
+       F(upgrade_started_ns), F(upgrades), F(trace_begun), F(trace_files));
 #undef F
 #define F(member) FIELD(handover_socket, member)
 FIELDS(socket_fields, F(fd));

@@ -12,7 +12,7 @@
 #include "control/message.h"
 
 /* Of the format. Another one is refused: whoever changes a record counts up. */
-enum { HANDOVER_VERSION = 2, HANDOVER_GATEWAYS = 2 };
+enum { HANDOVER_VERSION = 3, HANDOVER_GATEWAYS = 2 };
 
 struct handover_server {
   const char *version;          /* of muster */
@@ -33,6 +33,8 @@ struct handover_server {
   uint64_t gateway_ready_ns, gateway_delay_ns;
   uint64_t upgrade_started_ns; /* the upgrade that this is part of */
   uint32_t upgrades;           /* before this one */
+  bool trace_begun;
+  uint32_t trace_files;
 };
 
 struct handover_socket {

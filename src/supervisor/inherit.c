@@ -45,6 +45,8 @@ static void give_server(const struct supervisor *s, struct handover_server *serv
       .options = {s->encoded_options.data, s->encoded_options.size},
       .upgrade_started_ns = s->upgrade.started_ns,
       .upgrades = s->upgrade.number,
+      .trace_begun = s->trace_begun,
+      .trace_files = s->trace_files,
   };
 }
 
@@ -238,6 +240,8 @@ static void take_server(struct supervisor *s, const struct handover *state) {
   const struct handover_server *server = state->server;
   s->started_ns = server->started_ns;
   s->last_epoch = server->last_epoch;
+  s->trace_begun = server->trace_begun;
+  s->trace_files = server->trace_files;
   s->was_ready = server->was_ready;
   s->settled = server->settled;
   s->phase = server->was_ready ? PHASE_SERVING : PHASE_STARTING;

@@ -12,6 +12,7 @@
  *   model_choice.c      which ones those are
  *   model_notes.c       what the repository index says of models that are not served
  *   workers.c           worker processes: start, attach, death, restart
+ *   trace_file.c        files for traces, which the gateway cannot open
  *   gateway_process.c   gateway processes: start, hand-over, drain, death, restart
  *   upgrade.c           another binary in this one's place; handover.c, inherit.c: the state that goes there
  *   regions.c           shared memory of clients, for all gateways that come; region_file.c opens it
@@ -263,6 +264,9 @@ struct supervisor {
   uint64_t started_ns, stop_asked_ns;
   uint32_t cores;
   enum log_format log_format; /* of the children */
+  int trace_file;             /* the common one; -1: not open */
+  bool trace_begun;           /* it has its first bracket, of this server's life */
+  uint32_t trace_files;       /* those with numbers, so far */
   struct buffer encoded_options;
   enum phase phase;
   int exit_status;
@@ -315,6 +319,13 @@ void supervisor_give_up(struct supervisor *s);
 void supervisor_gateway_finished(struct supervisor *s);
 /* "starting", "ready", "degraded", "draining". */
 const char *supervisor_state_name(const struct supervisor *s);
+
+/* ---- trace_file.c ------------------------------------------------------------------------------------------------ */
+
+/* A gateway has traces to write: the common file, or the next one that has a number. It is answered in any case. */
+void trace_file_open(struct supervisor *s, struct gateway *gateway, bool numbered);
+/* The end: no gateway is left. */
+void trace_file_close(struct supervisor *s);
 
 /* ---- listeners.c ------------------------------------------------------------------------------------------------- */
 

@@ -271,6 +271,7 @@ static void init(struct supervisor *s, struct options *options, int argc, char *
       .started_ns = clock_now_ns(),
       .cores = uv_available_parallelism(),
       .log_format = child_log_format(options),
+      .trace_file = -1,
       .oom = {.fd = -1},
       .devices = {"cpu"},
       .n_devices = 1,
@@ -284,6 +285,7 @@ static void init(struct supervisor *s, struct options *options, int argc, char *
 }
 
 static void release(struct supervisor *s) {
+  trace_file_close(s);
   control_socket_close(s);
   listeners_close(s);
   net_loop_free(s->loop); /* the handles in s are closed before their memory goes */

@@ -52,7 +52,9 @@ static int set_up(void **state) {
                                            .n_metrics = 1,
                                            .gateway = 1,
                                            .upgrade_started_ns = 3,
-                                           .upgrades = 2};
+                                           .upgrades = 2,
+                                           .trace_begun = true,
+                                           .trace_files = 5};
   for (int i = 0; i < 3; i++) sample.sockets[i].fd = 10 + i;
   sample.devices[0].name = "cpu";
   sample.devices[1].name = "gpu:0";
