@@ -34,7 +34,7 @@ class Server:
         wanted = ["--model-control-mode", "explicit", "--load-model", model.parents[1].name] if in_repository else []
         start = time.monotonic()
         self.process = subprocess.Popen([*on_cores(cores), MUSTER, "serve", path, *wanted, "--address", "127.0.0.1",
-                                         "--http-port", "0", "--metrics-port", "0", "--control-socket", self.socket,
+                                         "--http-port", "0", "--grpc-port", "0", "--metrics-port", "0", "--control-socket", self.socket,
                                          *flags], stdout=self.log, stderr=self.log)
         while (status := self.status()).get("state") != "ready":
             if self.process.poll() is not None or time.monotonic() > start + 60:

@@ -65,8 +65,17 @@ static json_t *checked_array(json_t *array, bool complete) {
 
 /* What of Triton's extensions is served. */
 static const char *const extensions[] = {
-    "classification", "schedule_policy", "model_configuration",  "binary_tensor_data",
-    "parameters",     "statistics",      "system_shared_memory", "logging",
+    "classification",
+    "model_repository",
+    "model_repository(unload_dependents)",
+    "schedule_policy",
+    "model_configuration",
+    "binary_tensor_data",
+    "parameters",
+    "statistics",
+    "system_shared_memory",
+    "trace",
+    "logging",
 };
 
 json_t *server_metadata_json(void) {

@@ -24,6 +24,9 @@ static const struct route_row {
 } rows[] = {
     {"v2/models/{model}/infer", POST, ENDPOINT_MODEL_INFER, NULL},
     {"v2/models/{model}/versions/{version}/infer", POST, ENDPOINT_MODEL_INFER, NULL},
+    {"v2/models/{model}/stream", GET, ENDPOINT_STREAM, NULL},
+    {"v2/models/{model}/versions/{version}/stream", GET, ENDPOINT_STREAM, NULL},
+    {"v2/stream", GET, ENDPOINT_STREAM, NULL},
     {"v2", GET, ENDPOINT_SERVER_METADATA, NULL},
     {"v2/health/live", GET, ENDPOINT_SERVER_LIVE, NULL},
     {"v2/health/ready", GET, ENDPOINT_SERVER_READY, NULL},
@@ -47,6 +50,8 @@ static const struct route_row {
     {"v2/cudasharedmemory/region/{region}/status", GET | GUARDED, ENDPOINT_CUDA_REGION_STATUS, NULL},
     {"v2/cudasharedmemory/region/{region}/register", POST | GUARDED, ENDPOINT_CUDA_REGION_REGISTER, NULL},
     {"v2/cudasharedmemory/region/{region}/unregister", POST | GUARDED, ENDPOINT_CUDA_REGION_UNREGISTER, NULL},
+    {"v2/trace/setting", GET | POST | GUARDED, ENDPOINT_TRACE_SETTING, NULL},
+    {"v2/models/{model}/trace/setting", GET | POST | GUARDED, ENDPOINT_TRACE_SETTING, NULL},
     {"v2/logging", GET | POST | GUARDED, ENDPOINT_LOGGING, NULL},
     {"v2/repository/models/{model}/load", POST | GUARDED, ENDPOINT_MODEL_LOAD, NULL},
     {"v2/repository/models/{model}/unload", POST | GUARDED, ENDPOINT_MODEL_UNLOAD, NULL},
@@ -58,8 +63,6 @@ static const struct route_row {
     {"v2/models/{model}/generate_stream", POST, ENDPOINT_NONE, "the generate extension"},
     {"v2/models/{model}/versions/{version}/generate", POST, ENDPOINT_NONE, "the generate extension"},
     {"v2/models/{model}/versions/{version}/generate_stream", POST, ENDPOINT_NONE, "the generate extension"},
-    {"v2/models/{model}/trace/setting", GET | POST | GUARDED, ENDPOINT_NONE, "tracing"},
-    {"v2/trace/setting", GET | POST | GUARDED, ENDPOINT_NONE, "tracing"},
 };
 
 struct segment {
@@ -185,7 +188,8 @@ static mu_status take_row(const struct route_row *row, const struct captures *ca
   if (status == MU_OK && captures->region.text != NULL)
     status = decode_region(&captures->region, route->region, sizeof route->region, err);
   if (status == MU_OK) route->endpoint = row->endpoint;
-  route->guarded = (row->methods & GUARDED) != 0;
+  /* where a path takes both, GET only looks */
+  route->guarded = (row->methods & GUARDED) != 0 && !((row->methods & POST) != 0 && method_fits(method, GET));
   return status;
 }
 

@@ -16,6 +16,7 @@ enum endpoint {
   ENDPOINT_MODEL_CONFIG,       /* GET v2/models/M[/versions/V]/config */
   ENDPOINT_MODEL_STATS,        /* GET v2/models/M[/versions/V]/stats and v2/models/stats */
   ENDPOINT_MODEL_INFER,        /* POST v2/models/M[/versions/V]/infer */
+  ENDPOINT_STREAM,             /* GET v2/models/M[/versions/V]/stream and v2/stream: a WebSocket */
   ENDPOINT_REPOSITORY_INDEX,   /* POST v2/repository/index */
   ENDPOINT_MODEL_LOAD,         /* POST v2/repository/models/M/load */
   ENDPOINT_MODEL_UNLOAD,       /* POST v2/repository/models/M/unload */
@@ -25,10 +26,11 @@ enum endpoint {
   ENDPOINT_CUDA_REGION_STATUS, /* the same for CUDA shared memory, of which there is none */
   ENDPOINT_CUDA_REGION_REGISTER,
   ENDPOINT_CUDA_REGION_UNREGISTER,
-  ENDPOINT_LOGGING, /* GET and POST v2/logging */
-  ENDPOINT_HEALTH,  /* GET health */
-  ENDPOINT_STATS,   /* GET stats */
-  ENDPOINT_METRICS, /* GET metrics */
+  ENDPOINT_TRACE_SETTING, /* GET and POST v2[/models/M]/trace/setting */
+  ENDPOINT_LOGGING,       /* GET and POST v2/logging */
+  ENDPOINT_HEALTH,        /* GET health */
+  ENDPOINT_STATS,         /* GET stats */
+  ENDPOINT_METRICS,       /* GET metrics */
   ENDPOINT_COUNT
 };
 

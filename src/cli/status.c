@@ -118,6 +118,7 @@ static void print_status(struct buffer *out, const json_t *status) {
   print_upgrade(out, json_object_get(status, "upgrade"));
   buffer_print(out, "gateway  %s, pid %s, restarts %s\n", gateway, gateway_pid, restarts);
   print_urls(out, "http", json_object_get(status, "http"), "");
+  print_urls(out, "grpc", json_object_get(status, "grpc"), "");
   print_urls(out, "metrics", json_object_get(status, "metrics"), "/metrics");
   print_reload(out, json_object_get(status, "reload"));
   buffer_putc(out, '\n');

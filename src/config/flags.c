@@ -60,6 +60,38 @@ static mu_status read_foreign(struct walk *walk, const struct foreign_flag *flag
   return MU_OK;
 }
 
+/* Flags that tritonserver still takes for what it spells otherwise by now. */
+static const struct {
+  const char *name, *now, *prefix;
+} former_flags[] = {
+    {"trace-file", "trace-config", "triton,file="},
+    {"trace-level", "trace-config", "level="},
+    {"trace-rate", "trace-config", "rate="},
+    {"trace-count", "trace-config", "count="},
+    {"trace-log-frequency", "trace-config", "triton,log-frequency="},
+};
+
+/* true: it was one, and *ret_status says how it went. */
+static bool read_former(struct walk *walk, const char *name, size_t size, const char *value, const char *origin,
+                        mu_status *ret_status) {
+  size_t i = 0, n = sizeof former_flags / sizeof *former_flags;
+  while (i < n && (strlen(former_flags[i].name) != size || memcmp(former_flags[i].name, name, size) != 0)) i++;
+  if (i == n) return false;
+  const char *prefix = former_flags[i].prefix, *now = former_flags[i].now;
+  if (value == NULL) value = next_value(walk);
+  size_t length = strlen(prefix) + (value != NULL ? strlen(value) : 0);
+  char *text = arena_alloc(&walk->options->memory, length + 1, 1);
+  if (value == NULL) {
+    *ret_status = mu_fail(walk->err, MU_INVALID, "%s needs a value", origin);
+  } else if (text == NULL) {
+    *ret_status = mu_fail(walk->err, MU_NO_MEMORY, "no memory for the settings");
+  } else {
+    snprintf(text, length + 1, "%s%s", prefix, value);
+    *ret_status = add(walk, option_find(now, strlen(now), false), text, origin);
+  }
+  return true;
+}
+
 /* tritonserver's flags take their truth as an argument of its own; ours may stand alone before a model's name. */
 static const char *truth_value(struct walk *walk) {
   if (walk->at + 1 < walk->argc && option_is_bool_word(walk->argv[walk->at + 1])) return walk->argv[++walk->at];
@@ -88,6 +120,8 @@ static mu_status read_flag(struct walk *walk) {
       return mu_fail(walk->err, MU_INVALID, "%.100s: %s", argument,
                      is_truth(row) ? "takes no value" : "only a flag that is true or false has a --no- form");
   }
+  mu_status status;
+  if (read_former(walk, name, size, value, origin, &status)) return status;
   const struct foreign_flag *foreign = foreign_flag_find(name, size);
   if (foreign != NULL) return read_foreign(walk, foreign, value != NULL);
   return fail_unknown(argument, name, size, walk->err);

@@ -82,14 +82,18 @@ static const struct option_row rows[] = {
     {"allow-http", .group = LISTEN, BOOL(allow_http, "true"), .help = "Listen for HTTP."},
     {"http-address", .group = LISTEN, TEXT(http_address, ""), .placeholder = "ADDRESS", .help = "Address for HTTP."},
     {"http-port", .group = LISTEN, PORT(http_port, "8000"), .help = "Port for HTTP; 0 is any free one."},
-    {"allow-grpc", .group = LISTEN, BOOL(allow_grpc, "false"),
-     .help = "Listen for gRPC. This version does not speak it and refuses true."},
+    {"allow-grpc", .group = LISTEN, BOOL(allow_grpc, "true"), .help = "Listen on the port for gRPC."},
     {"grpc-address", .group = LISTEN, TEXT(grpc_address, ""), .placeholder = "ADDRESS", .help = "Address for gRPC."},
     {"grpc-port", .group = LISTEN, PORT(grpc_port, "8001"), .help = "Port for gRPC; 0 is any free one."},
     {"allow-metrics", .group = LISTEN, BOOL(allow_metrics, "true"), .help = "Listen for Prometheus."},
     {"metrics-address", .group = LISTEN, TEXT(metrics_address, ""), .placeholder = "ADDRESS",
      .help = "Address for Prometheus."},
     {"metrics-port", .group = LISTEN, PORT(metrics_port, "8002"), .help = "Port for Prometheus; 0 is any free one."},
+    {"websocket-origins", .group = LISTEN, .type = OPTION_LIST, .offset = AT(websocket_origins),
+     .placeholder = "ORIGIN",
+     .help =
+         "Origin of web pages that may open WebSocket streams (https://app.example), beside pages of this server; * "
+         "is every page. May repeat. Clients that are no browsers send no origin and are not asked."},
     {"allow-cpu-metrics", .group = LISTEN, BOOL(allow_cpu_metrics, "true"),
      .help = "Metrics of the whole machine: nv_cpu_utilization, nv_cpu_memory_total_bytes, nv_cpu_memory_used_bytes."},
     {"metrics-interval-ms", .group = LISTEN, COUNT(metrics_interval_ms, 1, 3600000, "2000"),
@@ -169,6 +173,8 @@ static const struct option_row rows[] = {
      .help = "A connection without a request is closed after this."},
     {"head-timeout", .group = TIMES, TIME(head_timeout_ns, NS_PER_MS, 3600 * SECOND, "30s"),
      .help = "The head of a request has to arrive within this."},
+    {"websocket-ping", .group = TIMES, TIME(websocket_ping_ns, 10 * NS_PER_MS, 3600 * SECOND, "20s"),
+     .help = "How often a silent WebSocket client is asked for a sign of life; without two in a row it is cut."},
 
     {"body-limit",
      {"http-max-input-size"},
@@ -186,6 +192,9 @@ static const struct option_row rows[] = {
     {"admin", .group = LIMITS, WORDS(admin, admins, "local"),
      .help = "Whose requests may change the server (load and unload models, shared memory, trace and log settings): "
              "those of clients on this machine (local), everybody's (all), or nobody's (off)."},
+    {"stream-max-in-flight", .group = LIMITS, COUNT(stream_max_in_flight, 1, 65536, "64"),
+     .help = "Messages of one stream without an answer; at it no more is read. A stream may ask for less "
+             "(max_in_flight)."},
 
     {"exit-on-error", .group = CONDUCT, .reloadable = true, .type = OPTION_TRISTATE, .offset = AT(exit_on_error),
      .words = tristates, .initial = "auto",
@@ -196,6 +205,10 @@ static const struct option_row rows[] = {
     {"sandbox", .group = CONDUCT, BOOL(sandbox, "true"),
      .help = "Fence gateway and workers in: only the system calls that they need, no new privileges, hidden from other "
              "processes. off is for debuggers, core files and kernels that cannot."},
+    {"trace-config", .group = CONDUCT, .type = OPTION_LIST, .offset = AT(trace_config), .placeholder = "SETTING=VALUE",
+     .help = "Which requests are traced: level (OFF, TIMESTAMPS), rate (1000: every 1000th), count (-1: without end), "
+             "mode (triton), triton,file (where to), triton,log-frequency (0: all in that file, else so many in each "
+             "of FILE.0, FILE.1 …). Clients may change all but mode and file (v2/trace/setting). May repeat."},
     {"log-verbose", .group = CONDUCT, .reloadable = true, COUNT(log_verbose, 0, 100, "0"),
      .help = "Above 0: log details."},
     {"log-info", .group = CONDUCT, .reloadable = true, BOOL(log_info, "true"), .help = "Log what happens."},

@@ -1,6 +1,7 @@
 #include "config/options.h"
 
 #include "config/option_table.h"
+#include "config/trace_config.h"
 #include "metrics/metrics_config.h"
 
 #include <stdarg.h>
@@ -138,18 +139,11 @@ static mu_status check_ports(struct options *options, mu_error *err) {
   return MU_OK;
 }
 
-static mu_status check_grpc(struct options *options, mu_error *err) {
-  static const char *const unused[] = {"grpc-address", "grpc-port"};
-  if (options->allow_grpc)
-    return mu_fail(err, MU_INVALID,
-                   "allow-grpc: 'true' (from %s) is not possible: this version speaks HTTP only; leave it out",
-                   options->origins[row_number(row_named("allow-grpc"))]);
-  for (size_t i = 0; i < sizeof unused / sizeof *unused; i++) {
-    if (!options_is_set(options, unused[i])) continue;
-    if (options_warn(options, "%s (from %s) has no effect: this version speaks HTTP only", unused[i],
-                     options->origins[row_number(row_named(unused[i]))]) != MU_OK)
-      return mu_fail(err, MU_NO_MEMORY, no_memory);
-  }
+static mu_status check_log(struct options *options, mu_error *err) {
+  if (options->log_error) return MU_OK;
+  if (options_warn(options, "log-error: 'false' (from %s) has no effect: errors are always logged",
+                   options->origins[row_number(row_named("log-error"))]) != MU_OK)
+    return mu_fail(err, MU_NO_MEMORY, no_memory);
   return MU_OK;
 }
 
@@ -166,8 +160,22 @@ static mu_status check_metrics(struct options *options, mu_error *err) {
   return MU_OK;
 }
 
+static mu_status check_trace(struct options *options, mu_error *err) {
+  struct trace_config config;
+  mu_error why;
+  const char *origin = options->origins[row_number(row_named("trace-config"))];
+  mu_status status = trace_config_read(options, &config, &why);
+  if (status != MU_OK)
+    return mu_fail(err, status == MU_UNSUPPORTED ? MU_INVALID : status, "trace-config (from %s): %s", origin,
+                   why.message);
+  bool traces = config.settings.timestamps && config.settings.rate > 0;
+  if (!traces || config.file[0] != '\0') return MU_OK;
+  status = options_warn(options, "trace-config (from %s): nothing is traced without triton,file=PATH", origin);
+  return status == MU_OK ? status : mu_fail(err, status, no_memory);
+}
+
 /* Before fill: a listener's address that was set is told from one that follows. */
-static mu_status (*const checks[])(struct options *, mu_error *) = {check_grpc, check_metrics};
+static mu_status (*const checks[])(struct options *, mu_error *) = {check_log, check_metrics, check_trace};
 
 /* ---- load -------------------------------------------------------------------------------------------------------- */
 

@@ -47,8 +47,9 @@ struct options {
   const char *http_address, *metrics_address, *grpc_address; /* never "": where not set, the same as address */
   int64_t http_port, metrics_port, grpc_port;
   bool allow_http, allow_metrics, allow_grpc;
-  const char *control_socket; /* path; "" : chosen from the HTTP port */
-  int64_t gateway_threads;    /* 0: chosen from the cores */
+  struct option_list websocket_origins; /* of pages that may open streams, beside the server's own; "*": all */
+  const char *control_socket;           /* path; "" : chosen from the HTTP port */
+  int64_t gateway_threads;              /* 0: chosen from the cores */
   /* workers */
   int64_t processes, instances;    /* per model; instances 0: chosen */
   int64_t threads;                 /* of one run; 0: chosen from the cores */
@@ -72,12 +73,14 @@ struct options {
   int64_t drain_delay_ns;
   int64_t exit_timeout_ns; /* --exit-timeout-secs */
   int64_t idle_timeout_ns, head_timeout_ns;
+  int64_t websocket_ping_ns;
   /* limits */
   int64_t body_limit;                /* bytes; 64 MiB */
   int64_t memory_budget;             /* bytes of arenas and staged bodies; 0: half of the machine's memory */
   int64_t input_arena, output_arena; /* bytes of address space, per model and per worker */
   int64_t max_connections;
-  int64_t admin; /* enum admin: who may load and unload models, and what else changes the server */
+  int64_t admin;                /* enum admin: who may load and unload models, and what else changes the server */
+  int64_t stream_max_in_flight; /* messages of a stream without an answer */
   /* conduct */
   int64_t exit_on_error; /* enum tristate */
   bool strict_readiness;
@@ -87,6 +90,7 @@ struct options {
   bool allow_cpu_metrics;
   int64_t metrics_interval_ms;
   struct option_list metrics_config; /* SETTING=VALUE: metrics/metrics_config.h */
+  struct option_list trace_config;   /* [MODE,]SETTING=VALUE: config/trace_config.h */
   int64_t log_format;                /* enum log_format */
   const char *config;                /* the file that was read; "" : none */
 

@@ -26,7 +26,8 @@ struct message_type {
 
 static const struct message_type message_types[CONTROL_TYPE_COUNT] = {
     ROW_FDS(GATEWAY_START, 0, CONTROL_FDS_MAX, FIELD(control_gateway_start, options),
-            FIELD(control_gateway_start, n_http), FIELD(control_gateway_start, n_metrics)),
+            FIELD(control_gateway_start, n_http), FIELD(control_gateway_start, n_grpc),
+            FIELD(control_gateway_start, n_metrics)),
     ROW(MODEL_SET, FIELD(control_model_set, model), FIELD(control_model_set, listed), FIELD(control_model_set, name),
         FIELD(control_model_set, version), FIELD(control_model_set, folder), FIELD(control_model_set, config),
         FIELD(control_model_set, state), FIELD(control_model_set, reason), FIELD(control_model_set, batching),
@@ -56,6 +57,8 @@ static const struct message_type message_types[CONTROL_TYPE_COUNT] = {
     ROW(REGION_REMOVE, FIELD(control_region_remove, name)),
     ROW(REGION_CHANGED, FIELD(control_region_changed, serial), FIELD(control_region_changed, status),
         FIELD(control_region_changed, why)),
+    ROW_FDS(TRACE_FILE, 0, 1, FIELD(control_trace_file, numbered), FIELD(control_trace_file, error)),
+    ROW(TRACE_OPEN, FIELD(control_trace_open, numbered)),
     EMPTY(GATEWAY_READY),
     ROW(WORKER_ATTACHED, EVENT_FIELDS),
     ROW(WORKER_HUNG, EVENT_FIELDS),

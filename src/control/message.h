@@ -14,11 +14,11 @@
 #include "base/status.h"
 #include "control/fields.h"
 
-enum { CONTROL_VERSION = 3, CONTROL_FDS_MAX = 64, CONTROL_PACKET_MAX = 1 << 20 };
+enum { CONTROL_VERSION = 4, CONTROL_FDS_MAX = 64, CONTROL_PACKET_MAX = 1 << 20 };
 
 enum control_type {
   /* supervisor -> gateway */
-  CONTROL_GATEWAY_START = 1, /* + fds: n_http sockets, then n_metrics */
+  CONTROL_GATEWAY_START = 1, /* + fds: n_http sockets, n_grpc, n_metrics */
   CONTROL_MODEL_SET,         /* a model appears, or its state changes */
   CONTROL_MODEL_LOADED,      /* what a worker found it to be */
   CONTROL_MODEL_REMOVE,      /* no new request gets it; those that have it end as usual, then MODEL_REMOVED */
@@ -34,6 +34,7 @@ enum control_type {
   CONTROL_REGION_CHANGED,     /* the answer to REGION_REGISTER and REGION_UNREGISTER, behind what they have changed */
   CONTROL_MODEL_NOTE,         /* a model that is in the repository, or was served, and is not served */
   CONTROL_MODEL_CONTROL_DONE, /* what became of MODEL_LOAD, MODEL_UNLOAD, MODEL_INDEX */
+  CONTROL_TRACE_FILE,         /* + fd: where traces go; without: error says why not */
   /* gateway -> supervisor */
   CONTROL_GATEWAY_READY,   /* listening */
   CONTROL_WORKER_ATTACHED, /* the handshake is over, requests can go there */
@@ -48,6 +49,7 @@ enum control_type {
   CONTROL_MODEL_LOAD,   /* a client asks for it; + fds: the model files that came along; MODEL_CONTROL_DONE answers */
   CONTROL_MODEL_UNLOAD, /* the same */
   CONTROL_MODEL_INDEX,  /* a client asks which models there are: MODEL_NOTEs of what is new, then MODEL_CONTROL_DONE */
+  CONTROL_TRACE_OPEN,   /* it has traces to write: TRACE_FILE is the answer */
   /* gateway -> the next gateway */
   CONTROL_CONNECTION, /* + fd: a connection that is between two requests */
   /* supervisor -> worker */
@@ -67,7 +69,8 @@ enum control_type {
 
 struct control_gateway_start {
   struct control_bytes options; /* options_encode */
-  uint32_t n_http, n_metrics;   /* sockets for each loop: n_http = loops */
+  uint32_t n_http, n_grpc;      /* sockets: one for each loop, or none */
+  uint32_t n_metrics;           /* 1 or none */
 };
 struct control_model_set {
   uint32_t model; /* the supervisor's number: every generation of a model version has its own, never reused */
@@ -153,6 +156,13 @@ struct control_log_settings { /* struct log_settings */
   bool error, warning, info, iso8601;
   uint32_t verbose_level;
 };
+struct control_trace_open {
+  bool numbered; /* the next of the files that have numbers, not the common one */
+};
+struct control_trace_file {
+  bool numbered;
+  const char *error;
+};
 struct control_drain {
   uint64_t drain_delay_ns; /* readiness is down, everything still served */
   uint64_t deadline_ns;    /* absolute: what is in flight then is cut */
@@ -231,6 +241,8 @@ struct control_packet {
     struct control_mark mark;
     struct control_options options;
     struct control_log_settings log_settings;
+    struct control_trace_open trace_open;
+    struct control_trace_file trace_file;
     struct control_drain drain;
     struct control_hand_over hand_over;
     struct control_connection connection;

@@ -20,7 +20,8 @@ struct flight {
   bool fetching;                         /* the run is over, its outputs did not fit: they are asked for again */
   bool sized;                            /* a run has said how many bytes they take: */
   uint64_t needed[CHANNEL_TENSORS_MAX];
-  struct batch_times times; /* of what the worker has done for it so far */
+  struct batch_times times;                          /* of what the worker has done for it so far */
+  uint64_t started_ns, input_ns, infer_ns, ended_ns; /* of its run; the end is that of its last fetch */
 };
 
 struct lane {

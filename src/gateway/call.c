@@ -3,6 +3,7 @@
 #include "base/log.h"
 #include "gateway/admin.h"
 #include "gateway/model_control.h"
+#include "gateway/websocket.h"
 #include "proto/json/json_reader.h"
 
 #include <stdlib.h>
@@ -56,6 +57,7 @@ void call_free(struct call *call) {
   struct gateway_loop *loop = call->loop;
   core_unstage(loop->core, call->text_staged);
   core_let_go(loop->core, call->reply_held);
+  if (call->trace != NULL) trace_end(call);
   if (call->model != NULL) core_release_model(call->model);
   grpc_inbox_free(&call->inbox);
   call_release_regions(call);
@@ -130,7 +132,7 @@ static void document_gone(struct exchange *exchange) { call_free(exchange->user)
 
 /* Collects the body; answered at its end. */
 static void document_begin(struct call *call) {
-  static const struct exchange_handler handler = {document_body, document_end, document_gone, NULL};
+  static const struct exchange_handler handler = {.body = document_body, .end = document_end, .gone = document_gone};
   call->handler = &handler;
 }
 
@@ -156,6 +158,10 @@ static void begin(void *context, struct exchange *exchange) {
   }
   if (status == MU_OK && call->route.endpoint == ENDPOINT_MODEL_INFER) {
     http_inference_begin(call);
+    return;
+  }
+  if (status == MU_OK && call->route.endpoint == ENDPOINT_STREAM) {
+    websocket_begin(call);
     return;
   }
   if (status == MU_OK) {
@@ -184,6 +190,11 @@ static bool window(void *context, struct exchange *exchange, uint8_t **ret_data,
   return handler->window != NULL && handler->window(exchange, ret_data, ret_size);
 }
 
+static void writable(void *context, struct exchange *exchange) {
+  const struct exchange_handler *handler = handler_of(exchange);
+  if (handler->writable != NULL) handler->writable(exchange);
+}
+
 static bool hold(void *context, uint64_t bytes) {
   const struct gateway_loop *loop = context;
   return core_hold(loop->core, bytes);
@@ -202,6 +213,7 @@ const struct service gateway_service = {
     .window = window,
     .hold = hold,
     .let_go = let_go,
+    .writable = writable,
 };
 
 void call_handle_events(struct call *call) { inference_handle_events(call, atomic_exchange(&call->events, 0)); }

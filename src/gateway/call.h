@@ -18,7 +18,10 @@
 
 #include <stdatomic.h>
 
-enum { CALL_REPLY_MAX = 1 << 30 }; /* bytes of text in a reply */
+enum {
+  CALL_REPLY_MAX = 1 << 30, /* bytes of text in a reply */
+  CALL_HEAD_MAX = 16,       /* bytes that a carrier may put in front of it */
+};
 
 /* What other threads tell the owner of a call. */
 enum call_event {
@@ -37,6 +40,7 @@ struct exchange_handler {
   void (*end)(struct exchange *exchange);
   void (*gone)(struct exchange *exchange);
   bool (*window)(struct exchange *exchange, uint8_t **ret_data, size_t *ret_size);
+  void (*writable)(struct exchange *exchange); /* may be NULL */
 };
 
 /*
@@ -73,6 +77,10 @@ struct carrier {
   void (*reply)(struct call *call, uint32_t n_iov, bool borrows);
   /* The call stays the caller's. */
   void (*error)(struct call *call, mu_status status, const char *message);
+  /* The call waits for input memory, or has it now: meanwhile no more of its message is read. */
+  void (*pause)(struct call *call);
+  void (*resume)(struct call *call);
+  const struct trace_names *trace_names; /* NULL: those of HTTP */
 };
 extern const struct carrier carrier_http;
 
@@ -89,13 +97,16 @@ struct call {
   struct exchange *exchange;              /* NULL once answered or gone */
   const struct format *format;            /* of an inference, and so is all below but text, route and reply */
   const struct carrier *carrier;
+  struct trace *trace; /* NULL: it is not traced */
   enum call_stage stage;
 
-  uint64_t message_size; /* of the whole message, inflated; UINT64_MAX: nobody has said */
-  uint64_t text_size;    /* of the text; UINT64_MAX: all of the message, or not known yet */
-  uint64_t text_staged;  /* bytes taken from the budget for `text` */
-  uint64_t reply_held;   /* ... and for `reply` */
-  bool raw;              /* REST without text: Inference-Header-Content-Length: 0 */
+  uint64_t message_size;          /* of the whole message, inflated; UINT64_MAX: nobody has said */
+  uint64_t text_size;             /* of the text; UINT64_MAX: all of the message, or not known yet */
+  uint64_t text_staged;           /* bytes taken from the budget for `text` */
+  uint64_t reply_held;            /* ... and for `reply` */
+  struct stream_message *message; /* of carrier_stream; NULL: the call is not of a stream, or it is answered */
+  uint8_t stream_tag;             /* for the owner of the stream: how the message was framed */
+  bool raw;                       /* REST without text: Inference-Header-Content-Length: 0 */
   bool body_ended;
   bool rest_staged;        /* what follows the text is in `text` too */
   enum grpc_method method; /* gRPC's, and so are these three: */
@@ -141,6 +152,7 @@ struct call {
   struct buffer reply;
   struct iovec *iov;
   uint32_t iov_capacity;
+  uint8_t head[CALL_HEAD_MAX]; /* the carrier's, for iov[0] */
 };
 
 /* The service table for the listeners' exchanges; context is the struct gateway_loop. */
@@ -171,6 +183,9 @@ bool inference_window(struct call *call, uint8_t **ret_data, size_t *ret_size);
 void inference_gone(struct call *call);                                        /* the client has left */
 void inference_fail(struct call *call, mu_status status, const char *message); /* it cannot go on reading */
 void inference_handle_events(struct call *call, unsigned events);
+/* All of its message is there, but it does not run yet: it is answered so and gone. false: it stays, nothing happened.
+ */
+bool inference_withdraw(struct call *call, mu_status status, const char *message);
 
 /* ---- inference.c: for formats and carriers ----------------------------------------------------------------------- */
 

@@ -2,11 +2,20 @@
  * the input arena before the call is queued, outputs when it is answered: what the client does to its memory in between
  * changes nothing. */
 #include "api/infer_shared_memory.h"
+#include "gateway/admin.h"
 #include "gateway/call.h"
+
+/* Who may not register regions may not use those of others either: names can be guessed, and what is read and written
+ * is not the client's own. */
+static mu_status check_allowed(const struct call *call, mu_error *err) {
+  mu_error why;
+  if (gateway_admin_allowed(call, &why)) return MU_OK;
+  return mu_fail(err, MU_INVALID, "shared memory cannot be used by this client: %.400s", why.message);
+}
 
 mu_status call_hold_regions(struct call *call, mu_error *err) {
   struct request *request = &call->request;
-  mu_status status = MU_OK;
+  mu_status status = request->n_shares > 0 ? check_allowed(call, err) : MU_OK;
   for (uint32_t i = 0; status == MU_OK && i < request->n_shares; i++) {
     struct request_share *share = &request->shares[i];
     status = regions_hold_part(&call->loop->core->regions, share->name, share->offset, share->byte_size, share->output,

@@ -87,7 +87,11 @@ static void carry_error(struct call *call, mu_status status, const char *message
   grpc_reply_error(call, grpc_code_for(call, status), message);
 }
 
-static const struct carrier carrier_grpc = {.reply = carry_reply, .error = carry_error};
+static void pause_reading(struct call *call) { exchange_pause(call->exchange); }
+static void resume_reading(struct call *call) { exchange_resume(call->exchange); }
+
+static const struct carrier carrier_grpc = {
+    .reply = carry_reply, .error = carry_error, .pause = pause_reading, .resume = resume_reading, .trace_names = &trace_names_grpc};
 
 /* ---- the message of a unary call --------------------------------------------------------------------------------- */
 
@@ -180,7 +184,7 @@ static mu_status read_head(struct call *call, mu_error *err) {
 }
 
 void grpc_begin(struct call *call) {
-  static const struct exchange_handler handler = {on_body, on_end, on_gone, NULL};
+  static const struct exchange_handler handler = {.body = on_body, .end = on_end, .gone = on_gone};
   mu_error err;
   call->handler = &handler;
   call->format = &format_protobuf;

@@ -52,7 +52,7 @@ static bool on_window(struct exchange *exchange, uint8_t **ret_data, size_t *ret
 }
 
 void http_inference_begin(struct call *call) {
-  static const struct exchange_handler handler = {on_body, on_end, on_gone, on_window};
+  static const struct exchange_handler handler = {.body = on_body, .end = on_end, .gone = on_gone, .window = on_window};
   mu_error err;
   call->handler = &handler;
   call->format = &format_rest;
@@ -91,4 +91,13 @@ static void error(struct call *call, mu_status status, const char *message) {
   call_reply_error(call, http_status_of(status), message);
 }
 
-const struct carrier carrier_http = {.reply = reply, .error = error};
+/* A body that is all there is not held back. */
+static void hold_back(struct call *call) {
+  if (!call->body_ended) exchange_pause(call->exchange);
+}
+
+static void go_on(struct call *call) {
+  if (!call->body_ended) exchange_resume(call->exchange);
+}
+
+const struct carrier carrier_http = {.reply = reply, .error = error, .pause = hold_back, .resume = go_on};

@@ -108,6 +108,12 @@ static void stop_batching(struct core *core, struct flight *flight, struct list 
 }
 
 static void add_times(struct flight *flight, const struct channel_completion *completion) {
+  if (!flight->fetching) {
+    flight->started_ns = completion->started_ns;
+    flight->input_ns = completion->input_ns;
+    flight->infer_ns = completion->infer_ns;
+  }
+  flight->ended_ns = completion->ended_ns;
   flight->times.compute_input_ns += completion->input_ns - completion->started_ns;
   flight->times.compute_infer_ns += completion->infer_ns - completion->input_ns;
   flight->times.compute_output_ns += completion->ended_ns - completion->infer_ns;
@@ -119,6 +125,16 @@ static void count_batch(struct flight *flight) {
   attachment->total_batches++;
   attachment->total_requests += flight->batch->n_jobs;
   attachment->total_rows += flight->batch->rows;
+}
+
+static void trace_run(struct call *call, const struct flight *flight) {
+  uint64_t *ns = call->trace->ns;
+  ns[TRACE_REQUEST_START] = ns[TRACE_QUEUE_START] = call->job.submitted_ns;
+  ns[TRACE_COMPUTE_START] = flight->started_ns;
+  ns[TRACE_COMPUTE_INPUT_END] = flight->input_ns;
+  ns[TRACE_COMPUTE_OUTPUT_START] = flight->infer_ns;
+  ns[TRACE_COMPUTE_END] = flight->ended_ns;
+  ns[TRACE_RESPONSE_COMPLETE] = clock_now_ns();
 }
 
 /* The batch is over: first for the scheduler, then for its calls. A call that is told may be gone as soon as its loop
@@ -163,6 +179,8 @@ static void flight_done(struct core *core, struct flight *flight, const struct c
     return;
   }
   count_batch(flight);
+  for (uint32_t m = 0; m < n; m++)
+    if (core->members[m]->trace != NULL) trace_run(core->members[m], flight);
   answer_members(core, flight, n, outbox);
 }
 

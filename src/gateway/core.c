@@ -37,6 +37,8 @@ mu_status core_init(struct core *core, const struct options *options, uint32_t n
   core->output_budget = (struct memory_budget){.limit = limit, .within = &core->budget};
   core->staging_budget = (struct memory_budget){.limit = limit / 2, .within = &core->input_budget};
   core->reply_budget = (struct memory_budget){.limit = limit / 8, .within = &core->budget};
+  mu_status traced = tracer_init(&core->tracer, options, err);
+  if (traced != MU_OK) return traced;
   metrics_config_init(&core->metrics_config);
   for (size_t i = 0; i < options->metrics_config.n; i++) {
     mu_status status = metrics_config_set(&core->metrics_config, options->metrics_config.items[i], err);

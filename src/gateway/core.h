@@ -18,6 +18,7 @@
 #include "control/link.h"
 #include "gateway/grpc_inbox.h"
 #include "gateway/regions.h"
+#include "gateway/trace.h"
 #include "metrics/exposition.h"
 #include "net/http_server.h"
 #include "net/loop.h"
@@ -44,6 +45,8 @@ struct gateway_loop {
   struct grpc_scratch scratch; /* to inflate gRPC's messages; data NULL until one has come */
   pthread_t thread;            /* of every loop but the first */
   bool ending;                 /* it drains or hands over */
+  struct list websockets;      /* open streams, websocket.c */
+  uv_timer_t ping_timer;       /* for them; data NULL: not initialized yet */
   /* Each may be on its way while another one is. drained_post goes to loop 0. */
   struct net_post open_post, hand_over_post, drain_post, drained_post, stop_post;
 };
@@ -136,6 +139,7 @@ struct core {
   bool log_posted;
 
   struct metrics_config metrics_config;
+  struct tracer tracer;
   pthread_mutex_t machine_lock; /* never held together with the other one */
   struct machine machine;
 
@@ -241,6 +245,9 @@ MUST_CHECK mu_status core_submit(struct core *core, struct call *call, mu_error 
 /* The client has left or the call is answered otherwise. true: the call is the caller's again; false: a CALL_DONE comes
  * later. Takes the lock. */
 bool core_cancel(struct core *core, struct call *call);
+
+/* The same for a call that only waits: false and nothing happens where it is in flight or on its way back. */
+bool core_withdraw(struct core *core, struct call *call);
 
 /* Locked: carries out what the scheduler decides now, and arms the timer for what it decides later. Events for calls
  * are collected in outbox, to be sent with core_deliver after the lock is gone. */

@@ -389,6 +389,21 @@ bool core_cancel(struct core *core, struct call *call) {
   return mine;
 }
 
+bool core_withdraw(struct core *core, struct call *call) {
+  struct list outbox;
+  list_init(&outbox);
+  pthread_mutex_lock(&core->lock);
+  bool mine = call->in_sched && sched_withdraw(core->sched, &call->job);
+  if (mine) {
+    call->in_sched = false;
+    core_release_inputs(core, call);
+    core_run(core, &outbox);
+  }
+  pthread_mutex_unlock(&core->lock);
+  core_deliver(&outbox, NULL);
+  return mine;
+}
+
 /* What gave memory back may let others go on. Takes the lock. */
 static void run_now(struct core *core, void (*change)(struct core *, struct call *), struct call *call) {
   struct list outbox;

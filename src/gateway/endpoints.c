@@ -129,6 +129,18 @@ static void logging(struct call *call) {
   endpoint_answer_document(call, status, &err);
 }
 
+static void trace_setting(struct call *call) {
+  mu_error err = out_of_memory;
+  struct trace_change change = {.fields = 0};
+  struct trace_settings settings;
+  const char *file, *model = call->route.model[0] != '\0' ? call->route.model : NULL;
+  mu_status status = MU_OK;
+  if (is_post(call)) status = trace_change_parse(call->text.data, call->text.size, &change, &err);
+  if (status == MU_OK) status = gateway_change_trace(call->loop->core, model, &change, &settings, &file, &err);
+  if (status == MU_OK) status = document_trace_settings(&call->reply, &settings, file);
+  endpoint_answer_document(call, status, &err);
+}
+
 /* ---- backends: every instance of every attached worker ----------------------------------------------------------- */
 
 /* Requests that the worker has, and its share of those that wait for any worker of its model: a remainder goes to the
@@ -216,6 +228,10 @@ static struct exposition_server count_server(struct core *core) {
                                      .worker_deaths_total = core->worker_deaths,
                                      .config = &core->metrics_config,
                                      .now_ns = clock_now_ns()};
+  pthread_mutex_lock(&core->tracer.lock);
+  server.traces_written = core->tracer.written;
+  server.traces_dropped = core->tracer.dropped;
+  pthread_mutex_unlock(&core->tracer.lock);
   for (uint32_t i = 0; i < core->n_loops; i++)
     for (size_t k = 0; k < sizeof core->loops[i].servers / sizeof *core->loops[i].servers; k++) {
       if (core->loops[i].servers[k] == NULL) continue;
@@ -289,6 +305,7 @@ static void (*const endpoints[ENDPOINT_COUNT])(struct call *) = {
     [ENDPOINT_CUDA_REGION_STATUS] = endpoint_cuda_region_status,
     [ENDPOINT_CUDA_REGION_REGISTER] = endpoint_cuda_region_register,
     [ENDPOINT_CUDA_REGION_UNREGISTER] = endpoint_cuda_region_unregister,
+    [ENDPOINT_TRACE_SETTING] = trace_setting,
     [ENDPOINT_LOGGING] = logging,
     [ENDPOINT_REPOSITORY_INDEX] = model_endpoint_index,
     [ENDPOINT_MODEL_LOAD] = model_endpoint_load,

@@ -1,4 +1,5 @@
 /* The Open Inference Protocol's JSON, with Triton's binary tensors behind it: api/rest_infer, fed piece by piece. */
+#include "api/rest_stream.h"
 #include "gateway/call.h"
 
 #include <string.h>
@@ -7,15 +8,30 @@ enum { DIRECT_READ_BYTES = 16 * 1024 /* what is left of a tensor from here on is
 
 /* ---- text -------------------------------------------------------------------------------------------------------- */
 
+/* The message of a stream whose address names no model. */
+static mu_status find_named_model(struct call *call, const char *text, mu_error *err) {
+  if (call->raw) return mu_fail(err, MU_INVALID, "a message without JSON needs a stream whose address names the model");
+  mu_status status = rest_stream_model(text, (size_t)call->text_size, call->route.model, &call->route.version, err);
+  return status == MU_OK ? inference_find_model(call, err) : status;
+}
+
+static mu_status parse_text(struct call *call, const char *text, uint64_t binary_bytes, mu_error *err) {
+  mu_status status = call->model == NULL ? find_named_model(call, text, err) : MU_OK;
+  if (status != MU_OK) return status;
+  const struct model *model = &call->model->model;
+  return call->raw ? rest_infer_raw(model, binary_bytes, &call->request, err)
+                   : rest_infer_parse(model, text, (size_t)call->text_size, binary_bytes, &call->request, err);
+}
+
 /* The JSON part is complete: call->text_size bytes at text. rest: bytes behind it that are here already. binary_bytes:
  * all that there will be, UINT64_MAX while nobody can say. */
 static mu_status text_complete(struct call *call, const char *text, const uint8_t *rest, size_t rest_size,
                                uint64_t binary_bytes, mu_error *err) {
-  const struct model *model = &call->model->model;
-  mu_status status = call->raw
-                         ? rest_infer_raw(model, binary_bytes, &call->request, err)
-                         : rest_infer_parse(model, text, (size_t)call->text_size, binary_bytes, &call->request, err);
-  return status == MU_OK ? inference_reserve(call, text, rest, rest_size, err) : status;
+  mu_status status = parse_text(call, text, binary_bytes, err);
+  if (status == MU_OK) return inference_reserve(call, text, rest, rest_size, err);
+  /* the id may stand behind what is wrong */
+  if (call->request.id[0] == '\0') rest_stream_id(text, (size_t)call->text_size, call->request.id);
+  return status;
 }
 
 /* Bytes after the JSON part; UINT64_MAX while nobody can say. */

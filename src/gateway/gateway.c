@@ -5,6 +5,7 @@
 #include "gateway/call.h"
 #include "gateway/model_control.h"
 #include "gateway/region_change.h"
+#include "gateway/websocket.h"
 #include "sandbox/sandbox.h"
 
 #include <fcntl.h>
@@ -61,10 +62,12 @@ static void report_drained(struct gateway *gateway) {
  * listeners are left to the next gateway, and every connection goes there when it is between two requests. Both end
  * when no connection is left. */
 
+static void traces_written(struct core *core) { report_drained(list_item(core, struct gateway, core)); }
+
 static void loop_drained(struct net_post *post) {
   struct gateway_loop *loop = list_item(post, struct gateway_loop, drained_post);
   struct gateway *gateway = list_item(loop->core, struct gateway, core);
-  if (--gateway->n_undrained == 0) report_drained(gateway);
+  if (--gateway->n_undrained == 0) trace_close(&gateway->core, traces_written);
 }
 
 static void server_drained(void *context) {
@@ -79,6 +82,7 @@ static void end_loop(struct gateway_loop *loop, void (*end)(struct gateway_loop 
   bool first = !loop->ending;
   loop->ending = true;
   size_t n = sizeof loop->servers / sizeof *loop->servers;
+  if (first) websockets_finish(loop);
   if (first) loop->n_draining = 1; /* so that a server that is drained at once does not end the loop's drain early */
   for (size_t i = 0; i < n; i++) {
     if (loop->servers[i] == NULL) continue;
@@ -253,9 +257,10 @@ static void size_room(struct core *core) {
               LOG_INT("connections", most), LOG_INT("files", files));
 }
 
-/* A server with one listening socket, which is taken over. It accepts from CONTROL_GATEWAY_LISTEN on. */
+/* A server's listening socket, which is taken over. It accepts from CONTROL_GATEWAY_LISTEN on. */
 static mu_status listen_on(struct gateway_loop *loop, size_t server, int fd, mu_error *err) {
   struct http_limits limits = http_limits(loop->core->options);
+  if (loop->servers[server] != NULL) return http_server_listen(loop->servers[server], fd, err);
   if (server == SERVER_METRICS)
     limits.connections = METRICS_CONNECTIONS;
   else
@@ -271,15 +276,18 @@ static mu_status listen_on(struct gateway_loop *loop, size_t server, int fd, mu_
 }
 
 static mu_status listen_all(struct core *core, struct control_packet *packet, mu_error *err) {
-  uint32_t n_http = packet->gateway_start.n_http, n_metrics = packet->gateway_start.n_metrics;
-  if (packet->n_fds != (size_t)n_http + n_metrics || n_metrics > 1 || n_http > core->n_loops)
-    return mu_fail(err, MU_INVALID, "%zu sockets for %u + %u listeners", packet->n_fds, n_http, n_metrics);
+  const struct control_gateway_start *start = &packet->gateway_start;
+  uint32_t n_http = start->n_http, n_grpc = start->n_grpc, n_metrics = start->n_metrics;
+  if (packet->n_fds != (size_t)n_http + n_grpc + n_metrics || n_metrics > 1 || n_http > core->n_loops ||
+      n_grpc > core->n_loops)
+    return mu_fail(err, MU_INVALID, "%zu sockets for %u + %u + %u listeners", packet->n_fds, n_http, n_grpc, n_metrics);
   size_room(core);
-  for (uint32_t i = 0; i < n_http + n_metrics; i++) {
+  for (uint32_t i = 0; i < packet->n_fds; i++) {
     int fd = packet->fds[i];
     packet->fds[i] = -1;
-    bool metrics = i >= n_http;
-    mu_status status = listen_on(&core->loops[metrics ? 0 : i], metrics ? SERVER_METRICS : SERVER_HTTP, fd, err);
+    bool metrics = i >= n_http + n_grpc;
+    uint32_t loop = metrics ? 0 : i < n_http ? i : i - n_http; /* both ports of a loop are served alike */
+    mu_status status = listen_on(&core->loops[loop], metrics ? SERVER_METRICS : SERVER_HTTP, fd, err);
     if (status != MU_OK) return status;
   }
   return MU_OK;
@@ -303,6 +311,7 @@ static void on_timer(uv_poll_t *poll, int status, int events) {
 static void keep_house(uv_timer_t *timer) {
   struct gateway *gateway = timer->data;
   core_keep_house(&gateway->core, IDLE_TICKS);
+  trace_tick(&gateway->core);
 }
 
 static mu_status start(struct gateway *gateway, mu_error *err) {
@@ -380,6 +389,10 @@ static void on_options(struct gateway *gateway, struct control_packet *packet) {
   options_free(options);
 }
 
+static void on_trace_file(struct gateway *gateway, struct control_packet *packet) {
+  trace_file_take(&gateway->core, packet);
+}
+
 /* A client of another gateway has changed them. */
 static void on_log_settings(struct gateway *gateway, struct control_packet *packet) {
   const struct log_settings log = control_log_settings_take(&packet->log_settings);
@@ -426,6 +439,7 @@ static void (*const message_handlers[CONTROL_TYPE_COUNT])(struct gateway *, stru
     [CONTROL_WORKER_GONE] = on_worker_gone,
     [CONTROL_OPTIONS] = on_options,
     [CONTROL_LOG_SETTINGS] = on_log_settings,
+    [CONTROL_TRACE_FILE] = on_trace_file,
     [CONTROL_MARK] = on_mark,
     [CONTROL_GATEWAY_LISTEN] = on_listen,
     [CONTROL_HAND_OVER] = on_hand_over,
@@ -460,12 +474,19 @@ static mu_status create_loops(struct core *core, mu_error *err) {
     loop->core = core;
     loop->index = i;
     list_init(&loop->free_calls);
+    list_init(&loop->websockets);
     loop->net = net_loop_create();
     if (loop->net == NULL) return mu_fail(err, MU_NO_MEMORY, "no memory for an event loop");
     list_init(&loop->watches);
     uv_timer_init(net_loop_uv(loop->net), &loop->watch_timer);
   }
   return MU_OK;
+}
+
+/* One for each socket of a port. */
+static uint32_t count_loops(const struct control_gateway_start *message) {
+  uint32_t n = message->n_http > message->n_grpc ? message->n_http : message->n_grpc;
+  return n > 0 ? n : 1;
 }
 
 /* packet: the first message, which says all that there is to start with. */
@@ -475,8 +496,7 @@ static mu_status prepare(struct gateway *gateway, int control, struct control_pa
   mu_status status = options_decode(message->options.data, message->options.size, &gateway->options);
   if (status != MU_OK) return mu_fail(err, status, "the options do not add up");
   status = sandbox_enter(gateway->options->sandbox ? SANDBOX_GATEWAY : SANDBOX_OFF, err);
-  if (status == MU_OK)
-    status = core_init(&gateway->core, gateway->options, message->n_http > 0 ? message->n_http : 1, err);
+  if (status == MU_OK) status = core_init(&gateway->core, gateway->options, count_loops(message), err);
   if (status == MU_OK) status = create_loops(&gateway->core, err);
   if (status != MU_OK) return status;
   gateway->core.control = control_link_create(gateway->core.loops[0].net, control, &link_events, gateway);

@@ -6,6 +6,8 @@
 #include "gateway/model_control.h"
 #include "gateway/region_change.h"
 
+#include <inttypes.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -337,34 +339,73 @@ static mu_status log_settings(struct call *call, const struct grpc_request *requ
   return grpc_reply_log_settings(&call->reply, settings, sizeof settings / sizeof *settings, err);
 }
 
+/* Numbers are text here, too. */
+struct trace_texts {
+  char rate[24], count[24], frequency[24];
+};
+
+static mu_status print_trace(struct call *call, const struct trace_settings *now, const char *file, mu_error *err) {
+  struct trace_texts texts;
+  snprintf(texts.rate, sizeof texts.rate, "%" PRIu32, now->rate);
+  snprintf(texts.count, sizeof texts.count, "%" PRId32, now->count);
+  snprintf(texts.frequency, sizeof texts.frequency, "%" PRIu32, now->log_frequency);
+  const char *level = now->timestamps ? "TIMESTAMPS" : "OFF", *rate = texts.rate, *count = texts.count,
+             *frequency = texts.frequency, *mode = "triton";
+#define SETTING(name, value) \
+  { .key = (name), .kind = GRPC_VALUE_LIST, .values = &(value), .n_values = 1 }
+  const struct grpc_setting settings[] = {
+      SETTING("trace_file", file),   SETTING("trace_level", level),       SETTING("trace_rate", rate),
+      SETTING("trace_count", count), SETTING("log_frequency", frequency), SETTING("trace_mode", mode),
+  };
+#undef SETTING
+  return grpc_reply_trace_settings(&call->reply, settings, sizeof settings / sizeof *settings, err);
+}
+
+static mu_status trace_setting(struct call *call, const struct grpc_request *request, bool *ret_later, mu_error *err) {
+  struct trace_change change = {.fields = 0};
+  struct trace_settings now;
+  const char *file, *model = request->name[0] != '\0' ? request->name : NULL;
+  mu_status status = MU_OK;
+  for (uint32_t i = 0; i < request->n_settings && status == MU_OK; i++) {
+    const struct grpc_setting *setting = &request->settings[i];
+    status = trace_change_set(&change, setting->key, setting->values, setting->n_values, err);
+  }
+  if (status == MU_OK) status = gateway_change_trace(call->loop->core, model, &change, &now, &file, err);
+  return status == MU_OK ? print_trace(call, &now, file, err) : status;
+}
+
 /* ---- the table --------------------------------------------------------------------------------------------------- */
+
+/* Who may ask: anybody, or those that --admin says. */
+enum guard { OPEN, GUARDED, CHANGES_GUARDED /* anybody may look */ };
 
 static const struct {
   endpoint_fn run;
-  bool guarded; /* it changes the server: --admin says who may */
+  enum guard guard;
 } endpoints[GRPC_METHOD_COUNT] = {
-    [GRPC_SERVER_LIVE] = {server_live, false},
-    [GRPC_SERVER_READY] = {server_ready, false},
-    [GRPC_MODEL_READY] = {model_ready, false},
-    [GRPC_SERVER_METADATA] = {server_metadata, false},
-    [GRPC_MODEL_METADATA] = {model_metadata, false},
-    [GRPC_MODEL_CONFIG] = {model_config, false},
-    [GRPC_MODEL_STATISTICS] = {model_statistics, false},
-    [GRPC_REPOSITORY_INDEX] = {repository_index, false},
-    [GRPC_REPOSITORY_MODEL_LOAD] = {control, true},
-    [GRPC_REPOSITORY_MODEL_UNLOAD] = {control, true},
-    [GRPC_SYSTEM_SHARED_MEMORY_STATUS] = {region_status, true},
-    [GRPC_SYSTEM_SHARED_MEMORY_REGISTER] = {region_change, true},
-    [GRPC_SYSTEM_SHARED_MEMORY_UNREGISTER] = {region_change, true},
-    [GRPC_CUDA_SHARED_MEMORY_STATUS] = {cuda_region_status, true},
-    [GRPC_CUDA_SHARED_MEMORY_REGISTER] = {cuda_region_register, true},
-    [GRPC_CUDA_SHARED_MEMORY_UNREGISTER] = {cuda_region_unregister, true},
-    [GRPC_LOG_SETTINGS] = {log_settings, true},
-    [GRPC_HEALTH_CHECK] = {health_check, false},
+    [GRPC_SERVER_LIVE] = {server_live, OPEN},
+    [GRPC_SERVER_READY] = {server_ready, OPEN},
+    [GRPC_MODEL_READY] = {model_ready, OPEN},
+    [GRPC_SERVER_METADATA] = {server_metadata, OPEN},
+    [GRPC_MODEL_METADATA] = {model_metadata, OPEN},
+    [GRPC_MODEL_CONFIG] = {model_config, OPEN},
+    [GRPC_MODEL_STATISTICS] = {model_statistics, OPEN},
+    [GRPC_REPOSITORY_INDEX] = {repository_index, OPEN},
+    [GRPC_REPOSITORY_MODEL_LOAD] = {control, GUARDED},
+    [GRPC_REPOSITORY_MODEL_UNLOAD] = {control, GUARDED},
+    [GRPC_SYSTEM_SHARED_MEMORY_STATUS] = {region_status, GUARDED},
+    [GRPC_SYSTEM_SHARED_MEMORY_REGISTER] = {region_change, GUARDED},
+    [GRPC_SYSTEM_SHARED_MEMORY_UNREGISTER] = {region_change, GUARDED},
+    [GRPC_CUDA_SHARED_MEMORY_STATUS] = {cuda_region_status, GUARDED},
+    [GRPC_CUDA_SHARED_MEMORY_REGISTER] = {cuda_region_register, GUARDED},
+    [GRPC_CUDA_SHARED_MEMORY_UNREGISTER] = {cuda_region_unregister, GUARDED},
+    [GRPC_TRACE_SETTING] = {trace_setting, CHANGES_GUARDED},
+    [GRPC_LOG_SETTINGS] = {log_settings, CHANGES_GUARDED},
+    [GRPC_HEALTH_CHECK] = {health_check, OPEN},
 };
 
 bool grpc_endpoint_allowed(struct call *call, mu_error *err) {
-  return !endpoints[call->method].guarded || gateway_admin_allowed(call, err);
+  return endpoints[call->method].guard != GUARDED || gateway_admin_allowed(call, err);
 }
 
 void grpc_endpoint_answer(struct call *call) {
@@ -379,6 +420,13 @@ void grpc_endpoint_answer(struct call *call) {
   buffer_clear(&call->reply);
   mu_status status =
       grpc_request_read(call->method, call->text.data != NULL ? call->text.data : "", call->text.size, &request, &err);
+  bool guarded = endpoints[call->method].guard == CHANGES_GUARDED && request.n_settings > 0;
+  if (status == MU_OK && guarded && !gateway_admin_allowed(call, &err)) {
+    grpc_request_free(&request);
+    grpc_reply_error(call, GRPC_PERMISSION_DENIED, err.message);
+    call_free(call);
+    return;
+  }
   if (status == MU_OK) status = run(call, &request, &later, &err);
   grpc_request_free(&request);
   if (!later) answer(call, status, err.message);

@@ -15,37 +15,12 @@ struct grpc_stream {
   const struct exchange_handler *handler; /* first */
   struct stream stream;
   struct grpc_inbox inbox;
-  struct buffer kept; /* bytes behind a message after which reading paused: those of one call of `body` at most */
-  bool feeding;
-  bool ended; /* the client has said its last */
+  struct buffer kept;   /* bytes behind a message after which reading paused: those of one call of `body` at most */
+  uint64_t deadline_ns; /* of the call; 0: none */
+  bool ended;           /* the client has said its last */
 };
 
 static struct grpc_stream *owner_of(struct stream *stream) { return list_item(stream, struct grpc_stream, stream); }
-
-/* ---- messages in ------------------------------------------------------------------------------------------------- */
-
-static bool message_begin(void *context, uint64_t size) {
-  struct grpc_stream *s = context;
-  struct call *call = stream_message_begin(&s->stream);
-  if (call == NULL) return s->stream.exchange != NULL; /* answered so; its bytes are thrown away */
-  call->format = &format_protobuf_stream;
-  call->message_size = size;
-  call->text_size = UINT64_MAX;
-  stream_message_start(&s->stream);
-  return s->stream.exchange != NULL;
-}
-
-static bool message_data(void *context, const uint8_t *data, size_t size) {
-  struct grpc_stream *s = context;
-  if (stream_receiving(&s->stream) != NULL) stream_message_body(&s->stream, data, size);
-  return s->stream.exchange != NULL;
-}
-
-static bool message_end(void *context) {
-  struct grpc_stream *s = context;
-  if (stream_receiving(&s->stream) != NULL) stream_message_end(&s->stream);
-  return s->stream.exchange != NULL && stream_reads(&s->stream);
-}
 
 /* ---- the end ----------------------------------------------------------------------------------------------------- */
 
@@ -63,6 +38,35 @@ static void release(struct stream *stream) {
   grpc_inbox_free(&s->inbox);
   buffer_free(&s->kept);
   free(s);
+}
+
+/* ---- messages in ------------------------------------------------------------------------------------------------- */
+
+static bool message_begin(void *context, uint64_t size) {
+  struct grpc_stream *s = context;
+  struct call *call = stream_message_begin(&s->stream);
+  if (call == NULL) {
+    end_call(s, grpc_code_of(MU_NO_MEMORY), "no memory for a message");
+    return false;
+  }
+  call->format = &format_protobuf_stream;
+  call->message_size = size;
+  call->text_size = UINT64_MAX;
+  call->deadline_ns = s->deadline_ns;
+  stream_message_start(&s->stream);
+  return s->stream.exchange != NULL;
+}
+
+static bool message_data(void *context, const uint8_t *data, size_t size) {
+  struct grpc_stream *s = context;
+  stream_message_body(&s->stream, data, size);
+  return s->stream.exchange != NULL;
+}
+
+static bool message_end(void *context) {
+  struct grpc_stream *s = context;
+  stream_message_end(&s->stream);
+  return s->stream.exchange != NULL && stream_reads(&s->stream);
 }
 
 /* ---- reading ----------------------------------------------------------------------------------------------------- */
@@ -101,12 +105,11 @@ static void resumed(struct stream *stream) {
 
 static void on_body(struct exchange *exchange, const uint8_t *data, size_t size) {
   struct grpc_stream *s = exchange->user;
-  if (s->kept.size == 0 && stream_reads(&s->stream)) {
+  if (s->kept.size == 0 && stream_reads(&s->stream))
     feed(s, data, size);
-    return;
-  }
-  if (buffer_append(&s->kept, data, size) != MU_OK)
+  else if (buffer_append(&s->kept, data, size) != MU_OK)
     end_call(s, grpc_code_of(MU_NO_MEMORY), "no memory for the messages of the call");
+  stream_settle(&s->stream);
 }
 
 static void on_end(struct exchange *exchange) {
@@ -128,7 +131,9 @@ static void on_writable(struct exchange *exchange) {
 /* ---- answers ----------------------------------------------------------------------------------------------------- */
 
 /* A rendered reply has its prefix already. */
-static size_t head(const struct call *call, uint32_t n_iov, uint64_t size, uint8_t prefix[STREAM_HEAD_MAX]) { return 0; }
+static size_t head(const struct call *call, uint32_t n_iov, uint64_t size, uint8_t prefix[STREAM_HEAD_MAX]) {
+  return 0;
+}
 
 static void error(const struct call *call, mu_status status, const char *message, struct buffer *out) {
   mu_status rendered = grpc_infer_render_error(call->request.id, message, out);
@@ -147,6 +152,7 @@ void grpc_stream_infer_begin(struct call *call) {
   }
   s->handler = &handler;
   s->inbox = call->inbox;
+  s->deadline_ns = call->deadline_ns;
   buffer_init(&s->kept, SIZE_MAX / 2);
   exchange->user = s;
   exchange_unbounded_body(exchange);

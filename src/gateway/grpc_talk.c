@@ -167,7 +167,7 @@ static void on_end(struct exchange *exchange) {
 static void on_gone(struct exchange *exchange) { talk_free(exchange->user); }
 
 void grpc_talk_begin(struct call *call) {
-  static const struct exchange_handler handler = {on_body, on_end, on_gone, NULL};
+  static const struct exchange_handler handler = {.body = on_body, .end = on_end, .gone = on_gone};
   struct exchange *exchange = call->exchange;
   struct talk *talk = calloc(1, sizeof *talk);
   if (talk == NULL) {

@@ -59,6 +59,7 @@ mu_status inference_find_model(struct call *call, mu_error *err) {
                    (long long)route->version);
   if (call->model == NULL)
     return mu_fail(err, MU_NOT_FOUND, "Request for unknown model: '%s' is not found", route->model);
+  if (atomic_load_explicit(&call->loop->core->tracer.on, memory_order_relaxed)) trace_begin(call);
   return core_model_takes_requests(call->loop->core, call->model, err);
 }
 
@@ -101,7 +102,7 @@ static mu_status wait_for_memory(struct call *call, const char *text, const uint
   mu_status status = MU_OK;
   if (text != call->text.data) status = inference_stage(call, text, (size_t)call->text_size, err);
   if (status == MU_OK && !call->rest_staged) status = inference_stage(call, rest, rest_size, err);
-  if (status == MU_OK && !call->body_ended) exchange_pause(call->exchange);
+  if (status == MU_OK) call->carrier->pause(call);
   return status;
 }
 
@@ -171,6 +172,7 @@ bool inference_body(struct call *call, const uint8_t *data, size_t size) {
 void inference_end(struct call *call) {
   mu_error err;
   call->body_ended = true;
+  if (call->trace != NULL) call->trace->ns[TRACE_RECV_END] = clock_now_ns();
   mu_status status = end_message(call, &err);
   if (status != MU_OK) inference_fail(call, status, err.message);
 }
@@ -189,6 +191,18 @@ void inference_gone(struct call *call) {
   }
   core_drop_inputs(core, call);
   call_free(call);
+}
+
+static bool take_back(struct call *call) {
+  struct core *core = call->loop->core;
+  if (call->stage == CALL_RESERVING) return call->body_ended && core_forget_reserving(core, call);
+  return call->stage == CALL_QUEUED && core_withdraw(core, call);
+}
+
+bool inference_withdraw(struct call *call, mu_status status, const char *message) {
+  if (!take_back(call)) return false;
+  finish_with_error(call, status, message);
+  return true;
 }
 
 /* ---- replies ----------------------------------------------------------------------------------------------------- */
@@ -241,6 +255,7 @@ static void reply_results(struct call *call) {
   LOG_VERBOSE("request answered", LOG_INT("request", call->exchange->serial), LOG_STR("id", call->request.id),
               LOG_STR("model", call->model->model.name), LOG_INT("rows", call->request.rows),
               LOG_INT("us", (clock_now_ns() - call->request.received_ns) / NS_PER_US));
+  if (call->trace != NULL) call->trace->ns[TRACE_REQUEST_END] = call->trace->ns[TRACE_SEND_START] = clock_now_ns();
   call->stage = CALL_ANSWERED;
   call->carrier->reply(call, n_iov, borrows); /* the call is gone when its memory is not needed, which may be now */
 }
@@ -267,9 +282,8 @@ static mu_status use_kept(struct call *call, mu_error *err) {
 static mu_status resume(struct call *call, mu_error *err) {
   mu_status status = use_kept(call, err);
   if (status != MU_OK) return status;
-  if (call->body_ended) return end_message(call, err);
-  exchange_resume(call->exchange);
-  return MU_OK;
+  call->carrier->resume(call);
+  return call->body_ended ? end_message(call, err) : MU_OK;
 }
 
 static void handle_reserved(struct call *call) {

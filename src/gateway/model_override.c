@@ -63,8 +63,7 @@ static mu_status write_base64(int fd, const struct model_parameter *parameter, m
   const char *text = parameter->data;
   size_t size = parameter->size, n = 0;
   char chunk[CHUNK];
-  for (size_t padding = 0; padding < 2 && size > 0 && size % 4 == 0 - padding % 4 && text[size - 1] == '='; padding++)
-    size--;
+  if (size > 0 && size % 4 == 0 && text[size - 1] == '=') size -= text[size - 2] == '=' ? 2 : 1;
   for (; size > 0;) {
     size_t digits = size < 4 ? size : 4;
     if (digits == 1 || !decode_group(text, digits, chunk + n))
@@ -132,6 +131,32 @@ static mu_status find_config(struct model_override *override, const struct model
   return status;
 }
 
+/* Options of ONNX Runtime and its providers that are files or folders of this machine: nothing from the network names
+ * one. */
+static bool names_path(const char *key) {
+  static const char *const words[] = {"path", "file", "folder", "dir"};
+  for (size_t i = 0; i < sizeof words / sizeof *words; i++)
+    if (strcasestr(key, words[i]) != NULL) return true;
+  return false;
+}
+
+static mu_status check_options(const mu_parameter *parameters, uint32_t n, mu_error *err) {
+  for (uint32_t i = 0; i < n; i++)
+    if (names_path(parameters[i].key))
+      return mu_fail(err, MU_INVALID, "parameter %.100s names a path: it can only be set in the repository",
+                     parameters[i].key);
+  return MU_OK;
+}
+
+static mu_status check_paths(const struct model_config *config, mu_error *err) {
+  mu_status status = check_options(config->parameters, config->n_parameters, err);
+  for (uint32_t i = 0; status == MU_OK && i < config->n_gpu_accelerators; i++)
+    status = check_options(config->gpu_accelerators[i].parameters, config->gpu_accelerators[i].n_parameters, err);
+  for (uint32_t i = 0; status == MU_OK && i < config->n_cpu_accelerators; i++)
+    status = check_options(config->cpu_accelerators[i].parameters, config->cpu_accelerators[i].n_parameters, err);
+  return status;
+}
+
 /* What a model that has no folder cannot have. */
 static mu_status check_folderless(const struct model_config *config, mu_error *err) {
   for (uint32_t i = 0; i < config->n_outputs; i++)
@@ -188,7 +213,8 @@ mu_status model_override_create(const char *name, const struct model_parameter *
   mu_error wrong;
   mu_status status = find_config(&override, parameters, n, err);
   if (status == MU_OK && override.config != NULL) {
-    status = model_config_parse(override.config, override.config_size, "config override", name, &config, &wrong);
+    status = model_config_parse(override.config, override.config_size, "config", name, &config, &wrong);
+    if (status == MU_OK) status = check_paths(config, &wrong);
     if (status != MU_OK) mu_fail(err, status, "Invalid config override: %.480s", wrong.message);
   }
   if (status == MU_OK) status = take_files(&override, parameters, n, config, err);

@@ -306,6 +306,10 @@ static const struct metric metrics[] = {
      .help = "Most memory for tensors and bodies on their way"},
     {"muster_worker_deaths_total", METRIC_COUNTER, print_server_number, SERVER(worker_deaths_total),
      .help = "Worker processes that died"},
+    {"muster_traces_written_total", METRIC_COUNTER, print_server_number, SERVER(traces_written),
+     .help = "Traces of requests written to a file"},
+    {"muster_traces_dropped_total", METRIC_COUNTER, print_server_number, SERVER(traces_dropped),
+     .help = "Traces of requests that could not be written, or not in time"},
 };
 
 mu_status exposition_print(struct buffer *out, const struct exposition_server *server,

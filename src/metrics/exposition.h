@@ -27,6 +27,7 @@ struct exposition_server {
   uint64_t memory_used_bytes;  /* arenas in use */
   uint64_t memory_limit_bytes; /* --memory-budget */
   uint64_t worker_deaths_total;
+  uint64_t traces_written, traces_dropped;
   bool ready;
   const struct metrics_config *config; /* NULL: the defaults */
   const struct machine *machine;       /* NULL: nothing about it is on the page */

@@ -56,6 +56,25 @@ static mu_status decode_string(struct config_decoder *decoder, const struct conf
   return MU_OK;
 }
 
+/* Is that a word, which JSON has in quotes? */
+static bool is_word(const struct config_decoder *decoder, const struct pbtext_value *value) {
+  return value->kind == PBTEXT_IDENTIFIER || (decoder->json && value->kind == PBTEXT_STRING);
+}
+
+/* JSON has integers of 64 bits in quotes, because its readers often have no such numbers. */
+static struct pbtext_value unquoted(const struct config_decoder *decoder, const struct pbtext_value *value) {
+  struct pbtext_value number = {.kind = PBTEXT_INTEGER, .place = value->place};
+  if (!decoder->json || value->kind != PBTEXT_STRING) return *value;
+  const char *at = value->text, *end = at + value->len;
+  number.negative = at < end && *at == '-';
+  if (number.negative) at++;
+  bool digits = at < end;
+  for (; digits && at < end; at++)
+    digits = *at >= '0' && *at <= '9' && !__builtin_mul_overflow(number.integer, 10, &number.integer) &&
+             !__builtin_add_overflow(number.integer, (uint64_t)(*at - '0'), &number.integer);
+  return digits ? number : *value;
+}
+
 /* As protobuf reads a bool: true, True, t, 1 and false, False, f, 0. */
 static mu_status read_bool(struct config_decoder *decoder, const struct config_rule *rule,
                            const struct pbtext_value *value, bool *ret_bool) {
@@ -87,12 +106,13 @@ static mu_status decode_set(struct config_decoder *decoder, const struct config_
 
 static mu_status decode_integer(struct config_decoder *decoder, const struct config_rule *rule,
                                 const struct pbtext_value *value, void *target) {
+  const struct pbtext_value written = unquoted(decoder, value);
   int64_t number = 0;
   uint64_t magnitude = 0;
   bool fits = false;
-  if (pbtext_uint64(value, &magnitude))
+  if (pbtext_uint64(&written, &magnitude))
     fits = magnitude <= rule->max && (rule->min <= 0 || magnitude >= (uint64_t)rule->min);
-  else if (pbtext_int64(value, &number))
+  else if (pbtext_int64(&written, &number))
     fits = number >= rule->min;
   if (!fits) {
     char wanted[80];
@@ -119,7 +139,7 @@ static mu_status unknown_word(struct config_decoder *decoder, const struct confi
   }
   char found[80];
   pbtext_describe(value, found, sizeof found);
-  const char *near = value->kind == PBTEXT_IDENTIFIER ? nearest_word(value->text, names, n) : NULL;
+  const char *near = is_word(decoder, value) ? nearest_word(value->text, names, n) : NULL;
   if (near != NULL)
     return config_fail(decoder, MU_INVALID, value->place, "%s cannot be %s; did you mean %s?", rule->name, found, near);
   return config_fail(decoder, MU_INVALID, value->place, "%s cannot be %s (it can be %s, for example)", rule->name,
@@ -131,8 +151,7 @@ static mu_status read_word(struct config_decoder *decoder, const struct config_r
   int64_t number;
   bool numeric = pbtext_int64(value, &number);
   for (const struct config_word *word = rule->words; word < rule->words + rule->n_words; word++) {
-    bool match =
-        numeric ? number == word->number : value->kind == PBTEXT_IDENTIFIER && strcmp(value->text, word->name) == 0;
+    bool match = numeric ? number == word->number : is_word(decoder, value) && strcmp(value->text, word->name) == 0;
     if (!match) continue;
     if (word->stored == CONFIG_WORD_UNSUPPORTED)
       return config_fail(decoder, MU_UNSUPPORTED, value->place, "%s %s is not supported", rule->name, word->name);
@@ -247,6 +266,18 @@ static mu_status decode_single(struct config_decoder *decoder, const struct conf
   return kinds[rule->kind].decode(decoder, rule, field->values, object + rule->offset);
 }
 
+/* In JSON all fields may be written: is this value the one that protobuf takes for a field that is not? */
+static bool is_none(const struct config_decoder *decoder, const struct config_rule *rule,
+                    const struct pbtext_field *field) {
+  const struct pbtext_value *value = field->values;
+  if (!decoder->json || field->list || rule->required) return false;
+  if (rule->zero_is_none || rule->kind == CONFIG_IGNORED || rule->kind == CONFIG_UNSUPPORTED) {
+    if (value->kind == PBTEXT_INTEGER && value->integer == 0) return true;
+    if (value->kind == PBTEXT_IDENTIFIER && strcmp(value->text, "false") == 0) return true;
+  }
+  return value->kind == PBTEXT_STRING && value->len == 0;
+}
+
 /* What is refused or passed over needs no further look at how it is written. */
 static bool is_passed_over(const struct config_rule *rule) {
   return rule->kind == CONFIG_IGNORED || rule->kind == CONFIG_UNSUPPORTED;
@@ -309,6 +340,7 @@ mu_status config_decode(struct config_decoder *decoder, const struct config_rule
     if (other != NULL)
       return config_fail(decoder, MU_INVALID, field->place, "%s cannot have both %s and %s", rules->name, other->name,
                          rule->name);
+    if (is_none(decoder, rule, field)) continue;
     mu_status status = decode_field(decoder, rule, !seen[i], object, field);
     if (status != MU_OK) return status;
     seen[i] = true;

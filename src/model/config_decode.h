@@ -49,7 +49,8 @@ struct config_rule {
   const struct config_rules *message;
   unsigned group; /* fields of one group (not 0) exclude one another: `oneof` */
   size_t choice_at;
-  int choice; /* in a group: stored as int at choice_at */
+  bool zero_is_none; /* in JSON, where Triton's clients write all fields, 0 is as good as not written */
+  int choice;        /* in a group: stored as int at choice_at */
   const char *reason;
 };
 
@@ -57,6 +58,7 @@ struct config_decoder {
   const char *source;
   struct arena *arena;
   mu_error *err;
+  bool json; /* the tree was made of JSON: words and numbers may be in quotes, and a default is as good as nothing */
   struct config_warning *first_warning, *last_warning; /* in the arena */
   uint32_t n_warnings;
 };

@@ -138,7 +138,7 @@ static const struct config_rule dynamic_batching_fields[] = {
     {"preferred_batch_size", CONFIG_INT32, ARRAY(struct model_config, preferred_batch_sizes, n_preferred_batch_sizes),
      .min = 1, .max = INT32_MAX},
     {"max_queue_delay_microseconds", CONFIG_INT64, AT(struct model_config, max_queue_delay_us), .max = UINT64_MAX,
-     .has = offsetof(struct model_config, has_max_queue_delay)},
+     .has = offsetof(struct model_config, has_max_queue_delay), .zero_is_none = true},
     {"preserve_ordering", CONFIG_BOOL, AT(struct model_config, preserve_ordering)},
     {"priority_levels", CONFIG_INT64, AT(struct model_config, priority_levels), .max = MODEL_PRIORITY_LEVELS_MAX},
     {"default_priority_level", CONFIG_INT64, AT(struct model_config, default_priority_level), .max = UINT64_MAX},

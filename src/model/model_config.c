@@ -1,6 +1,7 @@
 #include "model/model_config.h"
 
 #include "model/config_fields.h"
+#include "model/config_json.h"
 #include "model/text.h"
 #include "model/text_file.h"
 
@@ -41,6 +42,12 @@ static mu_status keep_warnings(struct config_decoder *decoder, struct model_conf
   return MU_OK;
 }
 
+bool model_config_is_json(const char *text, size_t len) {
+  size_t at = 0;
+  while (at < len && (text[at] == ' ' || text[at] == '\t' || text[at] == '\r' || text[at] == '\n')) at++;
+  return at < len && text[at] == '{';
+}
+
 static mu_status parse_into(struct model_config *config, const char *text, size_t len, const char *source,
                             const char *name, mu_error *err) {
   struct config_decoder decoder = {.source = source, .arena = &config->memory, .err = err};
@@ -52,7 +59,9 @@ static mu_status parse_into(struct model_config *config, const char *text, size_
   config->latest = 1;
 
   const struct pbtext_message *message = NULL;
-  mu_status status = pbtext_parse(text, len, source, &config->memory, &message, err);
+  decoder.json = model_config_is_json(text, len);
+  mu_status status = decoder.json ? config_json_parse(text, len, source, &config->memory, &message, err)
+                                  : pbtext_parse(text, len, source, &config->memory, &message, err);
   if (status == MU_OK) status = config_decode(&decoder, &config_model_rules, config, message);
   if (status == MU_OK) status = check_name(&decoder, config, name, message);
   return status == MU_OK ? keep_warnings(&decoder, config) : status;

@@ -2,7 +2,8 @@
  * A model's configuration: config.pbtxt (Triton's ModelConfig in protobuf text format) as a struct.
  *
  * The text is the form in which a configuration travels between processes: each parses the same text with
- * model_config_parse. Immutable after parsing; all memory belongs to the config. Any thread may read.
+ * model_config_parse. JSON of a ModelConfig (text that begins with a brace) is such a text, too: what a load request
+ * brings along. Immutable after parsing; all memory belongs to the config. Any thread may read.
  */
 #ifndef MODEL_MODEL_CONFIG_H
 #define MODEL_MODEL_CONFIG_H
@@ -144,6 +145,9 @@ struct model_config {
 MUST_CHECK mu_status model_config_parse(const char *text, size_t len, const char *source, const char *name,
                                         struct model_config **ret_config, mu_error *err);
 void model_config_free(struct model_config *config); /* accepts NULL */
+
+/* Whether that text is JSON: no text of the other form begins with a brace. */
+bool model_config_is_json(const char *text, size_t len);
 
 /* Reads the label files of the outputs below folder. MU_NOT_FOUND, MU_IO, MU_NO_MEMORY. */
 MUST_CHECK mu_status model_config_read_labels(struct model_config *config, const char *folder, mu_error *err);

@@ -9,7 +9,8 @@ static const char prefix[] = "file:";
 static mu_status refuse(mu_error *err, const char *name, size_t size, const char *why) {
   char shown[100];
   size_t n = size < sizeof shown - 1 ? size : sizeof shown - 1;
-  for (size_t i = 0; i < n; i++) shown[i] = (unsigned char)name[i] < 0x20 || name[i] > 0x7e ? '?' : name[i];
+  for (size_t i = 0; i < n; i++)
+    shown[i] = (unsigned char)name[i] >= 0x20 && (unsigned char)name[i] < 0x7f ? name[i] : '?';
   shown[n] = '\0';
   return mu_fail(err, MU_INVALID, "parameter '%s': %s", shown, why);
 }

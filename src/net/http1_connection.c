@@ -140,7 +140,7 @@ static bool has_unanswered(const struct http1_connection *c) {
  * sent as far as nothing is missing before them. */
 static void see_end(struct http1_connection *c) {
   c->base.peer_closed = true;
-  if (c->raw) return; /* the exchange is told, and may have something to say */
+  if (c->raw && c->current != NULL) return; /* the exchange is told, and may have something to say */
   c->input = INPUT_CLOSED;
   c->current = NULL;
   c->finishing = true;

@@ -8,10 +8,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum {
-  READS_PER_TURN = 8,   /* then the loop's other connections have their turn */
-  OUTBOUND_MOST = 4096, /* frames of nghttp2's own that wait: nobody who reads lets so many come together */
-};
+enum { READS_PER_TURN = 8 }; /* then the loop's other connections have their turn */
 
 /* Frames that bring nothing (settings, pings, window updates, empty data …). */
 #define CREDIT_MOST 2000
@@ -163,16 +160,26 @@ static void refill_credit(struct http2_connection *c) {
   c->credit_ns = now;
 }
 
+/* Frames of unknown types cost as if they were empty; a frame that is cut by a read is made good by the next one. */
+static void take_credit(struct http2_connection *c, size_t size) {
+  c->fed += size;
+  if (c->fed > c->understood) {
+    c->credit -= (double)(c->fed - c->understood) / 9;
+    c->understood = c->fed;
+  }
+  if (c->credit < 0 && !c->dead) http2_connection_fail(c, NGHTTP2_ENHANCE_YOUR_CALM);
+}
+
 static void feed(struct connection *connection, const uint8_t *data, size_t size) {
   struct http2_connection *c = http2_of(connection);
   if (c->dead) return;
   refill_credit(c);
   ssize_t used = nghttp2_session_mem_recv(c->session, data, size);
   if (c->base.closed) return;
-  if (used < 0 || nghttp2_session_get_outbound_queue_size(c->session) > OUTBOUND_MOST + c->base.server->limits.streams)
+  take_credit(c, size);
+  if (used < 0 ||
+      nghttp2_session_get_outbound_queue_size(c->session) > HTTP2_OUTBOUND_MOST + c->base.server->limits.streams)
     connection_close(connection);
-  else if (c->credit < 0 && !c->dead)
-    http2_connection_fail(c, NGHTTP2_ENHANCE_YOUR_CALM);
 }
 
 /* The client has left. Answers that are there are still written as far as they are made into frames. */
@@ -239,6 +246,7 @@ static mu_status start(struct connection *connection) {
   list_init(&c->above);
   reply_queue_init(&c->out);
   c->credit = CREDIT_MOST;
+  c->understood = 24; /* the preface */
   c->credit_ns = connection->server->now_ns;
   return http2_session_create(c);
 }

@@ -18,6 +18,8 @@
 #include <nghttp2/nghttp2.h>
 
 enum {
+  HTTP2_OUTBOUND_MOST = 4096, /* frames of nghttp2's own that wait: nobody who reads lets so many come together */
+
   STREAM_WINDOW = 65535,               /* what each stream may send ahead: the protocol's initial value */
   STREAM_WINDOW_MOST = 1024 * 1024,    /* of one whose body is large and wanted */
   GRANTED_MOST = 16 * 1024 * 1024,     /* what windows together may be larger than their initial value */
@@ -91,6 +93,8 @@ struct http2_connection {
   enum http2_going going;
   double credit; /* frames that bring nothing and may still come */
   uint64_t credit_ns;
+  uint64_t fed,
+      understood; /* bytes; the difference are frames of unknown types, which nghttp2 passes over in silence */
 
   struct reply_queue out; /* frames */
   size_t out_charged;     /* bytes copied into it that count against the connection's bound */

@@ -20,7 +20,9 @@ enum {
 
 /* A header into text, name and value each terminated. The name may come with capitals: nghttp2 makes them small. */
 static void put_header(struct buffer *text, size_t *n, const char *name, const char *value) {
+  value += strspn(value, " \t\r\n"); /* space around a value is an error (RFC 9113 section 8.2.1) */
   size_t size = strlen(value);
+  while (size > 0 && strchr(" \t\r\n", value[size - 1]) != NULL) size--;
   buffer_append(text, name, strlen(name) + 1);
   if (buffer_reserve(text, size + 1) != MU_OK) return;
   char *end = message_put_value(text->data + text->size, value, size);

@@ -5,8 +5,9 @@
 #include <stdlib.h>
 
 enum {
-  SPARE_MOST = 1024,          /* exchanges that a server keeps for reuse */
-  SPARE_MEMORY = 4096,        /* of each of their buffers */
+  SPARE_MOST = 1024,   /* exchanges that a server keeps for reuse */
+  SPARE_MEMORY = 4096, /* of each of their buffers */
+  FRAME_HEAD = 9,
   FRAME_MOST = READ_SIZE,     /* of a frame that a client may send */
   WORTH_A_WINDOW = 16 * 1024, /* bytes of a body after which its stream gets a larger window */
 };
@@ -352,7 +353,9 @@ static int on_begin_frame(nghttp2_session *session, const nghttp2_frame_hd *head
   bool brings = is_head || (head->type == NGHTTP2_DATA && !(head->flags & NGHTTP2_FLAG_PADDED) &&
                             (head->length > 0 || (head->flags & NGHTTP2_FLAG_END_STREAM)));
   if (!brings) c->credit--;
+  c->understood += FRAME_HEAD + head->length;
   if (head->type != NGHTTP2_CONTINUATION) c->in_head = false;
+  if (c->credit < 0 && !c->dead) http2_connection_fail(c, NGHTTP2_ENHANCE_YOUR_CALM);
   return verdict(c);
 }
 
@@ -445,6 +448,7 @@ static mu_status create(struct http2_connection *c, nghttp2_session_callbacks *c
   nghttp2_session_callbacks_set_on_frame_send_callback(callbacks, http2_reply_frame_sent);
   nghttp2_session_callbacks_set_send_data_callback(callbacks, http2_reply_send_data);
   nghttp2_option_set_no_auto_window_update(option, 1);
+  nghttp2_option_set_max_outbound_ack(option, HTTP2_OUTBOUND_MOST);
   nghttp2_option_set_no_closed_streams(option, 1); /* they are for priorities, which are not used */
   if (nghttp2_session_server_new2(&c->session, callbacks, c, option) != 0) return MU_NO_MEMORY;
   const nghttp2_settings_entry settings[] = {

@@ -64,9 +64,9 @@ struct request {
   uint64_t binary_bytes; /* length of the binary part */
   uint64_t priority;     /* 0: the model's default */
   uint64_t timeout_us;   /* 0: none given */
-  uint64_t deadline_ns;  /* when its client gives up, as its protocol says beside the request; 0: it does not */
   bool binary_default;   /* `binary_data_output` */
   uint64_t received_ns;  /* first byte */
+  uint64_t deadline_ns;  /* from what carried it, on the monotonic clock; 0: none. timeout_us counts beside it */
 };
 
 /* Empties the request, keeping its memory. A zeroed request is an empty one. */

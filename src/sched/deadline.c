@@ -59,7 +59,7 @@ static bool job_expired(struct sched *sched, struct sched_job *job, uint64_t now
         (struct sched_decision){SCHED_LATE, job->batch, job, reasons[BACK_DEADLINE].status, reasons[BACK_DEADLINE].why};
     return true;
   }
-  bool dead = job->deadline_ns <= now_ns;
+  bool dead = job->deadline_ns <= now_ns || job->drop_late;
   if (!dead && job->key->model->params.policies[job->level].delay) {
     job->queue_until_ns = TIME_NEVER;
     deadline_set(job);

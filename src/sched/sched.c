@@ -293,6 +293,17 @@ static uint64_t queue_timeout(const struct sched_job *job) {
   return timeout;
 }
 
+/* A job that is no use after its deadline waits no longer than it can still be done: alone, as nobody knows what will
+ * share its batch. Where nothing else is there to do it is tried all the same: otherwise one slow run would have all
+ * later ones dropped, and nothing would ever be measured again. */
+static void in_time(struct sched_job *job) {
+  const struct sched_model *model = job->key->model;
+  if (model->batches_in_flight == 0 && job->key->rows == 0) return;
+  uint64_t run_ns = sched_key_batch_ns(job->key, job->rows);
+  uint64_t start_ns = job->deadline_ns > run_ns ? job->deadline_ns - run_ns : 0;
+  if (start_ns < job->queue_until_ns) job->queue_until_ns = start_ns;
+}
+
 mu_status sched_submit(struct sched *sched, struct sched_job *job, uint64_t now_ns, mu_error *err) {
   mu_status status = queue_admit(job, err);
   if (status != MU_OK) return status;
@@ -302,6 +313,7 @@ mu_status sched_submit(struct sched *sched, struct sched_job *job, uint64_t now_
   job->dispatched_ns = 0;
   job->position = ++sched->positions;
   job->queue_until_ns = time_add(now_ns, queue_timeout(job));
+  if (job->drop_late) in_time(job);
   job->timer_at = 0;
   job->batch = NULL;
   job->attempts = 0;
@@ -312,6 +324,13 @@ mu_status sched_submit(struct sched *sched, struct sched_job *job, uint64_t now_
   queue_push(job);
   deadline_set(job);
   return MU_OK;
+}
+
+bool sched_withdraw(struct sched *sched, struct sched_job *job) {
+  if (job->state != JOB_WAITING && job->state != JOB_ALONE) return false;
+  queue_take(job);
+  job_leave(job);
+  return true;
 }
 
 bool sched_cancel(struct sched *sched, struct sched_job *job, uint64_t now_ns) {

@@ -67,6 +67,7 @@ struct sched_job {
   uint64_t bytes;        /* counted against max_queue_bytes */
   uint64_t deadline_ns;  /* absolute; TIME_NEVER: none. Passing it in the queue is SCHED_DROP, in flight SCHED_LATE */
   uint64_t timeout_ns;   /* the request's own queue timeout (0: none), as Triton's `timeout` parameter */
+  bool drop_late;        /* dropped with MU_TIMEOUT as soon as it cannot be done by its deadline, as far as is known */
 
   uint64_t submitted_ns;     /* set by sched_submit */
   uint64_t dispatched_ns;    /* set when its batch is handed out, last attempt */
@@ -183,6 +184,9 @@ MUST_CHECK mu_status sched_submit(struct sched *sched, struct sched_job *job, ui
 /* The client has left. true: it was waiting and is the owner's again. false: it is in flight; it comes back with its
  * batch, marked canceled. */
 bool sched_cancel(struct sched *sched, struct sched_job *job, uint64_t now_ns);
+
+/* The owner wants a job back that only waits. false: it is in flight or on its way back, and nothing has changed. */
+bool sched_withdraw(struct sched *sched, struct sched_job *job);
 
 /* The batch was answered: the instance is free, the curve learns, the jobs are the owner's again. The batch struct is
  * gone after the call, so the owner takes the jobs from it before. */

@@ -127,7 +127,8 @@ void gateways_check_listen(struct supervisor *s) {
 static void on_ready(struct gateway *gateway, const struct control_packet *packet) {
   struct supervisor *s = gateway->supervisor;
   if (gateway->state != GATEWAY_STARTING) return;
-  LOG_INFO("gateway ready", LOG_INT("pid", process_pid(gateway->process)), LOG_INT("loops", s->listeners.n_http));
+  LOG_INFO("gateway ready", LOG_INT("pid", process_pid(gateway->process)),
+           LOG_INT("loops", s->listeners.n_http > s->listeners.n_grpc ? s->listeners.n_http : s->listeners.n_grpc));
   if (!is_present(gateway)) {
     switch_over(s);
     return;
@@ -162,6 +163,10 @@ static void on_log_settings(struct gateway *gateway, const struct control_packet
   for (size_t i = 0; i < GATEWAYS; i++)
     if (&s->gateways[i] != gateway) gateway_tell(&s->gateways[i], CONTROL_LOG_SETTINGS, &packet->log_settings, NULL, 0);
   workers_tell(s, CONTROL_LOG_SETTINGS, &packet->log_settings);
+}
+
+static void on_trace_open(struct gateway *gateway, const struct control_packet *packet) {
+  trace_file_open(gateway->supervisor, gateway, packet->trace_open.numbered);
 }
 
 static void on_attached(struct gateway *gateway, const struct control_packet *packet) {
@@ -223,6 +228,7 @@ static void on_message(void *context, struct control_packet *packet) {
       [CONTROL_REGION_REGISTER] = on_register,  [CONTROL_REGION_UNREGISTER] = on_unregister,
       [CONTROL_LOG_SETTINGS] = on_log_settings, [CONTROL_MODEL_LOAD] = operations_load,
       [CONTROL_MODEL_UNLOAD] = on_model_unload, [CONTROL_MODEL_INDEX] = on_model_index,
+      [CONTROL_TRACE_OPEN] = on_trace_open,
   };
   struct gateway *gateway = context;
   if (handlers[packet->type] != NULL) {
@@ -373,10 +379,10 @@ static mu_status start(struct gateway *gateway, mu_error *err) {
   const struct control_gateway_start message = {
       .options = {s->encoded_options.data, s->encoded_options.size},
       .n_http = s->listeners.n_http,
+      .n_grpc = s->listeners.n_grpc,
       .n_metrics = s->listeners.n_metrics,
   };
-  gateway_tell(gateway, CONTROL_GATEWAY_START, &message, s->listeners.fds,
-               s->listeners.n_http + s->listeners.n_metrics);
+  gateway_tell(gateway, CONTROL_GATEWAY_START, &message, s->listeners.fds, listeners_count(&s->listeners));
   served_models_tell(s, gateway);
   regions_tell(s, gateway);
   model_notes_tell(s, gateway);

@@ -19,10 +19,10 @@ enum {
 
 #define F(member) FIELD(handover_server, member)
 FIELDS(server_fields, F(version), F(options), F(started_ns), F(last_model), F(last_worker), F(last_epoch), F(was_ready),
-       F(settled), F(control_socket), F(control_path), F(http_address), F(metrics_address), F(http_port),
-       F(metrics_port), F(n_http), F(n_metrics), F(gateway), F(gateway_restarts), F(gateway_early_deaths),
-       F(gateway_was_ready), F(gateway_restarted), F(gateway_ready_ns), F(gateway_delay_ns), F(upgrade_started_ns),
-       F(upgrades));
+       F(settled), F(control_socket), F(control_path), F(http_address), F(grpc_address), F(metrics_address),
+       F(http_port), F(grpc_port), F(metrics_port), F(n_http), F(n_grpc), F(n_metrics), F(gateway), F(gateway_restarts),
+       F(gateway_early_deaths), F(gateway_was_ready), F(gateway_restarted), F(gateway_ready_ns), F(gateway_delay_ns),
+       F(upgrade_started_ns), F(upgrades), F(trace_begun), F(trace_files));
 #undef F
 #define F(member) FIELD(handover_socket, member)
 FIELDS(socket_fields, F(fd));
@@ -157,11 +157,12 @@ static bool is_process(int32_t pid, int32_t pidfd, int32_t control) { return pid
 
 static bool check_server(const struct handover *state) {
   const struct handover_server *server = state->server;
-  uint64_t listeners = (uint64_t)server->n_http + server->n_metrics;
+  uint64_t listeners = (uint64_t)server->n_http + server->n_grpc + server->n_metrics;
   for (size_t i = 0; i < state->n_sockets; i++)
     if (state->sockets[i].fd <= 2) return false;
   return listeners == state->n_sockets && server->n_metrics <= 1 && server->http_port <= UINT16_MAX &&
-         server->metrics_port <= UINT16_MAX && server->control_socket > 2 && server->gateway < HANDOVER_GATEWAYS;
+         server->grpc_port <= UINT16_MAX && server->metrics_port <= UINT16_MAX && server->control_socket > 2 &&
+         server->gateway < HANDOVER_GATEWAYS;
 }
 
 static bool check_gateways(const struct handover *state) {

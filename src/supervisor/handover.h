@@ -12,7 +12,7 @@
 #include "control/message.h"
 
 /* Of the format. Another one is refused: whoever changes a record counts up. */
-enum { HANDOVER_VERSION = 2, HANDOVER_GATEWAYS = 2 };
+enum { HANDOVER_VERSION = 3, HANDOVER_GATEWAYS = 2 };
 
 struct handover_server {
   const char *version;          /* of muster */
@@ -23,16 +23,18 @@ struct handover_server {
   bool was_ready, settled;
   int32_t control_socket;
   const char *control_path;
-  const char *http_address, *metrics_address;
-  uint32_t http_port, metrics_port;
-  uint32_t n_http, n_metrics; /* of the listeners */
-  uint32_t gateway;           /* slot of the present one */
+  const char *http_address, *grpc_address, *metrics_address;
+  uint32_t http_port, grpc_port, metrics_port;
+  uint32_t n_http, n_grpc, n_metrics; /* of the listeners */
+  uint32_t gateway;                   /* slot of the present one */
   uint32_t gateway_restarts;
   uint32_t gateway_early_deaths;
   bool gateway_was_ready, gateway_restarted;
   uint64_t gateway_ready_ns, gateway_delay_ns;
   uint64_t upgrade_started_ns; /* the upgrade that this is part of */
   uint32_t upgrades;           /* before this one */
+  bool trace_begun;
+  uint32_t trace_files;
 };
 
 struct handover_socket {

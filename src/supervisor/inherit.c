@@ -27,10 +27,13 @@ static void give_server(const struct supervisor *s, struct handover_server *serv
       .control_socket = s->control_socket,
       .control_path = s->control_path,
       .http_address = s->listeners.http_address,
+      .grpc_address = s->listeners.grpc_address,
       .metrics_address = s->listeners.metrics_address,
       .http_port = s->listeners.http_port,
+      .grpc_port = s->listeners.grpc_port,
       .metrics_port = s->listeners.metrics_port,
       .n_http = s->listeners.n_http,
+      .n_grpc = s->listeners.n_grpc,
       .n_metrics = s->listeners.n_metrics,
       .gateway = s->gateway->slot,
       .gateway_restarts = s->gateway_restarts,
@@ -42,6 +45,8 @@ static void give_server(const struct supervisor *s, struct handover_server *serv
       .options = {s->encoded_options.data, s->encoded_options.size},
       .upgrade_started_ns = s->upgrade.started_ns,
       .upgrades = s->upgrade.number,
+      .trace_begun = s->trace_begun,
+      .trace_files = s->trace_files,
   };
 }
 
@@ -133,7 +138,7 @@ static size_t count_list(const struct list *list) {
 
 mu_status inherit_give(const struct supervisor *s, struct arena *memory, struct handover *ret_state, mu_error *err) {
   size_t n_models = count_list(&s->models), n_workers = count_list(&s->workers);
-  size_t n_sockets = s->listeners.n_http + s->listeners.n_metrics;
+  size_t n_sockets = listeners_count(&s->listeners);
   struct handover state = {
       .server = arena_alloc(memory, 1, sizeof *state.server),
       .sockets = arena_alloc(memory, n_sockets + 1, sizeof *state.sockets),
@@ -215,13 +220,17 @@ mu_status inherit_check(const struct handover *state, mu_error *err) {
 static mu_status take_listeners(struct supervisor *s, const struct handover *state, mu_error *err) {
   const struct handover_server *server = state->server;
   struct listeners *listeners = &s->listeners;
-  if (strlen(server->http_address) >= ADDRESS_MAX || strlen(server->metrics_address) >= ADDRESS_MAX)
+  if (strlen(server->http_address) >= ADDRESS_MAX || strlen(server->grpc_address) >= ADDRESS_MAX ||
+      strlen(server->metrics_address) >= ADDRESS_MAX)
     return mu_fail(err, MU_INVALID, "an address that is too long");
   strcpy(listeners->http_address, server->http_address);
+  strcpy(listeners->grpc_address, server->grpc_address);
   strcpy(listeners->metrics_address, server->metrics_address);
   listeners->http_port = (uint16_t)server->http_port;
+  listeners->grpc_port = (uint16_t)server->grpc_port;
   listeners->metrics_port = (uint16_t)server->metrics_port;
   listeners->n_http = server->n_http;
+  listeners->n_grpc = server->n_grpc;
   listeners->n_metrics = server->n_metrics;
   for (size_t i = 0; i < state->n_sockets; i++) listeners->fds[i] = state->sockets[i].fd;
   return MU_OK;
@@ -231,6 +240,8 @@ static void take_server(struct supervisor *s, const struct handover *state) {
   const struct handover_server *server = state->server;
   s->started_ns = server->started_ns;
   s->last_epoch = server->last_epoch;
+  s->trace_begun = server->trace_begun;
+  s->trace_files = server->trace_files;
   s->was_ready = server->was_ready;
   s->settled = server->settled;
   s->phase = server->was_ready ? PHASE_SERVING : PHASE_STARTING;

@@ -3,6 +3,8 @@
 #include "net/peer.h"
 #include "supervisor/state.h"
 
+enum { LOOPS_MAX = (LISTENERS_MAX - 1) / 2 /* each has a socket for HTTP and one for gRPC */ };
+
 /* Loops of the gateway. HTTP parsing needs few cores next to the models. */
 static uint32_t gateway_loops(const struct supervisor *s) {
   if (s->options->gateway_threads > 0) return (uint32_t)s->options->gateway_threads;
@@ -10,17 +12,16 @@ static uint32_t gateway_loops(const struct supervisor *s) {
   return half < 1 ? 1 : half > 4 ? 4 : half;
 }
 
-static mu_status open_sockets(struct listeners *listeners, const char *address, int64_t port, uint32_t n,
-                              uint16_t *ret_port, mu_error *err) {
-  uint32_t at = listeners->n_http + listeners->n_metrics;
-  if (n > LISTENERS_MAX - at) return mu_fail(err, MU_INVALID, "%u gateway threads: at most %d", n, LISTENERS_MAX - 1);
-  return listen_tcp(address, (uint16_t)port, n, listeners->fds + at, ret_port, err);
-}
-
-static mu_status copy_address(char address[ADDRESS_MAX], const char *from, mu_error *err) {
-  if (strlen(from) >= ADDRESS_MAX) return mu_fail(err, MU_INVALID, "the address %.64s… is too long", from);
-  strcpy(address, from);
-  return MU_OK;
+/* Opens n sockets behind those that are there. */
+static mu_status open_listener(struct listeners *listeners, const char *wish, int64_t port, uint32_t n,
+                               char address[ADDRESS_MAX], uint16_t *ret_port, uint32_t *ret_n, mu_error *err) {
+  uint32_t at = listeners_count(listeners);
+  if (n > LISTENERS_MAX - at) return mu_fail(err, MU_INVALID, "%u gateway threads: at most %d", n, LOOPS_MAX);
+  if (strlen(wish) >= ADDRESS_MAX) return mu_fail(err, MU_INVALID, "the address %.64s… is too long", wish);
+  strcpy(address, wish);
+  mu_status status = listen_tcp(address, (uint16_t)port, n, listeners->fds + at, ret_port, err);
+  if (status == MU_OK) *ret_n = n;
+  return status;
 }
 
 static bool is_local(int socket) {
@@ -32,7 +33,7 @@ static bool is_local(int socket) {
 static void warn_of_admin(const struct supervisor *s) {
   const struct listeners *listeners = &s->listeners;
   bool local = true;
-  for (uint32_t i = 0; i < listeners->n_http + listeners->n_metrics; i++) local = local && is_local(listeners->fds[i]);
+  for (uint32_t i = 0; i < listeners_count(listeners); i++) local = local && is_local(listeners->fds[i]);
   if (s->options->admin == ADMIN_ALL && !local)
     LOG_WARNING(
         "--admin=all on an address that other machines reach: WHOEVER CAN SEND A REQUEST CAN LOAD AND UNLOAD "
@@ -41,31 +42,25 @@ static void warn_of_admin(const struct supervisor *s) {
 
 mu_status listeners_open(struct supervisor *s, mu_error *err) {
   const struct options *options = s->options;
-  struct listeners *listeners = &s->listeners;
+  struct listeners *l = &s->listeners;
   mu_status status = MU_OK;
-  if (options->allow_http) {
-    uint32_t loops = gateway_loops(s);
-    status = copy_address(listeners->http_address, options->http_address, err);
-    if (status != MU_OK) return status;
-    status = open_sockets(listeners, listeners->http_address, options->http_port, loops, &listeners->http_port, err);
-    if (status != MU_OK) return status;
-    listeners->n_http = loops;
-  }
-  if (options->allow_metrics) {
-    status = copy_address(listeners->metrics_address, options->metrics_address, err);
-    if (status != MU_OK) return status;
-    status =
-        open_sockets(listeners, listeners->metrics_address, options->metrics_port, 1, &listeners->metrics_port, err);
-    if (status != MU_OK) return status;
-    listeners->n_metrics = 1;
-  }
-  warn_of_admin(s);
-  return MU_OK;
+  uint32_t loops = gateway_loops(s);
+  if (options->allow_http)
+    status = open_listener(l, options->http_address, options->http_port, loops, l->http_address, &l->http_port,
+                           &l->n_http, err);
+  if (status == MU_OK && options->allow_grpc)
+    status = open_listener(l, options->grpc_address, options->grpc_port, loops, l->grpc_address, &l->grpc_port,
+                           &l->n_grpc, err);
+  if (status == MU_OK && options->allow_metrics)
+    status = open_listener(l, options->metrics_address, options->metrics_port, 1, l->metrics_address, &l->metrics_port,
+                           &l->n_metrics, err);
+  if (status == MU_OK) warn_of_admin(s);
+  return status;
 }
 
 void listeners_close(struct supervisor *s) {
   struct listeners *listeners = &s->listeners;
-  for (uint32_t i = 0; i < listeners->n_http + listeners->n_metrics; i++) {
+  for (uint32_t i = 0; i < listeners_count(listeners); i++) {
     if (listeners->fds[i] >= 0) close(listeners->fds[i]);
     listeners->fds[i] = -1;
   }

@@ -211,6 +211,13 @@ void operations_finished(struct supervisor *s, struct model_operation *operation
   free_operation(operation);
 }
 
+void operations_reloaded(struct supervisor *s) {
+  list_each (link, &s->choices) {
+    struct model_choice *choice = list_item(link, struct model_choice, link);
+    if (!is_served(s, choice->name)) model_choice_free(choice);
+  }
+}
+
 void operations_forget(struct supervisor *s, const struct gateway *gateway) {
   list_each (link, &s->operations.waiting) {
     struct model_operation *operation = list_item(link, struct model_operation, link);

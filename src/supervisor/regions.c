@@ -64,6 +64,7 @@ static uint32_t most_regions(void) {
 static mu_status check_place(const struct supervisor *s, const struct control_region_register *message, mu_error *err) {
   const uint32_t most = most_regions();
   size_t name = strlen(message->name);
+  if (s->options->admin == ADMIN_OFF) return mu_fail(err, MU_INVALID, "--admin=off"); /* the gateway refuses it first */
   if (name == 0 || name > REGION_NAME_MAX)
     return mu_fail(err, MU_INVALID, "the name of a shared memory region has 1 to %d bytes, not %zu", REGION_NAME_MAX,
                    name);

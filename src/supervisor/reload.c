@@ -78,7 +78,10 @@ static void finish(struct supervisor *s, const char *state, mu_status status, co
   json_object_set_new(reload->report, "state", json_string(state));
   if (error != NULL) json_object_set_new(reload->report, "error", json_string(error));
   log_end(s, state, error);
-  if (reload->operation != NULL) finish_operation(s, status, error);
+  if (reload->operation != NULL)
+    finish_operation(s, status, error);
+  else if (error == NULL)
+    operations_reloaded(s);
   answer(s);
   upgrade_reloaded(s);
   reload_resume(s);
@@ -387,8 +390,12 @@ static void begin(struct supervisor *s, struct exchange *exchange, struct model_
                             .serial = reload->serial + 1,
                             .started_ns = clock_now_ns(),
                             .waiting = exchange,
+                            .shown = reload->shown,
                             .report = json_pack("{s:s, s:[], s:[], s:[], s:[], s:[]}", "state", "running", "added",
                                                 "changed", "removed", "unchanged", "failed")};
+  if (operation != NULL) return;
+  json_decref(reload->shown);
+  reload->shown = json_incref(reload->report);
 }
 
 static void run(struct supervisor *s, mu_status (*apply_it)(struct supervisor *s, mu_error *err)) {

@@ -12,6 +12,7 @@
  *   model_choice.c      which ones those are
  *   model_notes.c       what the repository index says of models that are not served
  *   workers.c           worker processes: start, attach, death, restart
+ *   trace_file.c        files for traces, which the gateway cannot open
  *   gateway_process.c   gateway processes: start, hand-over, drain, death, restart
  *   upgrade.c           another binary in this one's place; handover.c, inherit.c: the state that goes there
  *   regions.c           shared memory of clients, for all gateways that come; region_file.c opens it
@@ -162,11 +163,15 @@ struct gateway {
 enum { LISTENERS_MAX = CONTROL_FDS_MAX, ADDRESS_MAX = 256 };
 
 struct listeners {
-  int fds[LISTENERS_MAX]; /* n_http sockets, then n_metrics; they stay open here for the next gateway */
-  uint32_t n_http, n_metrics;
-  char http_address[ADDRESS_MAX], metrics_address[ADDRESS_MAX];
-  uint16_t http_port, metrics_port;
+  int fds[LISTENERS_MAX]; /* n_http sockets, n_grpc, n_metrics; they stay open here for the next gateway */
+  uint32_t n_http, n_grpc, n_metrics;
+  char http_address[ADDRESS_MAX], grpc_address[ADDRESS_MAX], metrics_address[ADDRESS_MAX];
+  uint16_t http_port, grpc_port, metrics_port;
 };
+
+static inline uint32_t listeners_count(const struct listeners *listeners) {
+  return listeners->n_http + listeners->n_grpc + listeners->n_metrics;
+}
 
 /* ---- reload ------------------------------------------------------------------------------------------------------ */
 
@@ -183,6 +188,7 @@ struct reload {
   uint64_t started_ns;
   struct exchange *waiting; /* who wants to hear what became of it */
   json_t *report;           /* what became of the present or last one; NULL: there was none */
+  json_t *shown;            /* of the last one about all: for `muster status` */
 };
 
 /* ---- model control ----------------------------------------------------------------------------------------------- */
@@ -258,6 +264,9 @@ struct supervisor {
   uint64_t started_ns, stop_asked_ns;
   uint32_t cores;
   enum log_format log_format; /* of the children */
+  int trace_file;             /* the common one; -1: not open */
+  bool trace_begun;           /* it has its first bracket, of this server's life */
+  uint32_t trace_files;       /* those with numbers, so far */
   struct buffer encoded_options;
   enum phase phase;
   int exit_status;
@@ -310,6 +319,13 @@ void supervisor_give_up(struct supervisor *s);
 void supervisor_gateway_finished(struct supervisor *s);
 /* "starting", "ready", "degraded", "draining". */
 const char *supervisor_state_name(const struct supervisor *s);
+
+/* ---- trace_file.c ------------------------------------------------------------------------------------------------ */
+
+/* A gateway has traces to write: the common file, or the next one that has a number. It is answered in any case. */
+void trace_file_open(struct supervisor *s, struct gateway *gateway, bool numbered);
+/* The end: no gateway is left. */
+void trace_file_close(struct supervisor *s);
 
 /* ---- listeners.c ------------------------------------------------------------------------------------------------- */
 
@@ -525,6 +541,8 @@ bool operations_is_busy(const struct supervisor *s);
 /* reload.c has done what operation wanted; took: a version of it serves, or with an unload none. */
 void operations_finished(struct supervisor *s, struct model_operation *operation, mu_status status, bool took,
                          const char *text);
+/* A reload of all is over: what is not there any more is not loaded any more either. */
+void operations_reloaded(struct supervisor *s);
 /* Nobody waits there any more; what was asked for is done all the same. */
 void operations_forget(struct supervisor *s, const struct gateway *gateway);
 /* The server stops. */

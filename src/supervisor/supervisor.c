@@ -56,14 +56,15 @@ const char *supervisor_state_name(const struct supervisor *s) {
 
 static void log_reached(const struct supervisor *s, const char *message, enum log_level level) {
   const struct listeners *listeners = &s->listeners;
-  char http[512] = "", metrics[512] = "";
+  char http[512] = "", grpc[512] = "", metrics[512] = "";
   if (listeners->n_http > 0) listener_url(listeners->http_address, listeners->http_port, http, sizeof http);
+  if (listeners->n_grpc > 0) listener_url(listeners->grpc_address, listeners->grpc_port, grpc, sizeof grpc);
   if (listeners->n_metrics > 0)
     listener_url(listeners->metrics_address, listeners->metrics_port, metrics, sizeof metrics);
   if (listeners->n_metrics > 0) strncat(metrics, "/metrics", sizeof metrics - strlen(metrics) - 1);
-  LOG_AT(level, message, LOG_STR("http", http), LOG_STR("metrics", metrics), LOG_STR("control", s->control_path),
-         LOG_INT("models", count_models(s, MODEL_READY)), LOG_INT("of", count_served(s)),
-         LOG_INT("ms", (clock_now_ns() - s->started_ns) / NS_PER_MS));
+  LOG_AT(level, message, LOG_STR("http", http), LOG_STR("grpc", grpc), LOG_STR("metrics", metrics),
+         LOG_STR("control", s->control_path), LOG_INT("models", count_models(s, MODEL_READY)),
+         LOG_INT("of", count_served(s)), LOG_INT("ms", (clock_now_ns() - s->started_ns) / NS_PER_MS));
 }
 
 static void check_readiness(struct supervisor *s) {
@@ -270,6 +271,7 @@ static void init(struct supervisor *s, struct options *options, int argc, char *
       .started_ns = clock_now_ns(),
       .cores = uv_available_parallelism(),
       .log_format = child_log_format(options),
+      .trace_file = -1,
       .oom = {.fd = -1},
       .devices = {"cpu"},
       .n_devices = 1,
@@ -283,6 +285,7 @@ static void init(struct supervisor *s, struct options *options, int argc, char *
 }
 
 static void release(struct supervisor *s) {
+  trace_file_close(s);
   control_socket_close(s);
   listeners_close(s);
   net_loop_free(s->loop); /* the handles in s are closed before their memory goes */
@@ -290,6 +293,7 @@ static void release(struct supervisor *s) {
   regions_free(s);
   operations_free(s);
   json_decref(s->reload.report);
+  json_decref(s->reload.shown);
   options_free(s->options);
   buffer_free(&s->encoded_options);
   oom_watch_close(&s->oom);

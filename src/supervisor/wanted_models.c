@@ -213,9 +213,13 @@ void wanted_models_warn(const struct list *models) {
     const struct served_model *model = list_item(link, struct served_model, link);
     const struct served_model *before = link->prev != models ? list_item(link->prev, struct served_model, link) : NULL;
     struct model_config *config;
+    char source[512];
     if (before != NULL && strcmp(before->name, model->name) == 0) continue; /* versions have one configuration */
-    if (model_config_parse(model->text, model->text_size, "config.pbtxt", model->name, &config, NULL) != MU_OK)
-      continue;
+    if (model_config_is_json(model->text, model->text_size))
+      snprintf(source, sizeof source, "config override");
+    else
+      snprintf(source, sizeof source, "%s/config.pbtxt", model->folder);
+    if (model_config_parse(model->text, model->text_size, source, model->name, &config, NULL) != MU_OK) continue;
     for (uint32_t i = 0; i < config->n_warnings; i++)
       LOG_WARNING("model configuration", LOG_STR("model", model->name), LOG_STR("warning", config->warnings[i]));
     model_config_free(config);

@@ -13,6 +13,7 @@
 
 /* Random whole numbers are 0 and 1: indices into the smallest tables. */
 enum { WARMUP_RANGE = 2 };
+#define WHOLE_FILE SIZE_MAX
 
 static mu_status run(const struct worker_model *model, mu_engine_instance *instance, const mu_input *inputs, size_t n,
                      mu_error *err) {
@@ -51,29 +52,44 @@ struct warmup {
   uint32_t n;
 };
 
-/* Reads exactly size bytes of the warm-up file (of whatever length, when size is 0) into *ret_data, which the caller
- * frees. */
-static mu_status read_file(const struct warmup *warmup, const char *file, size_t size, uint8_t **ret_data,
-                           size_t *ret_size, mu_error *err) {
-  char path[PATH_MAX];
-  int fits = snprintf(path, sizeof path, "%s/warmup/%s", warmup->folder, file);
-  errno = ENAMETOOLONG;
-  int fd = fits < (int)sizeof path ? open(path, O_RDONLY | O_CLOEXEC) : -1;
+/* Opens a warm-up file, which is a regular one: nothing else has a size, and a pipe would never let go. */
+static mu_status open_file(const char *path, int *ret_fd, size_t *ret_length, mu_error *err) {
   struct stat facts;
+  int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (fd < 0 || fstat(fd, &facts) != 0) {
     mu_status status = errno == ENOENT ? MU_NOT_FOUND : MU_IO;
     mu_fail(err, status, "cannot read %s: %s", path, strerror(errno));
     if (fd >= 0) close(fd);
     return status;
   }
-  size_t length = (size_t)facts.st_size;
+  if (S_ISREG(facts.st_mode)) {
+    *ret_fd = fd;
+    *ret_length = (size_t)facts.st_size;
+    return MU_OK;
+  }
+  close(fd);
+  return mu_fail(err, MU_INVALID, "%s is not a regular file", path);
+}
+
+/* Reads the first size bytes of the warm-up file (all of it: WHOLE_FILE) into *ret_data, which the caller frees. A file
+ * may be longer than its input, as for Triton. */
+static mu_status read_file(const struct warmup *warmup, const char *file, size_t size, uint8_t **ret_data,
+                           size_t *ret_size, mu_error *err) {
+  char path[PATH_MAX];
+  size_t length = 0;
+  int fd = -1;
+  if (snprintf(path, sizeof path, "%s/warmup/%s", warmup->folder, file) >= (int)sizeof path)
+    return mu_fail(err, MU_IO, "the path of warm-up file %.100s is too long", file);
+  mu_status status = open_file(path, &fd, &length, err);
+  if (status != MU_OK) return status;
+  if (length > size) length = size;
   uint8_t *data = malloc(length > 0 ? length : 1);
   size_t at = 0;
   for (ssize_t n = 1; data != NULL && at < length && n > 0; at += n > 0 ? (size_t)n : 0) {
     n = read(fd, data + at, length - at);
   }
   close(fd);
-  if (data != NULL && at == length && (size == 0 || length == size)) {
+  if (data != NULL && at == length && (size == WHOLE_FILE || length == size)) {
     *ret_data = data;
     *ret_size = length;
     return MU_OK;
@@ -83,14 +99,38 @@ static mu_status read_file(const struct warmup *warmup, const char *file, size_t
   return mu_fail(err, MU_INVALID, "%s holds %zu bytes, its input has %zu", path, at, size);
 }
 
+/* BYTES of a file are what a client would send: a length before each element, and as many as the dims say. */
+static mu_status check_elements(const struct warmup_input *input, const uint8_t *data, size_t size, uint64_t n,
+                                mu_error *err) {
+  size_t at = 0;
+  uint64_t found = 0;
+  for (uint32_t length; size - at >= sizeof length && found < n; found++) {
+    memcpy(&length, data + at, sizeof length);
+    if (size - at - sizeof length < length) break;
+    at += sizeof length + length;
+  }
+  if (found == n && at == size) return MU_OK;
+  return mu_fail(err, MU_INVALID,
+                 "warm-up file %.100s does not hold the %llu texts of input \"%s\", each with its length in 4 bytes "
+                 "before it",
+                 input->file, (unsigned long long)n, input->name);
+}
+
 static mu_status fill_from_file(const struct warmup *warmup, const struct warmup_input *input, int64_t rows,
                                 uint64_t per_row, mu_tensor *tensor, mu_error *err) {
   uint8_t *row = NULL;
   size_t size = 0;
-  mu_status status = read_file(warmup, input->file, per_row * mu_dtype_size(tensor->dtype), &row, &size, err);
-  if (status != MU_OK) return status;
-  tensor->size = size * (size_t)rows; /* the file holds one row, which is repeated */
-  tensor->data = malloc(tensor->size > 0 ? tensor->size : 1);
+  bool texts = tensor->dtype == MU_BYTES;
+  mu_status status =
+      read_file(warmup, input->file, texts ? WHOLE_FILE : per_row * mu_dtype_size(tensor->dtype), &row, &size, err);
+  if (status == MU_OK && texts) status = check_elements(input, row, size, per_row, err);
+  if (status != MU_OK) {
+    free(row);
+    return status;
+  }
+  /* the file holds one row, which is repeated */
+  if (!__builtin_mul_overflow(size, (size_t)rows, &tensor->size))
+    tensor->data = malloc(tensor->size > 0 ? tensor->size : 1);
   for (int64_t i = 0; tensor->data != NULL && i < rows; i++) {
     memcpy((uint8_t *)tensor->data + (size_t)i * size, row, size);
   }
@@ -167,13 +207,17 @@ static mu_status run_configured(const struct worker_model *model, const struct m
   return status;
 }
 
+/* As Triton, one of batch size 0, which is what it has when config.pbtxt says nothing, is passed over. */
 mu_status warmup_run(const struct worker_model *model, const char *folder, char ret_note[WARMUP_NOTE_MAX],
                      mu_error *err) {
-  ret_note[0] = '\0';
-  if (model->config->n_warmups == 0) return run_invented(model, ret_note, err);
+  const struct model_config *config = model->config;
+  bool any = false;
   mu_status status = MU_OK;
-  for (uint32_t i = 0; status == MU_OK && i < model->config->n_warmups; i++) {
-    status = run_configured(model, &model->config->warmups[i], folder, err);
+  ret_note[0] = '\0';
+  for (uint32_t i = 0; status == MU_OK && i < config->n_warmups; i++) {
+    if (config->warmups[i].batch_size == 0) continue;
+    any = true;
+    status = run_configured(model, &config->warmups[i], folder, err);
   }
-  return status;
+  return any ? status : run_invented(model, ret_note, err);
 }

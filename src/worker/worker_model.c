@@ -22,7 +22,10 @@ static mu_status check_start(const struct control_worker_start *start, mu_error 
 
 static mu_status parse_config(const struct control_worker_start *start, struct worker_model *model, mu_error *err) {
   char source[512];
-  snprintf(source, sizeof source, "%s/config.pbtxt", start->folder[0] != '\0' ? start->folder : start->name);
+  if (model_config_is_json(start->config.data, start->config.size))
+    snprintf(source, sizeof source, "config override");
+  else
+    snprintf(source, sizeof source, "%s/config.pbtxt", start->folder[0] != '\0' ? start->folder : start->name);
   return model_config_parse(start->config.data, start->config.size, source, start->name, &model->config, err);
 }
 

@@ -45,6 +45,11 @@ static mu_status receive(const struct model *model, const uint8_t *data, size_t 
     if (input->size > INPUT_LIMIT) return MU_TOO_LARGE;
     input->data = memory[i] = malloc(input->size > 0 ? input->size : 1);
     require(input->data != NULL);
+    if (input->source == INPUT_SHARED) {
+      require(input->share > 0 && input->share <= request->n_shares);
+      require(request->shares[input->share - 1].byte_size == input->size);
+      memset(input->data, 0, input->size);
+    }
     if (input->source != INPUT_BINARY) continue;
     require(input->source_at + input->source_size <= binary_size);
     const uint64_t start = rest_infer_binary_start(input);

@@ -96,7 +96,7 @@ class Server:
         self.socket = folder / "control.sock"
         self.log_path = folder / "log"
         flags = [str(argument) for argument in arguments]
-        for flag, value in {"--address": "127.0.0.1", "--http-port": "0", "--metrics-port": "0",
+        for flag, value in {"--address": "127.0.0.1", "--http-port": "0", "--grpc-port": "0", "--metrics-port": "0",
                             "--control-socket": str(self.socket)}.items():
             if not any(given.split("=")[0] == flag for given in flags):
                 flags += [flag, value]
@@ -140,6 +140,10 @@ class Server:
     @property
     def port(self) -> int:
         return (self._status or self.status())["http"][0]["port"]
+
+    @property
+    def grpc_port(self) -> int:
+        return (self._status or self.status())["grpc"][0]["port"]
 
     @property
     def metrics_port(self) -> int:

@@ -130,8 +130,8 @@ class Headers(dict):
 class Wire:
     """A connection where the test decides about every byte."""
 
-    def __init__(self, port: int, timeout=60):
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout)
+    def __init__(self, port: int, timeout=60, source=""):
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout, (source, 0))
         self.file = self.socket.makefile("rb")
 
     def __enter__(self):

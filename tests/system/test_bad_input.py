@@ -251,7 +251,8 @@ def test_body_too_large_for_a_document(wire):
 
 def start(*arguments, **options) -> subprocess.CompletedProcess:
     """A server that is expected not to start."""
-    flags = [("--address", "127.0.0.1"), ("--http-port", "0"), ("--metrics-port", "0"), ("--control-socket", "c.sock")]
+    flags = [("--address", "127.0.0.1"), ("--http-port", "0"), ("--grpc-port", "0"), ("--metrics-port", "0"),
+             ("--control-socket", "c.sock")]
     given = {str(argument).split("=")[0] for argument in arguments}
     return run_muster("serve", *arguments, *(word for flag in flags if flag[0] not in given for word in flag), **options)
 
@@ -355,8 +356,8 @@ def test_unreadable_folder(tmp_path):
     folder = tmp_path / "locked"
     put_model(folder, "one", "identity.onnx")
     folder.chmod(0)
-    command = [*without_override(), binary_path(), "serve", folder, "--http-port", "0", "--metrics-port", "0",
-               "--address", "127.0.0.1", "--control-socket", "c.sock"]
+    command = [*without_override(), binary_path(), "serve", folder, "--http-port", "0", "--grpc-port", "0",
+               "--metrics-port", "0", "--address", "127.0.0.1", "--control-socket", "c.sock"]
     try:
         fails(subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, env=environment(), cwd=tmp_path),
               "locked: Permission denied")
@@ -451,10 +452,10 @@ def test_wrong_simulated_model(tmp_path, parameters, pattern):
     (["--http-port", "65536"], "65536"), (["--no-http-port"], "--no-http-port"),
     (["--body-limit", "1"], "body-limit: '1' .*1KiB to 64GiB"), (["--body-limit", "1XB"], "body-limit"),
     (["--engine", "caffe"], "caffe"), (["--device", "gpu:99"], "gpu:99"), (["--device", "quantum"], "quantum"),
-    (["--load-balance", "best"], "queue-depth, round-robin"), (["--allow-grpc"], "this version speaks HTTP only"),
+    (["--load-balance", "best"], "queue-depth, round-robin"), (["--grpc-port", "7000", "--http-port", "7000"], "http-port and grpc-port are both 7000"),
     (["--load-model", "a"], "--load-model needs --model-control-mode=explicit"),
     (["--model-control-mode=explicit", "--load-model", "identty"], "did you mean identity?"),
-    (["--model-control-mode=poll"], "poll"), (["--config", "nowhere.yaml"], "nowhere.yaml: No such file"),
+    (["--admin=some"], "local, all, off"), (["--config", "nowhere.yaml"], "nowhere.yaml: No such file"),
     (["--rate-limit=execution_count"], "tritonserver's --rate-limit has no counterpart"),
     (["--http-port", "7000", "--metrics-port", "7000"], "http-port and metrics-port are both 7000")])
 def test_wrong_flags(tmp_path, arguments, pattern):

@@ -249,7 +249,7 @@ def test_many_clients_of_a_real_model(serve, flags):
 # ---- devices ---------------------------------------------------------------------------------------------------------
 
 def test_a_gpu_that_is_not_there(tmp_path):
-    done = run_muster("serve", MODELS / "identity.onnx", "--device=gpu:0", "--http-port=0", "--metrics-port=0",
+    done = run_muster("serve", MODELS / "identity.onnx", "--device=gpu:0", "--http-port=0", "--grpc-port=0", "--metrics-port=0",
                       "--control-socket", tmp_path / "socket", cwd=tmp_path, env={"CUDA_VISIBLE_DEVICES": ""})
     assert done.returncode == 1
     assert "identity" in done.stderr and ("CUDA" in done.stderr or "GPU" in done.stderr)

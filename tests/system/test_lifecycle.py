@@ -101,17 +101,17 @@ def test_explicit_mode_loads_what_is_named(serve, tmp_path):
 def test_explicit_mode_does_not_know_a_model(tmp_path):
     sim_model(tmp_path / "models")
     done = run_muster("serve", tmp_path / "models", "--model-control-mode=explicit", "--load-model=eco", "--http-port=0",
-                      "--metrics-port=0", "--control-socket", tmp_path / "socket", cwd=tmp_path)
+                      "--grpc-port=0", "--metrics-port=0", "--control-socket", tmp_path / "socket", cwd=tmp_path)
     assert done.returncode == 1
     assert "eco" in done.stderr and "did you mean echo" in done.stderr
 
 
-@pytest.mark.parametrize("flag", ["--http-port", "--metrics-port"])
+@pytest.mark.parametrize("flag", ["--http-port", "--grpc-port", "--metrics-port"])
 def test_a_second_server_on_the_port_names_it(serve, tmp_path, flag):
     repository = sim_model(tmp_path / "models")
     first = serve(repository)
-    port = {"--http-port": first.port, "--metrics-port": first.metrics_port}[flag]
-    ports = {"--http-port": 0, "--metrics-port": 0, flag: port}
+    port = {"--http-port": first.port, "--grpc-port": first.grpc_port, "--metrics-port": first.metrics_port}[flag]
+    ports = {"--http-port": 0, "--grpc-port": 0, "--metrics-port": 0, flag: port}
     done = run_muster("serve", repository, "--address=127.0.0.1", *[f"{k}={v}" for k, v in ports.items()],
                       "--control-socket", tmp_path / "second", cwd=tmp_path)
     assert done.returncode == 1
@@ -123,7 +123,7 @@ def test_a_second_server_on_the_port_names_it(serve, tmp_path, flag):
 def test_a_second_server_on_the_control_socket(serve, tmp_path):
     repository = sim_model(tmp_path / "models")
     first = serve(repository)
-    done = run_muster("serve", repository, "--address=127.0.0.1", "--http-port=0", "--metrics-port=0",
+    done = run_muster("serve", repository, "--address=127.0.0.1", "--http-port=0", "--grpc-port=0", "--metrics-port=0",
                       "--control-socket", first.socket, cwd=tmp_path)
     assert done.returncode == 1
     assert str(first.socket) in done.stderr

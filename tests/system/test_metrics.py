@@ -21,7 +21,8 @@ COUNTERS = ["nv_inference_request_success", "nv_inference_request_failure", "nv_
             "nv_inference_exec_count", "nv_inference_request_duration_us", "nv_inference_queue_duration_us",
             "nv_inference_compute_input_duration_us", "nv_inference_compute_infer_duration_us",
             "nv_inference_compute_output_duration_us", "muster_requests_retried_total", "muster_connections_total",
-            "muster_http_requests_total", "muster_worker_deaths_total"]
+            "muster_http_requests_total", "muster_worker_deaths_total", "muster_traces_written_total",
+            "muster_traces_dropped_total"]
 GAUGES = ["nv_inference_pending_request_count", "nv_model_load_duration_secs", "nv_cpu_utilization",
           "nv_cpu_memory_total_bytes", "nv_cpu_memory_used_bytes", "muster_model_ready", "muster_model_instances_ready",
           "muster_server_ready", "muster_connections_open", "muster_memory_used_bytes", "muster_memory_limit_bytes"]
@@ -95,7 +96,7 @@ def test_page(server):
     models = {dict(labels)["model"] for (name, labels) in page.samples if name == "nv_inference_count"}
     assert models == {"echo", "counted", "batched", "idle", "fails"}
     assert {name for (name, labels) in page.samples if labels == ()} == {
-        name for name in COUNTERS + GAUGES if re.match("nv_cpu|muster_(server|conn|http|memory|worker)", name)}
+        name for name in COUNTERS + GAUGES if re.match("nv_cpu|muster_(server|conn|http|memory|worker|traces)", name)}
 
 
 def test_head_and_compression_of_the_page(server):

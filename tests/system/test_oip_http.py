@@ -51,8 +51,9 @@ def test_server_metadata(server):
     assert reply.status == 200 and reply.headers["Content-Type"] == "application/json"
     assert reply.json["name"] == "muster" and re.fullmatch(r"\d+\.\d+\.\d+", reply.json["version"])
     assert set(reply.json["extensions"]) == {"classification", "schedule_policy", "model_configuration",
-                                             "binary_tensor_data", "parameters", "statistics",
-                                             "system_shared_memory", "logging"}
+                                             "binary_tensor_data", "parameters", "statistics", "model_repository",
+                                             "model_repository(unload_dependents)", "system_shared_memory", "trace",
+                                             "logging"}
 
 
 @pytest.mark.parametrize("path", ["/v2/health/live", "/v2/health/ready", "/v2/models/add/ready",
@@ -403,9 +404,8 @@ def test_wrong_method(wire, method, path, allow):
 
 
 @pytest.mark.parametrize("method, path, feature", [
-    ("POST", "/v2/repository/models/add/load", "loading models on request"),
-    ("POST", "/v2/cudasharedmemory/region/r/register", "CUDA shared memory"), ("GET", "/v2/logging", "log settings"),
-    ("POST", "/v2/models/add/generate", "generate"), ("GET", "/v2/trace/setting", "tracing")])
+    ("POST", "/v2/cudasharedmemory/region/r/register", "CUDA shared memory"),
+    ("POST", "/v2/models/add/generate", "generate")])
 def test_what_is_not_served_says_so(wire, method, path, feature):
     reply = wire.ask(method, path, b"{}" if method == "POST" else None)
     assert reply.status == 501 and feature in reply.json["error"]

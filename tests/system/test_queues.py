@@ -273,6 +273,6 @@ def test_preferred_sizes_without_batching(serve, tmp_path):
 
 def test_preferred_size_above_the_largest_batch_is_refused(tmp_path):
     sim_model(tmp_path / "models", max_batch_size=4, dynamic_batching="{ preferred_batch_size: [8] }")
-    done = run_muster("serve", tmp_path / "models", "--exit-on-error", "--http-port=0", "--metrics-port=0",
+    done = run_muster("serve", tmp_path / "models", "--exit-on-error", "--http-port=0", "--grpc-port=0", "--metrics-port=0",
                       "--control-socket", tmp_path / "socket", cwd=tmp_path)
     assert done.returncode == 1 and "preferred_batch_size" in done.stderr

@@ -225,6 +225,6 @@ def test_a_control_folder_that_others_can_use_is_refused(serve, tmp_path):
     runtime = tmp_path / "runtime"
     (runtime / "muster").mkdir(parents=True)
     (runtime / "muster").chmod(0o777)
-    done = run_muster("serve", sim_model(tmp_path / "models"), "--address=127.0.0.1", "--http-port=0", "--metrics-port=0",
+    done = run_muster("serve", sim_model(tmp_path / "models"), "--address=127.0.0.1", "--http-port=0", "--grpc-port=0", "--metrics-port=0",
                       "--control-socket=", env={"XDG_RUNTIME_DIR": str(runtime)})
     assert done.returncode == 1 and "nobody else can use" in done.stderr + done.stdout

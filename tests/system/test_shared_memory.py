@@ -7,6 +7,7 @@ import re
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import threading
@@ -578,3 +579,39 @@ def test_memory_that_may_only_be_read(serve, open_folder, file):
         reply = register(wire, "s", secret.name)
         assert reply.status == 400 and "Permission denied" in reply.json["error"]
     assert path.read_bytes() == X[0].tobytes()
+
+
+# ---- who may ---------------------------------------------------------------------------------------------------------
+
+USE = question(data=[0] * 16, outputs=[{"name": "y", "parameters": shared("r", 64)}])
+
+
+def test_admin_off(serve, tmp_path, file):
+    server = serve(put_model(tmp_path / "models", "echo", config=sim_config(dims="16", max_batch_size=8)), "--admin=off")
+    with Wire(server.port) as wire:
+        for reply in (register(wire, "r", file(64).name), wire.ask("GET", "/v2/systemsharedmemory/status"),
+                      wire.ask("POST", "/v2/systemsharedmemory/unregister", b""), wire.ask("GET", "/v2/cudasharedmemory/status")):
+            assert reply.status == 403 and "--admin=off" in reply.json["error"]
+        reply = wire.infer("echo", USE)
+        assert reply.status == 400 and "--admin=off" in reply.json["error"]
+        assert wire.infer("echo", question(data=[0] * 16)).status == 200
+
+
+def test_clients_elsewhere(server, wire, file):
+    """--admin=local is the default. A client that does not come from a loopback address counts as another machine's, and
+    gets nothing of what clients here have registered."""
+    out = file(64)
+    assert register(wire, "r", out.name).status == 200
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # sends nothing: asks which address would be used
+            other = Wire(server.port, source=probe.getsockname()[0])
+        except OSError:
+            pytest.skip("this machine has loopback addresses only")
+    with other:
+        assert register(other, "s", out.name).status == 403
+        assert other.ask("GET", "/v2/systemsharedmemory/status").status == 403
+        reply = other.infer("identity", USE)
+        assert reply.status == 400 and "--admin=local" in reply.json["error"]
+        assert other.infer("identity", question(data=[0] * 16)).status == 200
+    assert wire.infer("identity", USE).status == 200

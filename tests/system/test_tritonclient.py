@@ -80,15 +80,6 @@ def test_statistics(client):
     assert len(client.get_inference_statistics()["model_stats"]) == 9
 
 
-@pytest.mark.parametrize("call", [
-    lambda c: c.load_model("add"), lambda c: c.unload_model("add"), lambda c: c.get_trace_settings(),
-    lambda c: c.update_trace_settings(settings={}), lambda c: c.get_log_settings(), lambda c: c.update_log_settings({})])
-def test_what_is_not_served_raises(client, call):
-    with pytest.raises(InferenceServerException, match="muster does not serve") as caught:
-        call(client)
-    assert caught.value.status() == "501"
-
-
 # ---- inference
 
 

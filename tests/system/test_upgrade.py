@@ -299,7 +299,7 @@ def test_the_doors_are_closed(tmp_path):
     """What the supervisor says to itself is nobody else's to say."""
     repository = sim_model(tmp_path / "models")
     for value in ("3", "0", "x", "99999999999"):
-        done = run_muster("serve", repository, "--http-port", "0", "--metrics-port", "0", "--control-socket",
+        done = run_muster("serve", repository, "--http-port", "0", "--grpc-port", "0", "--metrics-port", "0", "--control-socket",
                           tmp_path / "s", env={"MUSTER_ROLE_STATE": value})
         assert done.returncode == 1 and ("MUSTER_ROLE_STATE" in done.stderr or "no state" in done.stderr), done
     done = run_muster("--role", "upgrade-check", repository)

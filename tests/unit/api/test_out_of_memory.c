@@ -1,6 +1,7 @@
 /* Requests read, replies rendered, documents written, without memory for them. */
 #include "api/grpc_documents.h"
 #include "api/rest_documents.h"
+#include "api/rest_repository.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -257,12 +258,28 @@ static void test_grpc_infer(void **state) {
 }
 static void test_grpc_documents(void **state) { fail_each_allocation("gRPC documents", grpc_documents, NULL); }
 static void test_grpc_requests(void **state) { fail_each_allocation("gRPC requests", grpc_requests, NULL); }
+
+static mu_status parse_load(void *context) {
+  static const char body[] =
+      "{\"parameters\": {\"config\": \"{\\\"a\\\": 1}\", \"f\\u0069le:1/model.onnx\": \"AA\\/A\"}}";
+  struct model_parameter parameters[MODEL_PARAMETERS_MAX];
+  struct arena memory = {0};
+  size_t n = 0;
+  mu_error err = {""};
+  mu_status status = rest_repository_parse(body, sizeof body - 1, &memory, parameters, &n, &err);
+  if (status != MU_OK) assert_true(err.message[0] != '\0');
+  if (status == MU_OK) assert_int_equal(n, 2);
+  arena_free(&memory);
+  return status;
+}
+
+static void test_load(void **state) { fail_each_allocation("a request to load a model", parse_load, NULL); }
 static void test_infer(void **state) { fail_each_allocation("inference request and reply", parse_and_render, NULL); }
 static void test_documents(void **state) { fail_each_allocation("documents", documents, NULL); }
 
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(test_infer), cmocka_unit_test(test_documents),
                                      cmocka_unit_test(test_grpc_infer), cmocka_unit_test(test_grpc_documents),
-                                     cmocka_unit_test(test_grpc_requests)};
+                                     cmocka_unit_test(test_grpc_requests), cmocka_unit_test(test_load)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

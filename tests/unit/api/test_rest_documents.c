@@ -21,9 +21,9 @@ static void test_server_metadata(void **state) {
   start(&out);
   assert_int_equal(document_server_metadata(&out), MU_OK);
   expect(&out, "{\"name\":\"muster\",\"version\":\"" MUSTER_VERSION
-               "\",\"extensions\":[\"classification\",\"schedule_policy\","
-               "\"model_configuration\",\"binary_tensor_data\",\"parameters\",\"statistics\",\"system_shared_memory\","
-               "\"logging\"]}");
+               "\",\"extensions\":[\"classification\",\"model_repository\",\"model_repository(unload_dependents)\","
+               "\"schedule_policy\",\"model_configuration\",\"binary_tensor_data\",\"parameters\",\"statistics\","
+               "\"system_shared_memory\",\"trace\",\"logging\"]}");
 }
 
 static void test_model_metadata(void **state) {

@@ -46,6 +46,8 @@ static void test_served(void **state) {
       {"POST", "/v2/cudasharedmemory/region/r/register", ENDPOINT_CUDA_REGION_REGISTER, "", -1},
       {"POST", "/v2/cudasharedmemory/region/r/unregister", ENDPOINT_CUDA_REGION_UNREGISTER, "", -1},
       {"POST", "/v2/cudasharedmemory/unregister", ENDPOINT_CUDA_REGION_UNREGISTER, "", -1},
+      {"GET", "/v2/trace/setting", ENDPOINT_TRACE_SETTING, "", -1},
+      {"POST", "/v2/models/a/trace/setting", ENDPOINT_TRACE_SETTING, "a", -1},
       {"GET", "/v2/logging", ENDPOINT_LOGGING, "", -1},
       {"POST", "/v2/logging", ENDPOINT_LOGGING, "", -1},
       {"POST", "/v2/repository/models/a%20b/load", ENDPOINT_MODEL_LOAD, "a b", -1},
@@ -103,7 +105,6 @@ static void test_refused(void **state) {
       {"POST", "/v2/repository/models/../unload", MU_INVALID, NULL, "cannot be the name of a model"},
       {"POST", "/v2/repository/models/a%00b/unload", MU_INVALID, NULL, "cannot be the name of a model"},
       {"POST", "/v2/repository/models//etc/load", MU_NOT_FOUND, NULL, ""},
-      {"POST", "/v2/models/a/trace/setting", MU_UNSUPPORTED, NULL, "tracing"},
       {"POST", "/v2/systemsharedmemory/register", MU_NOT_FOUND, NULL, ""},
       {"POST", "/v2/systemsharedmemory/region/a/b/register", MU_NOT_FOUND, NULL, ""},
       {"POST", "/v2/systemsharedmemory/region//register", MU_NOT_FOUND, NULL, ""},
@@ -149,8 +150,13 @@ static void test_guarded(void **state) {
       {"POST", "/v2/models/a/infer", false},
       {"GET", "/v2/models/a/config", false},
       {"GET", "/nothing", false},
-      {"GET", "/v2/logging", true},
       {"POST", "/v2/systemsharedmemory/region/r/register", true},
+      {"POST", "/v2/logging", true},
+      {"GET", "/v2/logging", false},
+      {"POST", "/v2/trace/setting", true},
+      {"GET", "/v2/trace/setting", false},
+      {"POST", "/v2/models/a/trace/setting", true},
+      {"HEAD", "/v2/models/a/trace/setting", false},
   };
   for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
     struct route route = {.guarded = !cases[i].guarded};

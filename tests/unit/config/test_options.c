@@ -1,6 +1,7 @@
 /* Flags, environment, precedence, and what every type accepts. */
 #include "config/option_table.h"
 #include "config/options.h"
+#include "config/trace_config.h"
 
 #include "base/clock.h"
 
@@ -317,6 +318,7 @@ static void test_addresses(void **state) {
 
 static void test_ports_that_meet(void **state) {
   refused(ARGS("--metrics-port=8000"), NONE, "http-port", "metrics-port");
+  refused(ARGS("--http-port=8001"), NONE, "http-port", "grpc-port");
   struct options *o = loaded(ARGS("--http-port=0", "--metrics-port=0"), NONE);
   options_free(o);
   o = loaded(ARGS("--metrics-port=8000", "--metrics-address=127.0.0.2"), NONE);
@@ -325,18 +327,21 @@ static void test_ports_that_meet(void **state) {
   options_free(o);
 }
 
-static void test_grpc_is_not_promised(void **state) {
-  refused(ARGS("--allow-grpc=true"), NONE, "allow-grpc", "HTTP only");
-  struct options *o = loaded(ARGS("--grpc-port=8001", "--allow-grpc=false"), NONE);
+static void test_grpc(void **state) {
+  struct options *o = loaded(ARGS("--address=127.0.0.1"), NONE);
+  assert_true(o->allow_grpc);
+  assert_string_equal(o->grpc_address, "127.0.0.1");
+  options_free(o);
+  o = loaded(ARGS("--http-port=8001", "--allow-grpc=false", "--log-error=false"), NONE);
   assert_int_equal(o->warnings.n, 1);
-  assert_non_null(strstr(o->warnings.items[0], "grpc-port"));
+  assert_non_null(strstr(o->warnings.items[0], "log-error"));
   options_free(o);
 }
 
 static void test_foreign_flags(void **state) {
   struct options *o =
       loaded(ARGS("--backend-directory", "/opt", "--disable-auto-complete-config", "m.onnx",
-                  "--pinned-memory-pool-byte-size=1", "--trace-config", "level=OFF", "--grpc-keepalive-time", "1"),
+                  "--pinned-memory-pool-byte-size=1", "--host-policy", "0,cpu-cores=0-1", "--grpc-keepalive-time", "1"),
              NONE);
   assert_int_equal(o->models.n, 1); /* values of foreign flags are no models, and the one without a value took none */
   assert_string_equal(o->models.items[0], "m.onnx");
@@ -346,7 +351,33 @@ static void test_foreign_flags(void **state) {
   options_free(o);
   refused(ARGS("--backend-config=onnxruntime,default-max-batch-size=5"), NONE, "tritonserver's --backend-config", "");
   refused(ARGS("--http-restricted-api=inference:k=v"), NONE, "--http-restricted-api", "no counterpart");
-  refused(ARGS("--grpc-use-ssl=1"), NONE, "--grpc-use-ssl", "HTTP only");
+  refused(ARGS("--grpc-use-ssl=1"), NONE, "--grpc-use-ssl", "no TLS");
+}
+
+/* What tritonserver takes for --trace-config by older names. */
+static void test_former_flags(void **state) {
+  struct options *o = loaded(ARGS("--trace-file=/t/x", "--trace-level", "TIMESTAMPS", "--trace-config", "rate=2",
+                                  "--trace-count=3", "--trace-log-frequency", "4", "m.onnx"),
+                             NONE);
+  assert_int_equal(o->models.n, 1);
+  struct trace_config config;
+  mu_error err;
+  assert_int_equal(trace_config_read(o, &config, &err), MU_OK);
+  assert_string_equal(config.file, "/t/x");
+  assert_true(config.settings.timestamps);
+  assert_int_equal(config.settings.rate, 2);
+  assert_int_equal(config.settings.count, 3);
+  assert_int_equal(config.settings.log_frequency, 4);
+  options_free(o);
+  o = loaded(ARGS("m.onnx"), ARGS("MUSTER_TRACE_CONFIG=file=/t/y,level=OFF"));
+  assert_int_equal(trace_config_read(o, &config, &err), MU_OK);
+  assert_string_equal(config.file, "/t/y");
+  assert_int_equal(config.settings.rate, 1000);
+  assert_int_equal(config.settings.count, -1);
+  options_free(o);
+  refused(ARGS("--trace-rate"), NONE, "--trace-rate", "needs a value");
+  refused(ARGS("--trace-rate=fast"), NONE, "--trace-rate", "Unable to parse 'rate', got: fast");
+  refused(ARGS("--trace-level=TENSORS"), NONE, "--trace-level", "not supported");
 }
 
 static void test_environment_beats_nothing_but_file(void **state) {
@@ -397,8 +428,9 @@ int main(void) {
       cmocka_unit_test(test_batching_switched_off),
       cmocka_unit_test(test_addresses),
       cmocka_unit_test(test_ports_that_meet),
-      cmocka_unit_test(test_grpc_is_not_promised),
+      cmocka_unit_test(test_grpc),
       cmocka_unit_test(test_foreign_flags),
+      cmocka_unit_test(test_former_flags),
       cmocka_unit_test(test_environment_beats_nothing_but_file),
       cmocka_unit_test(test_many_models),
   };

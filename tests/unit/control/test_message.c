@@ -16,7 +16,7 @@
 #define BYTES(text) ((struct control_bytes){text, sizeof(text) - 1})
 
 /* One message of every type, no two fields alike. */
-static const struct control_gateway_start gateway_start = {BYTES("a\0b"), 4, 1};
+static const struct control_gateway_start gateway_start = {BYTES("a\0b"), 4, 3, 1};
 static const struct control_model_set model_set = {
     .model = 7,
     .listed = true,
@@ -38,6 +38,8 @@ static const struct control_model_set model_set = {
 static const struct control_model_number model_number = {31};
 static const struct control_worker_retire worker_retire = {32, UINT64_MAX - 33};
 static const struct control_mark mark = {UINT64_MAX - 34};
+static const struct control_trace_open trace_open = {true};
+static const struct control_trace_file trace_file = {true, "no space left"};
 static const struct control_log_settings log_settings = {true, false, true, false, 77};
 static const struct control_options options = {BYTES("MUO1\0")};
 static const struct control_model_loaded model_loaded = {8, BYTES("\1\2\3\0"), true, 3};
@@ -100,6 +102,8 @@ static const struct sample {
     {CONTROL_STOP, NULL, 0},
     {CONTROL_OPTIONS, &options, 0},
     {CONTROL_LOG_SETTINGS, &log_settings, 0},
+    {CONTROL_TRACE_OPEN, &trace_open, 0},
+    {CONTROL_TRACE_FILE, &trace_file, 1},
     {CONTROL_LOADED, &loaded, 0},
     {CONTROL_READY, NULL, 0},
     {CONTROL_FAILED, &failed, 0},
@@ -183,6 +187,7 @@ static void assert_sample(const struct control_packet *packet) {
     case CONTROL_GATEWAY_START:
       assert_bytes_equal(packet->gateway_start.options, gateway_start.options);
       assert_int_equal(packet->gateway_start.n_http, gateway_start.n_http);
+      assert_int_equal(packet->gateway_start.n_grpc, gateway_start.n_grpc);
       assert_int_equal(packet->gateway_start.n_metrics, gateway_start.n_metrics);
       break;
     case CONTROL_MODEL_SET:
@@ -214,6 +219,13 @@ static void assert_sample(const struct control_packet *packet) {
     case CONTROL_MARK:
     case CONTROL_MARKED:
       assert_true(packet->mark.serial == mark.serial);
+      break;
+    case CONTROL_TRACE_OPEN:
+      assert_true(packet->trace_open.numbered);
+      break;
+    case CONTROL_TRACE_FILE:
+      assert_true(packet->trace_file.numbered);
+      assert_string_equal(packet->trace_file.error, trace_file.error);
       break;
     case CONTROL_LOG_SETTINGS:
       assert_true(packet->log_settings.error && packet->log_settings.info);

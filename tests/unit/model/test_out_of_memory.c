@@ -106,6 +106,31 @@ static mu_status scan(void *context) {
   return status;
 }
 
+/* What a load request asks of the repository, with a configuration in JSON. */
+static mu_status find(void *context) {
+  static const char json[] =
+      "{\"versionPolicy\": {\"specific\": {\"versions\": [1, \"3\"]}}, \"parameters\": {\"a\": {\"string_value\": "
+      "\"b\"}}}";
+  const struct repository_config config = {json, sizeof json - 1};
+  const char *path = root;
+  struct repository found = {0}, given = {0}, names = {0};
+  mu_error err = {""};
+  mu_status status = repository_find(&path, 1, "m", &config, &found, &err);
+  if (status == MU_OK) status = repository_given("g", &config, (const int64_t[]){3, 1}, 2, &given, &err);
+  if (status == MU_OK) status = repository_names(&path, 1, &names, &err);
+  if (status != MU_OK) assert_true(err.message[0] != '\0');
+  if (status == MU_OK) {
+    assert_int_equal(found.models[0].n_versions, 2);
+    assert_string_equal(found.models[0].problem, "");
+    assert_int_equal(given.models[0].n_versions, 2);
+    assert_int_equal(names.n_models, 3);
+  }
+  repository_free(&found);
+  repository_free(&given);
+  repository_free(&names);
+  return status;
+}
+
 static mu_status describe(void *context) {
   static char a[] = "a", b[] = "b", y[] = "y", batch[] = "N";
   const mu_tensor_info inputs[] = {{.name = a, .dtype = MU_FP32, .rank = 3, .dims = {-1, 3, -1}, .symbols = {batch}},
@@ -143,10 +168,11 @@ static mu_status describe(void *context) {
 
 static void test_parse(void **state) { fail_each_allocation("config.pbtxt and labels", parse, NULL); }
 static void test_scan(void **state) { fail_each_allocation("repository scan", scan, NULL); }
+static void test_find(void **state) { fail_each_allocation("one model of a repository", find, NULL); }
 static void test_describe(void **state) { fail_each_allocation("metadata, its wire form, documents", describe, NULL); }
 
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(test_parse), cmocka_unit_test(test_scan),
-                                     cmocka_unit_test(test_describe)};
+                                     cmocka_unit_test(test_find), cmocka_unit_test(test_describe)};
   return cmocka_run_group_tests(tests, make_repository, remove_repository);
 }

@@ -264,6 +264,81 @@ static void test_names(void **state) {
   assert_false(model_name_valid(longest, 256));
 }
 
+/* ---- one of them ------------------------------------------------------------------------------------------------- */
+
+static mu_status find(const char *name, const char *config, struct repository *ret_repository, mu_error *err) {
+  const char *paths[] = {root, at("nowhere")};
+  const struct repository_config text = {config, config != NULL ? strlen(config) : 0};
+  return repository_find(paths, 2, name, config != NULL ? &text : NULL, ret_repository, err);
+}
+
+static void test_find(void **state) {
+  struct repository found = {0};
+  mu_error err;
+  make("a/1/model.onnx", "");
+  make("a/2/model.onnx", "");
+  make("a/config.pbtxt", "version_policy { all {} }");
+  make("b.onnx", "");
+  make("broken/config.pbtxt", "what");
+  assert_int_equal(find("a", NULL, &found, &err), MU_OK);
+  assert_true(found.n_models == 1 && found.models[0].n_versions == 2);
+  repository_free(&found);
+  assert_int_equal(find("a", "{\"version_policy\": {\"specific\": {\"versions\": [1]}}}", &found, &err), MU_OK);
+  assert_true(found.models[0].n_versions == 1 && found.models[0].versions[0].version == 1);
+  repository_free(&found);
+  assert_int_equal(find("b", NULL, &found, &err), MU_OK);
+  assert_string_equal(found.models[0].versions[0].path, at("b.onnx"));
+  repository_free(&found);
+  assert_int_equal(find("broken", NULL, &found, &err), MU_OK); /* with a problem */
+  assert_problem(&found.models[0], "config.pbtxt:1:5");
+  repository_free(&found);
+}
+
+static void test_find_nothing(void **state) {
+  static const char *const names[] = {"..", ".", "", "a/1", "../a", "/etc", "x\n", ".hidden", "b.onnx", "missing"};
+  struct repository found = {0};
+  make("a/1/model.onnx", "");
+  make(".hidden/1/model.onnx", "");
+  make("b.onnx", "");
+  for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+    mu_error err = {""};
+    mu_status status = find(names[i], NULL, &found, &err);
+    if (status != MU_NOT_FOUND && status != MU_INVALID) fail_msg("'%s' was found", names[i]);
+    assert_null(found.models);
+  }
+  make("a.onnx", "");
+  assert_int_equal(find("a", NULL, &found, NULL), MU_EXISTS);
+}
+
+static void test_given(void **state) {
+  const struct repository_config all = {"{\"version_policy\": {\"all\": {}}}", 31}, newest = {"{}", 2};
+  struct repository found = {0};
+  mu_error err;
+  assert_int_equal(repository_given("g", &all, (const int64_t[]){7, 2}, 2, &found, &err), MU_OK);
+  assert_true(found.models[0].n_versions == 2 && found.models[0].versions[0].version == 2);
+  assert_true(found.models[0].versions[1].given);
+  assert_string_equal(found.models[0].versions[1].path, "file:7/model.onnx");
+  repository_free(&found);
+  assert_int_equal(repository_given("g", &newest, (const int64_t[]){7, 2}, 2, &found, &err), MU_OK);
+  assert_true(found.models[0].n_versions == 1 && found.models[0].versions[0].version == 7);
+  repository_free(&found);
+  assert_int_equal(repository_given("../g", &newest, (const int64_t[]){1}, 1, &found, &err), MU_INVALID);
+}
+
+static void test_listed_names(void **state) {
+  struct repository found = {0};
+  make("c/", "");
+  make("b.onnx", "");
+  make("notes.txt", "");
+  make(".hidden/", "");
+  const char *paths[] = {root, at("nowhere"), at("b.onnx")};
+  assert_int_equal(repository_names(paths, 3, &found, NULL), MU_OK);
+  assert_int_equal(found.n_models, 2);
+  assert_string_equal(found.models[0].name, "b");
+  assert_string_equal(found.models[1].name, "c");
+  repository_free(&found);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test_setup_teardown(test_both_layouts, setup, teardown),
@@ -273,6 +348,10 @@ int main(void) {
       cmocka_unit_test_setup_teardown(test_problems, setup, teardown),
       cmocka_unit_test_setup_teardown(test_failures, setup, teardown),
       cmocka_unit_test_setup_teardown(test_unreadable, setup, teardown),
+      cmocka_unit_test_setup_teardown(test_find, setup, teardown),
+      cmocka_unit_test_setup_teardown(test_find_nothing, setup, teardown),
+      cmocka_unit_test(test_given),
+      cmocka_unit_test_setup_teardown(test_listed_names, setup, teardown),
       cmocka_unit_test(test_no_paths),
       cmocka_unit_test(test_names),
   };

@@ -40,6 +40,7 @@ struct seen {
   const uint8_t *last_data;
   size_t last_size, n_body_calls;
   int n_done, n_writable;
+  size_t n_parts; /* for a test that sends many */
 };
 
 struct fixture {

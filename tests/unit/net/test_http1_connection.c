@@ -678,7 +678,7 @@ static void malformed_requests(void **state) {
       {"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400},
       {"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\n0", 400},
       {"GET / HTTP/2.0\r\nHost: h\r\n\r\n", 505},
-      {"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505},
+      {"PRI * HTTP/2.0\r\n\r\nSM\r\n!", 505},
       {"\x16\x03\x01\x02\x01", 400},
       {"CONNECT h:1 HTTP/1.1\r\nHost: h\r\n\r\n", 501},
       {"GET / HTTP/1.1\r\nHost: h\r\nExpect: miracles\r\n\r\n", 417},

@@ -42,14 +42,19 @@ static int set_up(void **state) {
                                            .control_socket = 5,
                                            .control_path = "/run/muster/8000.sock",
                                            .http_address = "::",
+                                           .grpc_address = "127.0.0.2",
                                            .metrics_address = "127.0.0.1",
                                            .http_port = 8000,
+                                           .grpc_port = 8001,
                                            .metrics_port = 65535,
-                                           .n_http = 2,
+                                           .n_http = 1,
+                                           .n_grpc = 1,
                                            .n_metrics = 1,
                                            .gateway = 1,
                                            .upgrade_started_ns = 3,
-                                           .upgrades = 2};
+                                           .upgrades = 2,
+                                           .trace_begun = true,
+                                           .trace_files = 5};
   for (int i = 0; i < 3; i++) sample.sockets[i].fd = 10 + i;
   sample.devices[0].name = "cpu";
   sample.devices[1].name = "gpu:0";
@@ -144,6 +149,9 @@ static void comes_back(void **state) {
   assert_string_equal(got->server->control_path, sample.server.control_path);
   assert_true(got->server->started_ns == sample.server.started_ns);
   assert_int_equal(got->server->metrics_port, 65535);
+  assert_string_equal(got->server->grpc_address, "127.0.0.2");
+  assert_int_equal(got->server->grpc_port, 8001);
+  assert_int_equal(got->server->n_grpc, 1);
   assert_true(got->server->was_ready && !got->server->settled);
   assert_int_equal(got->n_sockets, 3);
   assert_int_equal(got->sockets[2].fd, 12);
@@ -229,6 +237,8 @@ static void what_contradicts_itself_is_refused(void **state) {
   REFUSED(sample.state.n_server = 0);
   REFUSED(sample.state.n_sockets = 2);
   REFUSED(sample.server.n_http = UINT32_MAX);
+  REFUSED(sample.server.n_grpc = 2);
+  REFUSED(sample.server.grpc_port = 65536);
   REFUSED(sample.server.http_port = 65536);
   REFUSED(sample.server.gateway = 2);
   REFUSED(sample.server.control_socket = -1);

@@ -193,10 +193,14 @@ static void test_warmup_files(void **state) {
   assert_non_null(strstr(err.message, "warmup/row"));
   snprintf(path, sizeof path, "%s/warmup/row", folder);
   static const struct {
-    float row[4];
+    float row[5];
     size_t size;
     mu_status status;
-  } cases[] = {{{4, 5, 6, 7}, 16, MU_OK}, {{5, 0, 0, 0}, 16, MU_INVALID}, {{0}, 12, MU_INVALID}, {{0}, 0, MU_INVALID}};
+  } cases[] = {{{4, 5, 6, 7}, 16, MU_OK},
+               {{5, 0, 0, 0}, 16, MU_INVALID},
+               {{4, 0, 0, 0, 5}, 20, MU_OK}, /* what is behind the input is not read, as for Triton */
+               {{0}, 12, MU_INVALID},
+               {{0}, 0, MU_INVALID}};
   for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
     FILE *file = fopen(path, "w");
     assert_non_null(file);
@@ -205,9 +209,75 @@ static void test_warmup_files(void **state) {
     assert_int_equal(warm("sim", NULL, config, folder, note, &err), cases[i].status);
   }
   unlink(path);
+  /* neither a folder nor a pipe, which would never let go, is a file */
+  assert_int_equal(mkfifo(path, 0600), 0);
+  assert_int_equal(warm("sim", NULL, config, folder, note, &err), MU_INVALID);
+  assert_non_null(strstr(err.message, "not a regular file"));
+  unlink(path);
+  assert_int_equal(mkdir(path, 0700), 0);
+  assert_int_equal(warm("sim", NULL, config, folder, note, &err), MU_INVALID);
+  rmdir(path);
   snprintf(path, sizeof path, "%s/warmup", folder);
   rmdir(path);
   rmdir(folder);
+}
+
+/* Texts in a file: as many as the dims say, each behind its length. */
+static void test_warmup_files_of_texts(void **state) {
+  char folder[] = "/tmp/muster-test-XXXXXX", path[96], note[WARMUP_NOTE_MAX];
+  static const char config[] =
+      "max_batch_size: 4 model_warmup { name: \"texts\" batch_size: 2 inputs { key: \"in\" value { data_type: "
+      "TYPE_STRING dims: [ 2 ] input_data_file: \"texts\" } } } input { name: \"in\" data_type: TYPE_STRING dims: [ 2 "
+      "] } output { name: \"out\" data_type: TYPE_STRING dims: [ 2 ] }";
+  static const struct {
+    const char *bytes;
+    size_t size;
+    mu_status status;
+  } cases[] = {
+      {"\3\0\0\0abc\0\0\0\0", 11, MU_OK},
+      {"\3\0\0\0abc", 7, MU_INVALID},                  /* one */
+      {"\0\0\0\0\0\0\0\0\0\0\0\0", 12, MU_INVALID},    /* three */
+      {"\3\0\0\0abc\1\0\0\0", 11, MU_INVALID},         /* ends in an element */
+      {"\3\0\0\0abc\377\377\377\377", 11, MU_INVALID}, /* its length is nonsense */
+      {"\3\0\0\0abc\0\0", 9, MU_INVALID},              /* ends in a length */
+      {"", 0, MU_INVALID},
+  };
+  mu_error err = {{0}};
+  assert_non_null(mkdtemp(folder));
+  snprintf(path, sizeof path, "%s/warmup", folder);
+  assert_int_equal(mkdir(path, 0700), 0);
+  snprintf(path, sizeof path, "%s/warmup/texts", folder);
+  for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+    FILE *file = fopen(path, "w");
+    assert_non_null(file);
+    fwrite(cases[i].bytes, 1, cases[i].size, file);
+    fclose(file);
+    mu_status status = warm("sim", NULL, config, folder, note, &err);
+    if (status != cases[i].status) fail_msg("case %zu: %d %s", i, status, err.message);
+  }
+  unlink(path);
+  snprintf(path, sizeof path, "%s/warmup", folder);
+  rmdir(path);
+  rmdir(folder);
+}
+
+/* As Triton: without a batch size it is passed over, even if it could not run; zero_data counts whatever it says; and
+ * all samples run. */
+static void test_which_warmups_run(void **state) {
+  char note[WARMUP_NOTE_MAX], config[2048];
+  mu_error err = {{0}};
+  static const char skipped[] =
+      "model_warmup { name: \"skipped\" inputs { key: \"in\" value { data_type: TYPE_FP32 dims: "
+      "[ 4 ] input_data_file: \"nowhere\" } } } ";
+  snprintf(config, sizeof config, "%s %s", sim_config, skipped);
+  assert_int_equal(warm("sim", NULL, config, "/nonexistent", note, &err), MU_OK);
+  snprintf(config, sizeof config, "%s %s %s", sim_config, skipped, WARMUP("[ 4 ]", "zero_data: false"));
+  assert_int_equal(warm("sim", NULL, config, "/nonexistent", note, &err), MU_OK);
+  snprintf(config, sizeof config,
+           "%s %s model_warmup { name: \"second\" batch_size: 1 inputs { key: \"in\" value { "
+           "data_type: TYPE_FP32 dims: [ 4 ] input_data_file: \"nowhere\" } } }",
+           sim_config, WARMUP("[ 4 ]", "random_data: true"));
+  assert_int_equal(warm("sim", NULL, config, "/nonexistent", note, &err), MU_NOT_FOUND);
 }
 
 static int encode_options(void **state) {
@@ -236,6 +306,8 @@ int main(void) {
       cmocka_unit_test(test_an_invented_warmup_may_be_refused),
       cmocka_unit_test(test_a_configured_warmup_must_succeed),
       cmocka_unit_test(test_warmup_files),
+      cmocka_unit_test(test_warmup_files_of_texts),
+      cmocka_unit_test(test_which_warmups_run),
   };
   return cmocka_run_group_tests(tests, encode_options, forget_options);
 }
