@@ -48,7 +48,8 @@ MUST_CHECK mu_status grpc_infer_find_target(const char *message, size_t size, st
  * Sizes: an input's size in the arena follows from its shape, and raw contents of another size are refused. Only BYTES
  * says its size by its data. So with rest, sizes are known unless two or more inputs are BYTES: of one, the size is the
  * message's less that of all others (or it is the first). Where the arithmetic does not come out, because the message
- * has unknown fields behind its contents or numbers longer than they need be, sizes are not known either: then
+ * has unknown fields behind its contents or numbers longer than they need be, or where an input is missing that may
+ * still come behind the contents, sizes are not known either: then
  * request->binary_bytes is UINT64_MAX, sizes of BYTES are 0, and the message must be collected (grpc_scan_stage).
  *
  * Errors: MU_INVALID with a sentence that names the input and both values; MU_UNAVAILABLE: the model has no metadata

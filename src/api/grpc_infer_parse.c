@@ -365,9 +365,14 @@ mu_status grpc_infer_parse(const struct model *model, const char *message, size_
     return mu_fail(err, MU_INVALID,
                    "contents field must not be specified when using raw_input_contents for '%.100s' for model '%.100s'",
                    p.contents->info.name, model->name);
-  status = rest != NULL ? grpc_raw_reckon(model, rest, p.n_from_raw, request, err)
+  status = rest != NULL ? grpc_raw_reckon(model, rest, request, err)
                         : grpc_raw_place(model, &p.raw, p.n_from_raw, request, err);
-  if (status == MU_OK) status = infer_inputs_complete(model, request, err);
+  if (status != MU_OK) return status;
+  status = infer_inputs_complete(model, request, rest != NULL ? NULL : err);
+  if (status != MU_OK && rest != NULL) { /* what is missing may come behind the contents */
+    request->binary_bytes = UINT64_MAX;
+    return MU_OK;
+  }
   if (status == MU_OK && request->n_outputs == 0) status = infer_output_add_all(model, true, request, err);
   return status;
 }

@@ -109,10 +109,13 @@ static bool reckon_bytes(struct request *request, const struct grpc_infer_rest *
   return true;
 }
 
-mu_status grpc_raw_reckon(const struct model *model, const struct grpc_infer_rest *rest, uint32_t n_inputs,
-                          struct request *request, mu_error *err) {
+mu_status grpc_raw_reckon(const struct model *model, const struct grpc_infer_rest *rest, struct request *request,
+                          mu_error *err) {
   struct request_input *first = find_raw(request, 0), *unknown = NULL;
-  if (first == NULL) return wrong_count(model, "one or more", n_inputs, err);
+  if (first == NULL) { /* its input may come behind it */
+    size_unknown(request);
+    return MU_OK;
+  }
   const mu_status status = check_size(model, first, rest->first_size, err);
   if (status != MU_OK) return status;
   first->size = first->source_size = rest->first_size;

@@ -10,11 +10,11 @@ struct grpc_raw {
   size_t at[MODEL_TENSORS_MAX], size[MODEL_TENSORS_MAX];
 };
 
-/* The request's INPUT_BINARY inputs have source_at 0 to n_inputs - 1. Both give them their sizes and sum up
- * binary_bytes; _place also where they lie in the message, where _reckon leaves source_at. */
+/* The request's INPUT_BINARY inputs, n_inputs of them, have source_at 0 to n_inputs - 1. Both give them their sizes and
+ * sum up binary_bytes; _place also where they lie in the message, where _reckon leaves source_at. */
 MUST_CHECK mu_status grpc_raw_place(const struct model *model, const struct grpc_raw *raw, uint32_t n_inputs,
                                     struct request *request, mu_error *err);
-MUST_CHECK mu_status grpc_raw_reckon(const struct model *model, const struct grpc_infer_rest *rest, uint32_t n_inputs,
+MUST_CHECK mu_status grpc_raw_reckon(const struct model *model, const struct grpc_infer_rest *rest,
                                      struct request *request, mu_error *err);
 
 #endif

@@ -59,6 +59,9 @@ static mu_status collect(struct call *call, const struct request *filled, const 
 static mu_status head_complete(struct call *call, const uint8_t *data, size_t size, mu_error *err) {
   struct grpc_scan *scan = &call->scan;
   const struct grpc_infer_rest rest = grpc_scan_rest(scan);
+  struct grpc_infer_target target; /* a name that comes behind the contents is legal, though nobody writes it so */
+  if (grpc_infer_find_target(call->text.data, call->text.size, &target, NULL) != MU_OK)
+    return collect(call, NULL, data, size, err);
   mu_status status = parse(call, call->text.data, call->text.size, &rest, err);
   if (status != MU_OK) return status;
   if (grpc_infer_sizes_known(&call->request)) {

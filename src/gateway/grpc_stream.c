@@ -50,6 +50,7 @@ static bool message_begin(void *context, uint64_t size) {
     return false;
   }
   call->format = &format_protobuf_stream;
+  call->route.model[0] = '\0'; /* the message names it */
   call->message_size = size;
   call->text_size = UINT64_MAX;
   call->deadline_ns = s->deadline_ns;
