@@ -139,14 +139,6 @@ static mu_status check_ports(struct options *options, mu_error *err) {
   return MU_OK;
 }
 
-static mu_status check_log(struct options *options, mu_error *err) {
-  if (options->log_error) return MU_OK;
-  if (options_warn(options, "log-error: 'false' (from %s) has no effect: errors are always logged",
-                   options->origins[row_number(row_named("log-error"))]) != MU_OK)
-    return mu_fail(err, MU_NO_MEMORY, no_memory);
-  return MU_OK;
-}
-
 static mu_status check_metrics(struct options *options, mu_error *err) {
   struct metrics_config config;
   metrics_config_init(&config);
@@ -175,7 +167,7 @@ static mu_status check_trace(struct options *options, mu_error *err) {
 }
 
 /* Before fill: a listener's address that was set is told from one that follows. */
-static mu_status (*const checks[])(struct options *, mu_error *) = {check_log, check_metrics, check_trace};
+static mu_status (*const checks[])(struct options *, mu_error *) = {check_metrics, check_trace};
 
 /* ---- load -------------------------------------------------------------------------------------------------------- */
 
