@@ -244,7 +244,8 @@ static struct http_limits http_limits(const struct options *options) {
 }
 
 /* Connections never take the last descriptors: some stay for the gateway itself, for workers, whose attachments need a
- * few each, and for whoever asks for the metrics. */
+ * few each, for clients' shared memory (an eighth of all: supervisor/regions.c), and for whoever asks for the metrics.
+ */
 static void size_room(struct core *core) {
   struct rlimit limit;
   core->room.most = (uint32_t)core->options->max_connections;
