@@ -13,7 +13,7 @@ import pytest
 from muster_server import PATIENCE, put_model, run_muster, sanitized, sim_config, wait_for
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY = 0, 1, 3, 4, 6, 7
+DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
 END_STREAM, END_HEADERS = 1, 4
 
 
@@ -56,7 +56,7 @@ class Wire:
     def __init__(self, port: int):
         self.socket = socket.create_connection(("127.0.0.1", port), PATIENCE)
         self.buffer, self.going = b"", False
-        self.socket.sendall(PREFACE + frame(SETTINGS, 0, 0))
+        self.socket.sendall(PREFACE + frame(SETTINGS, 0, 0) + frame(WINDOW_UPDATE, 0, 0, b"\x3f\xff\x00\x00"))
 
     def send(self, *frames: bytes):
         self.socket.sendall(b"".join(frames))
@@ -150,8 +150,9 @@ def test_frames_that_end_the_connection(server, wire, frames, code):
 
 
 def test_headers_that_are_too_large(wire):
-    block = head(b"/v2", post=False) + b"".join(literal(b"x-%d" % i, b"v" * 120) for i in range(800))
-    wire.send(frame(HEADERS, END_STREAM, 1, block[:60000]), frame(9, END_HEADERS, 1, block[60000:]))
+    block = head(b"/v2", post=False) + b"".join(literal(b"x-%d" % i, b"v" * 120) for i in range(450))
+    pieces = [block[at:at + 16000] for at in range(0, len(block), 16000)]
+    wire.send(frame(HEADERS, END_STREAM, 1, pieces[0]), *(frame(9, 0, 1, piece) for piece in pieces[1:]), frame(9, END_HEADERS, 1))
     assert wire.until(HEADERS, 1) is not None
     assert b"larger than this server takes" in wire.until(DATA, 1)[3]
 
