@@ -90,8 +90,11 @@ static void carry_error(struct call *call, mu_status status, const char *message
 static void pause_reading(struct call *call) { exchange_pause(call->exchange); }
 static void resume_reading(struct call *call) { exchange_resume(call->exchange); }
 
-static const struct carrier carrier_grpc = {
-    .reply = carry_reply, .error = carry_error, .pause = pause_reading, .resume = resume_reading, .trace_names = &trace_names_grpc};
+static const struct carrier carrier_grpc = {.reply = carry_reply,
+                                            .error = carry_error,
+                                            .pause = pause_reading,
+                                            .resume = resume_reading,
+                                            .trace_names = &trace_names_grpc};
 
 /* ---- the message of a unary call --------------------------------------------------------------------------------- */
 

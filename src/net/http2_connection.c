@@ -184,6 +184,10 @@ static void feed(struct connection *connection, const uint8_t *data, size_t size
 
 /* The client has left. Answers that are there are still written as far as they are made into frames. */
 static void see_end(struct http2_connection *c) {
+  if (c->lingering) { /* that is what it waited for */
+    connection_close(&c->base);
+    return;
+  }
   c->base.peer_closed = c->dead = true;
   list_each (link, &c->exchanges) {
     struct http2_exchange *x = list_item(link, struct http2_exchange, link);

@@ -9,7 +9,7 @@
  */
 #include "gateway/call.h"
 
-#include "net/http1_connection.h"
+#include "net/connection.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -166,7 +166,7 @@ static void converse(const uint8_t *data, size_t size, size_t part) {
   replies.codec = http1_codec_create(true, &events, &replies, 64 * 1024);
   require(replies.codec != NULL);
   server->connections_open++;
-  require(http1_connection_open(server, ends[0]) == MU_OK);
+  require(connection_open(server, ends[0]) == MU_OK);
   if (part < size / PARTS_MOST) part = size / PARTS_MOST + 1;
   for (size_t at = 0; at < size; at += part)
     send_part(&replies, ends[1], data + at, size - at < part ? size - at : part);

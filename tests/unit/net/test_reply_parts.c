@@ -210,8 +210,8 @@ static void http1_chunks(void **state) {
     assert_non_null(strstr(client_text(&c), "\r\nTransfer-Encoding: chunked\r\n"));
     assert_null(strstr(client_text(&c), "Content-Length"));
     assert_null(strstr(client_text(&c), "grpc-status"));
-    assert_memory_equal(strstr(client_text(&c), "\r\n\r\n") + 4, "4\r\none \r\n4\r\ntwo \r\n5\r\nthree\r\n0\r\n\r\n",
-                        34);
+    static const char chunks[] = "4\r\none \r\n4\r\ntwo \r\n5\r\nthree\r\n0\r\n\r\n";
+    assert_memory_equal(strstr(client_text(&c), "\r\n\r\n") + 4, chunks, sizeof chunks - 1);
     buffer_consume(&c.in, (size_t)(end_of - c.in.data) + 5);
   }
   assert_int_equal(f.seen[1].n_done, 2);
