@@ -26,10 +26,11 @@ enum endpoint {
   ENDPOINT_CUDA_REGION_STATUS, /* the same for CUDA shared memory, of which there is none */
   ENDPOINT_CUDA_REGION_REGISTER,
   ENDPOINT_CUDA_REGION_UNREGISTER,
-  ENDPOINT_LOGGING, /* GET and POST v2/logging */
-  ENDPOINT_HEALTH,  /* GET health */
-  ENDPOINT_STATS,   /* GET stats */
-  ENDPOINT_METRICS, /* GET metrics */
+  ENDPOINT_LOGGING,     /* GET and POST v2/logging */
+  ENDPOINT_STREAM_DEMO, /* GET stream-demo */
+  ENDPOINT_HEALTH,      /* GET health */
+  ENDPOINT_STATS,       /* GET stats */
+  ENDPOINT_METRICS,     /* GET metrics */
   ENDPOINT_COUNT
 };
 
