@@ -12,7 +12,6 @@ from websockets.sync.client import connect
 from muster_server import PATIENCE, put_model, sim_config, wait_for
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
 
 
 class Page:
@@ -35,6 +34,7 @@ class Page:
 
 @contextlib.contextmanager
 def page(folder, url):
+    assert CHROMIUM, "no chromium: script/bootstrap installs it"
     log = folder / "chromium.log"
     with log.open("wb") as file:
         browser = subprocess.Popen([CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
