@@ -55,6 +55,7 @@ static const struct route_row {
     {"v2/logging", GET | POST | GUARDED, ENDPOINT_LOGGING, NULL},
     {"v2/repository/models/{model}/load", POST | GUARDED, ENDPOINT_MODEL_LOAD, NULL},
     {"v2/repository/models/{model}/unload", POST | GUARDED, ENDPOINT_MODEL_UNLOAD, NULL},
+    {"stream-demo", GET, ENDPOINT_STREAM_DEMO, NULL},
     {"health", GET, ENDPOINT_HEALTH, NULL},
     {"stats", GET, ENDPOINT_STATS, NULL},
     {"metrics", GET, ENDPOINT_METRICS, NULL},

@@ -28,6 +28,7 @@ enum endpoint {
   ENDPOINT_CUDA_REGION_UNREGISTER,
   ENDPOINT_TRACE_SETTING, /* GET and POST v2[/models/M]/trace/setting */
   ENDPOINT_LOGGING,       /* GET and POST v2/logging */
+  ENDPOINT_STREAM_DEMO,   /* GET stream-demo */
   ENDPOINT_HEALTH,        /* GET health */
   ENDPOINT_STATS,         /* GET stats */
   ENDPOINT_METRICS,       /* GET metrics */

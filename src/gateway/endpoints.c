@@ -49,6 +49,32 @@ static struct gateway_model *path_model(struct call *call) {
   return NULL;
 }
 
+/* ---- the page that shows streams: stream_demo.html ----------------------------------------------------------------
+ */
+
+extern const unsigned char stream_demo_page[];
+extern const size_t stream_demo_page_size;
+
+static void stream_demo(struct call *call) {
+  static const struct header headers[] = {
+      {"Content-Security-Policy",
+       "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self' ws: wss:; "
+       "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"},
+      {"X-Content-Type-Options", "nosniff"},
+      {"Cache-Control", "no-cache"}};
+  struct exchange *exchange = call->exchange;
+  struct iovec body = {(void *)(uintptr_t)stream_demo_page, stream_demo_page_size};
+  call->exchange = NULL;
+  exchange_reply(exchange, &(struct reply){.status = 200,
+                                           .content_type = "text/html; charset=utf-8",
+                                           .headers = headers,
+                                           .n_headers = sizeof headers / sizeof *headers,
+                                           .body = &body,
+                                           .n_body = 1,
+                                           .compressible = true,
+                                           .unshared = true});
+}
+
 /* ---- health ------------------------------------------------------------------------------------------------------ */
 
 static void server_live(struct call *call) { answer(call, 200, NULL); }
@@ -293,6 +319,7 @@ static void metrics(struct call *call) {
 
 static void (*const endpoints[ENDPOINT_COUNT])(struct call *) = {
     [ENDPOINT_SERVER_LIVE] = server_live,
+    [ENDPOINT_STREAM_DEMO] = stream_demo,
     [ENDPOINT_SERVER_READY] = server_ready,
     [ENDPOINT_SERVER_METADATA] = server_metadata,
     [ENDPOINT_MODEL_METADATA] = model_metadata,

@@ -515,3 +515,21 @@ def test_a_plain_client_of_the_library_is_refused_as_it_expects(server):
     with pytest.raises(InvalidStatus):
         with stream(server, "/v2/models/nobody/stream"):
             pass
+
+
+# ---- muster bench --streams ------------------------------------------------------------------------------------------
+
+
+def test_bench_counts_every_frame(server):
+    done = run_muster("bench", "echo", "--url", f"http://{server.url}", "--streams", "4", "--fps", "50", "--seconds", "1", "--warm-up", "0",
+                      "--deadline", "30s", "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["due"] == 200 == result["in_time"] + result["unsent"] and result["in_time"] > 0
+
+
+def test_bench_says_what_does_not_go_together(server):
+    done = run_muster("bench", "echo", "--url", f"http://{server.url}", "--fps", "50")
+    assert done.returncode == 2 and "--streams" in done.stderr
+    done = run_muster("bench", "nobody", "--url", f"http://{server.url}", "--streams", "4")
+    assert done.returncode == 1 and "nobody" in done.stderr

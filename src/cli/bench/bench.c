@@ -1,8 +1,10 @@
 /* muster bench: what a server does under load. */
+#include "base/clock.h"
 #include "cli/bench/echo.h"
 #include "cli/bench/payload.h"
 #include "cli/bench/report.h"
 #include "cli/bench/server_processes.h"
+#include "cli/bench/streams.h"
 #include "cli/command.h"
 
 #include <errno.h>
@@ -25,6 +27,7 @@ struct bench {
   uint64_t *batches_before;
   struct bench_row *rows[SETTINGS_LIST_MAX];
   size_t n_rows;
+  bool streams_failed; /* no frame was answered */
   struct buffer out;
 };
 
@@ -235,8 +238,69 @@ static mu_status sweep(struct bench *bench, mu_error *err) {
   return status;
 }
 
+/* ---- streams ----------------------------------------------------------------------------------------------------- */
+
+static mu_status make_message(const struct payload *payload, struct buffer *out, mu_error *err) {
+  for (int i = 0; i < 4; i++) buffer_putc(out, (char)(payload->json_size >> 8 * i));
+  buffer_append(out, payload->body.data, payload->body.size);
+  return out->failed ? mu_fail(err, MU_NO_MEMORY, "no memory for the message") : MU_OK;
+}
+
+static void print_streams(const struct bench_settings *settings, const struct streams_result *r, struct buffer *out) {
+  double due = r->due > 0 ? (double)r->due : 1;
+  uint64_t p50 = histogram_percentile(&r->latencies, 50), p99 = histogram_percentile(&r->latencies, 99);
+  if (settings->json) {
+    buffer_print(out,
+                 "{\"streams\":%lld,\"fps\":%g,\"deadline_ms\":%g,\"due\":%llu,\"in_time\":%llu,\"late\":%llu,"
+                 "\"dropped\":%llu,\"unsent\":%llu,\"failed\":%llu,\"open\":%llu,\"p50_us\":%llu,\"p99_us\":%llu}\n",
+                 (long long)settings->streams, settings->fps, settings->deadline_s * 1e3, (unsigned long long)r->due,
+                 (unsigned long long)r->in_time, (unsigned long long)r->late, (unsigned long long)r->dropped,
+                 (unsigned long long)r->unsent, (unsigned long long)r->failed, (unsigned long long)r->open,
+                 (unsigned long long)(p50 / NS_PER_US), (unsigned long long)(p99 / NS_PER_US));
+    return;
+  }
+  buffer_print(out, "%lld streams at %g frames/s, deadline %g ms: %llu frames due, %.3f %% not answered in time\n",
+               (long long)settings->streams, settings->fps, settings->deadline_s * 1e3, (unsigned long long)r->due,
+               100 * ((double)r->due - (double)r->in_time) / due);
+  buffer_print(out, "  in time %llu, late %llu, dropped %llu, unsent %llu, errors %llu, no answer %llu\n",
+               (unsigned long long)r->in_time, (unsigned long long)r->late, (unsigned long long)r->dropped,
+               (unsigned long long)r->unsent, (unsigned long long)r->failed, (unsigned long long)r->open);
+  buffer_print(out, "  latency from when a frame was due: p50 %.2f ms, p99 %.2f ms, max %.2f ms\n", (double)p50 / 1e6,
+               (double)p99 / 1e6, (double)r->latencies.max / 1e6);
+  if (r->failed > 0) buffer_print(out, "  first error: %s\n", r->error);
+}
+
+static mu_status run_streams(struct bench *bench, mu_error *err) {
+  const struct bench_settings *settings = &bench->settings;
+  const struct payload_options options = {.rows = settings->rows,
+                                          .shapes = settings->shapes.items,
+                                          .n_shapes = settings->shapes.n,
+                                          .files = settings->files.items,
+                                          .n_files = settings->files.n,
+                                          .seed = (uint64_t)settings->seed};
+  struct payload payload = {0};
+  struct streams_result *result = calloc(1, sizeof *result);
+  if (result == NULL) return mu_fail(err, MU_NO_MEMORY, "no memory");
+  mu_status status = target_find(settings->what, settings->url, &bench->targets[0], err);
+  if (status == MU_OK) status = payload_infer(&bench->targets[0], &options, &payload, err);
+  if (status == MU_OK) status = make_message(&payload, &bench->requests[0], err);
+  payload_free(&payload);
+  const struct streams_options streams = {.streams = (uint32_t)settings->streams,
+                                          .fps = settings->fps,
+                                          .deadline_ns = (uint64_t)(settings->deadline_s * 1e9),
+                                          .warmup_ns = (uint64_t)(settings->warmup_s * 1e9),
+                                          .duration_ns = (uint64_t)(settings->duration_s * 1e9),
+                                          .message = &bench->requests[0]};
+  if (status == MU_OK) status = streams_run(&bench->targets[0], &streams, result, err);
+  if (status == MU_OK) print_streams(settings, result, &bench->out);
+  bench->streams_failed = result->in_time + result->late == 0;
+  free(result);
+  return status;
+}
+
 /* A server that answers nothing right has failed the test, and with --check a single wrong reply has. */
 static int verdict(const struct bench *bench) {
+  if (bench->streams_failed) return COMMAND_FAILED;
   for (size_t i = 0; i < bench->n_rows; i++)
     for (size_t k = 0; k < bench->rows[i]->n_sides; k++) {
       const struct bench_side *side = bench->rows[i]->sides[k];
@@ -276,6 +340,9 @@ static int run(int argc, char **argv) {
   int exit_status = COMMAND_OK;
   if (settings_read(argc, argv, &bench->settings, &err) != MU_OK)
     exit_status = command_fail(&command_bench, COMMAND_USAGE, err.message);
+  else if (bench->settings.streams > 0 && bench->settings.echo == NULL)
+    exit_status = run_streams(bench, &err) == MU_OK ? command_output(&command_bench, &bench->out)
+                                                    : command_fail(&command_bench, COMMAND_FAILED, err.message);
   else if ((bench->settings.echo != NULL ? echo_serve(bench->settings.echo, (size_t)bench->settings.bytes, &err)
                                          : sweep(bench, &err)) != MU_OK)
     exit_status = command_fail(&command_bench, COMMAND_FAILED, err.message);
@@ -309,6 +376,11 @@ const struct command command_bench = {
         "  --requests N           end a row after N requests instead of a time\n"
         "  --timeout SECONDS      of one request (default 60)\n"
         "  --seed N               of random inputs and arrivals (default 1)\n"
+        "\n"
+        "Live streams: WebSockets with frames at a fixed rate instead of requests\n"
+        "  --streams N            so many, their beats spread evenly\n"
+        "  --fps F                frames a second of each (default 25)\n"
+        "  --deadline TIME        from when a frame is due to its answer (default 200ms); the server drops late ones\n"
         "\n"
         "Request\n"
         "  --url URL              the server of MODEL (default http://127.0.0.1:8000)\n"

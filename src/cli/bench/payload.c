@@ -169,6 +169,7 @@ mu_status payload_infer(const struct target *target, const struct payload_option
   if (status == MU_OK && options->rows > 1 && payload->rows == 1)
     status = mu_fail(err, MU_INVALID, "'%s' has no varying first dim: its requests have no rows", target->model);
   buffer_puts(json, "],\"parameters\":{\"binary_data_output\":true}}");
+  payload->json_size = json->size;
   buffer_print(&payload->headers, "Inference-Header-Content-Length: %zu\r\n", json->size);
   buffer_append(json, tensors.data, tensors.size);
   buffer_free(&tensors);

@@ -23,7 +23,8 @@ struct payload {
   const char *method;
   struct buffer headers; /* lines with their ends */
   struct buffer body;
-  int64_t rows; /* inferences in one request, as far as is known */
+  size_t json_size; /* of an infer request's body: its first part */
+  int64_t rows;     /* inferences in one request, as far as is known */
 };
 
 /* payload_free is due whatever these return. The first makes the infer request of the target's model, the second takes

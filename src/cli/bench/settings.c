@@ -97,6 +97,11 @@ static bool read_connections(const char *text, void *field) {
   return read_count(text, field) && *(int64_t *)field >= 1 && *(int64_t *)field <= CONNECTIONS_MAX;
 }
 
+static bool read_fps(const char *text, void *field) {
+  const char *end;
+  return read_number(text, 0.01, 1e4, &end, field) && *end == '\0';
+}
+
 static bool read_rows(const char *text, void *field) { return read_count(text, field) && *(int64_t *)field >= 1; }
 
 static bool read_rounds(const char *text, void *field) {
@@ -189,6 +194,9 @@ static const struct flag {
     {"--control-socket", read_text, AT(control_socket), "a path"},
     {"--compare-control-socket", read_text, AT(compare_socket), "a path"},
     {"--json", read_switch, AT(json), NULL},
+    {"--streams", read_connections, AT(streams), "a number from 1 to 100000"},
+    {"--fps", read_fps, AT(fps), "frames a second, 0.01 to 10000"},
+    {"--deadline", read_seconds, AT(deadline_s), "a time like 100ms"},
     {"--echo", read_text, AT(echo), "[HOST:]PORT"},
 };
 enum { FLAGS = sizeof flags / sizeof *flags };
@@ -245,6 +253,13 @@ static mu_status check(const struct bench_settings *settings, bool connections_s
       {settings->compare == NULL && (settings->compare_pids.n > 0 || settings->compare_socket != NULL),
        "--compare-pid and --compare-control-socket belong to --compare"},
       {settings->compare == NULL && settings->rounds > 0, "--rounds belongs to --compare"},
+      {settings->streams == 0 && (settings->fps > 0 || settings->deadline_s > 0),
+       "--fps and --deadline belong to --streams"},
+      {settings->streams > 0 && (settings->compare != NULL || settings->raw != NULL || settings->body != NULL ||
+                                 settings->bytes > 0 || settings->rate.n > 0 || settings->concurrency.n > 0),
+       "--streams sends frames of one model at --fps: no --compare, --raw, --body, --bytes, --rate or --concurrency"},
+      {settings->streams > 0 && settings->deadline_s > 0 && settings->deadline_s < 1e-3,
+       "--deadline is a millisecond or more"},
       {settings->body != NULL && settings->files.n > 0, "--body is the whole request: --input has no place in it"},
       {settings->body != NULL && settings->bytes > 0, "--body or --bytes, not both"},
       {settings->files.n > 0 && settings->raw != NULL, "--input belongs to a model, --raw has none: use --body"},
@@ -256,12 +271,14 @@ static mu_status check(const struct bench_settings *settings, bool connections_s
 }
 
 mu_status settings_read(int argc, char **argv, struct bench_settings *ret_settings, mu_error *err) {
-  enum { CONNECTIONS = 256, COMPARE_ROUNDS = 6 };
+  enum { CONNECTIONS = 256, COMPARE_ROUNDS = 6, FPS = 25, DEADLINE_MS = 200 };
   struct bench_settings settings = {
       .url = "http://127.0.0.1:8000", .duration_s = 5, .warmup_s = 1, .timeout_s = 60, .rows = 1, .seed = 1};
   mu_status status = read_arguments(argc, argv, &settings, err);
   if (status == MU_OK && settings.echo == NULL) status = check(&settings, settings.connections > 0, err);
   if (status != MU_OK) return status;
+  if (settings.fps == 0) settings.fps = FPS;
+  if (settings.deadline_s == 0) settings.deadline_s = DEADLINE_MS / 1e3;
   if (settings.connections == 0) settings.connections = CONNECTIONS;
   if (settings.rounds == 0) settings.rounds = settings.compare != NULL ? COMPARE_ROUNDS : 1;
   bool levels_said = settings.rate.n > 0 || settings.concurrency.n > 0;

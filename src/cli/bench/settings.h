@@ -32,6 +32,8 @@ struct bench_settings {
   struct text_list shapes, files, headers;
   const char *raw, *body; /* "METHOD /PATH"; a file */
   int64_t bytes, reply_bytes;
+  int64_t streams;        /* WebSocket streams instead of requests; 0: none */
+  double fps, deadline_s; /* of each */
   bool check, json;
   const char *histogram, *save_reply; /* files to write */
   const char *control_socket, *compare_socket;
