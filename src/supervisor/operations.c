@@ -9,7 +9,7 @@
 
 #include "supervisor/state.h"
 
-enum { OPERATIONS_MAX = 1024, DIGEST_MAX = 64 << 20 };
+enum { OPERATIONS_MAX = 1024, DIGEST_MAX = 1 << 30 };
 
 static void free_operation(struct model_operation *operation) {
   if (operation == NULL) return;

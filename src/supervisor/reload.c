@@ -353,7 +353,9 @@ static mu_status reload_all(struct supervisor *s, mu_error *err) {
   list_init(&wanted);
   mu_status status = read_options(s, &options, &encoded, err);
   if (status == MU_OK) status = wanted_models_find(options, s->cores, model_choices(s), &wanted, err);
-  if (status == MU_OK) status = wanted_models_digest(&wanted, &s->operations.digest);
+  bool poll = status == MU_OK && options->model_control_mode == CONTROL_MODE_POLL;
+  if (poll && wanted_models_digest(&wanted, &s->operations.digest) != MU_OK)
+    status = mu_fail(err, MU_NO_MEMORY, "no memory for the models");
   if (status == MU_OK) status = enroll_wanted(s, &wanted, options, err);
   if (status != MU_OK) {
     buffer_clear(&s->operations.digest);

@@ -30,7 +30,8 @@ static mu_status check_problem(const struct supervisor *s, const struct served_m
 mu_status served_models_create(struct supervisor *s, mu_error *err) {
   mu_status status = model_choices_read(s, err);
   if (status == MU_OK) status = wanted_models_find(s->options, s->cores, model_choices(s), &s->models, err);
-  if (status == MU_OK && wanted_models_digest(&s->models, &s->operations.digest) != MU_OK)
+  bool poll = s->options->model_control_mode == CONTROL_MODE_POLL;
+  if (status == MU_OK && poll && wanted_models_digest(&s->models, &s->operations.digest) != MU_OK)
     status = mu_fail(err, MU_NO_MEMORY, "no memory for the models");
   wanted_models_warn(&s->models);
   list_each (link, &s->models) {

@@ -11,7 +11,7 @@ from tritonclient.utils import InferenceServerException
 
 from muster_server import MODELS, put_model, run_muster, sim_config, wait_for
 from oip import Wire
-from test_reload import (ANSWERS, NEW, OLD, X, Load, answer_of, ask_echo, ask_net, change, change_net, delete, net_model,
+from test_reload import (ANSWERS, NEW, OLD, X, Load, answer_of, ask_echo, ask_net, change, change_net, control, delete, net_model,
                          reload_json, reloads, wait_gone)
 from traffic import echo, infer, sim_model, worker_pids
 
@@ -353,11 +353,12 @@ def test_a_version_that_is_not_there(refusing, client_of):
 def test_the_gateway_dies_while_a_model_is_loading(explicit):
     """The client's connection is cut; the load still happens, and the next gateway knows."""
     server, repository, client = explicit
-    put_model(repository, "slow", config=sim_config(load_ms=400))
+    put_model(repository, "slow", config=sim_config(load_ms=1500))
+    gateway = server.status()["gateway"]["pid"]
     with Wire(server.port) as wire:
         wire.request("POST", "/v2/repository/models/slow/load", b"")
-        wait_for(lambda: server.workers("slow"), "the load to have begun")
-        os.kill(server.status()["gateway"]["pid"], signal.SIGKILL)
+        wait_for(lambda: control(server, "GET", "/status")["workers"], "the load to have begun")
+        os.kill(gateway, signal.SIGKILL)
         with pytest.raises(ConnectionError):
             wire.reply()
     wait_for(lambda: server.status().get("gateway", {}).get("state") == "ready", "the next gateway")
