@@ -54,6 +54,9 @@ static void test_served(void **state) {
       {"POST", "/v2/repository/models/magika/unload", ENDPOINT_MODEL_UNLOAD, "magika", -1},
       {"GET", "/health", ENDPOINT_HEALTH, "", -1},
       {"GET", "/stats", ENDPOINT_STATS, "", -1},
+      {"GET", "/stream-demo", ENDPOINT_STREAM_DEMO, "", -1},
+      {"GET", "/v2/stream", ENDPOINT_STREAM, "", -1},
+      {"GET", "/v2/models/m/stream", ENDPOINT_STREAM, "m", -1},
       {"HEAD", "/metrics", ENDPOINT_METRICS, "", -1},
   };
   uint32_t seen = 0;
