@@ -112,7 +112,6 @@ static bool waits(struct sched_key *key, uint32_t parallel, uint64_t now_ns) {
       .rows = (uint32_t)key->rows,
       .max_rows = most,
       .parallel = parallel,
-      .trying = key->enough.rows > 0 && most > key->enough.rows,
       .curve = &key->curve,
   };
   struct wait_answer answer;

@@ -135,7 +135,7 @@ bool wait_pays(struct wait *wait, const struct wait_question *question, struct w
     share = by;
     double x = fmin(out.expected * (by - out.now) / (out.all - out.now), cap - q);
     double w = (double)(step_end(i) - elapsed);
-    double run = question->trying ? alone / n : curve_ns(question->curve, fmax((q + x) / n, 1));
+    double run = curve_ns(question->curve, fmax((q + x) / n, 1));
     double gain = x - flow * w - rate * (n * run - alone);
     if (gain <= best || gain < MIN_GAIN * (q + x) || x < CLUSTERED * flow * w) continue;
     if (question->latest_ns != TIME_NEVER && (double)question->now_ns + w + run > (double)question->latest_ns) break;

@@ -49,7 +49,6 @@ struct wait_question {
   uint32_t rows;       /* waiting */
   uint32_t max_rows;   /* of a batch */
   uint32_t parallel;   /* instances that could start now */
-  bool trying;         /* the larger batch is to be measured: what is known of it does not count */
   const struct curve *curve;
 };
 
