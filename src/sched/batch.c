@@ -118,7 +118,7 @@ static void learn(struct batch *batch, uint64_t ran, uint64_t now_ns) {
   if (ran == 0) return;
   curve_learn(&key->curve, batch->shown.rows, ran);
   if (!hold_learns(key->model)) return;
-  enough_learn(&key->enough, &key->curve, batch->shown.rows, ran);
+  enough_learn(&key->enough, batch->shown.rows, ran);
   wait_completed(&key->wait, batch->shown.rows, key->rows > 0, now_ns, ran, key->model->params.max_learned_wait_ns);
 }
 

@@ -11,7 +11,7 @@ bool hold_learns(const struct sched_model *model) {
 /* The most rows that are worth waiting for. */
 static uint32_t most_rows(const struct sched_key *key) {
   uint32_t max_rows = key->model->max_rows;
-  return hold_learns(key->model) ? enough_limit(&key->enough, &key->curve, max_rows) : max_rows;
+  return hold_learns(key->model) ? enough_limit(&key->enough, max_rows) : max_rows;
 }
 
 bool hold_full(const struct sched_key *key) { return key->rows >= most_rows(key); }

@@ -35,13 +35,9 @@ static inline double latency_cpu(double n) { return (.3 + .9 * n) * 1e6; }
 
 enum think { THINK_FIXED, THINK_UNIFORM, THINK_EXPONENTIAL };
 
-enum { SIMULATION_SPELL_NS = 200 * NS_PER_MS }; /* between two changes of the drift */
-
 struct simulation {
   double (*latency)(double rows);
   double noise; /* share of the latency, up and down */
-  double drift; /* the machine is slower by up to this share for a while, for whatever reason, then by another one */
-  double pause; /* share of batches that a pause of the whole machine hits: two to three times the latency */
   uint32_t clients;
   enum think think;
   double think_ns;  /* mean */
@@ -149,22 +145,12 @@ static inline void simulation_answer(struct simulation_run *run, struct sched_ba
   run->batches++;
 }
 
-/* What else goes on on the machine. */
-static inline double simulation_disturbance(struct simulation_run *run) {
-  const struct simulation *setup = run->setup;
-  double times = 1 + setup->noise * (2 * random_unit(&run->random) - 1);
-  if (setup->pause > 0 && random_unit(&run->random) < setup->pause) times *= 2 + random_unit(&run->random);
-  uint64_t spell = run->now / SIMULATION_SPELL_NS + setup->seed * 1000003 + 1; /* the same for all settings */
-  for (int i = 0; i < 4; i++) random_next(&spell);
-  return times * (1 + setup->drift * random_unit(&spell));
-}
-
 static inline void simulation_decide(struct simulation_run *run) {
   struct sched_decision decision;
   while (sched_next(run->sched, run->now, &decision)) {
     if (decision.action != SCHED_RUN) abort();
     double ns = run->setup->latency(decision.batch->rows);
-    ns *= simulation_disturbance(run);
+    ns *= 1 + run->setup->noise * (2 * random_unit(&run->random) - 1);
     simulation_add(run, (struct simulation_event){.at = run->now + (uint64_t)ns, .batch = decision.batch});
   }
 }

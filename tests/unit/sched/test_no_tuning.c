@@ -64,43 +64,11 @@ static void test_exponential_think(void **state) {
   compare(magika, 200e3, THINK_EXPONENTIAL, 1.2);
 }
 
-/* Mean share of the best fixed setting's throughput on a machine that is slower by up to a half for fifths of a second,
- * whose times vary by a tenth, and where one batch in a hundred takes two to three times as long. */
-static double on_a_noisy_machine(double (*latency)(double), uint32_t clients, double seconds) {
-  double ratio = 0;
-  for (uint64_t seed = 1; seed <= 3; seed++) {
-    uint32_t n = (uint32_t)(seconds * 1e9 * clients / latency(clients));
-    struct simulation setup = {.latency = latency,
-                               .noise = .1,
-                               .drift = .5,
-                               .pause = .01,
-                               .clients = clients,
-                               .think = THINK_UNIFORM,
-                               .think_ns = 150e3,
-                               .params = {.max_batch = 64, .max_learned_wait_ns = 10 * NS_PER_MS},
-                               .warmup = n,
-                               .requests = n,
-                               .seed = seed};
-    ratio += simulation_run(&setup).rate / best_of_sweep(setup).rate / 3;
-  }
-  return ratio;
-}
-
-static void test_a_noisy_machine(void **state) {
-  for (uint32_t clients = 4; clients <= 64; clients *= 4) {
-    double ratio = on_a_noisy_machine(mlp, clients, 2);
-    if (ratio < .95) fail_msg("MLP, %u clients: throughput %.3f", clients, ratio);
-    ratio = on_a_noisy_machine(magika, clients, 6);
-    if (ratio < .95) fail_msg("Magika, %u clients: throughput %.3f", clients, ratio);
-  }
-}
-
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_mlp),
       cmocka_unit_test(test_magika),
       cmocka_unit_test(test_exponential_think),
-      cmocka_unit_test(test_a_noisy_machine),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
