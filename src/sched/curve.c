@@ -8,7 +8,8 @@ enum {
   TRUSTED = 3,         /* from so many on, a wild measurement is cut */
   FORGET_AFTER = 2048, /* batches without one at a size: the clock or the neighbours may have changed since */
 };
-static const float WILD = 3.0f;          /* times the mean */
+static const float FALLS = .2f, RISES = .08f; /* shares of the way to a measurement that fast_ns goes */
+static const float WILD = 3.0f;               /* times the mean */
 static const double UNKNOWN_GAIN = 0.5;  /* share of the cost that more rows are taken to share, where never measured */
 static const float SLOW_QUANTILE = .99f; /* which slow_ns follows … */
 static const float SLOW_STEP = .1f;      /* … in steps of this share of itself */
@@ -47,9 +48,10 @@ void curve_learn(struct curve *curve, uint32_t rows, uint64_t ns) {
     if (point->n < MEMORY) point->n++;
     point->rows += ((float)rows - point->rows) / (float)point->n;
     point->ns += (time - point->ns) / (float)point->n;
+    point->fast_ns += (time - point->fast_ns) * (time < point->fast_ns ? FALLS : RISES);
   } else {
     curve->known |= UINT64_C(1) << i;
-    *point = (struct curve_point){.rows = (float)rows, .ns = time, .n = 1};
+    *point = (struct curve_point){.rows = (float)rows, .ns = time, .fast_ns = time, .n = 1};
   }
   point->learnt = curve->batches;
   uint32_t swept = curve->batches % CURVE_POINTS; /* one a batch, so that forgetting costs nothing */

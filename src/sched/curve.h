@@ -12,6 +12,7 @@ enum { CURVE_POINTS = 48 };
 
 struct curve_point {
   float rows, ns;  /* moving means */
+  float fast_ns;   /* what the undisturbed ones take: follows low measurements quickly, high ones slowly */
   uint32_t n;      /* measurements in them, as far as they still count */
   uint32_t learnt; /* curve.batches at the last one */
 };

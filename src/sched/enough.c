@@ -17,7 +17,7 @@ enum {
   FARTHEST = 4,     /* times the size at hand: larger ones would show in the latency of all */
 };
 
-static float row_ns(const struct curve_point *point) { return (point->ns + BATCH_COST_NS) / point->rows; }
+static float row_ns(const struct curve_point *point) { return (point->fast_ns + BATCH_COST_NS) / point->rows; }
 
 /* Whether a batch of so many rows would tell something. */
 static bool worth_a_try(const struct enough *enough, const struct curve *curve, uint32_t rows, float least_ns) {

@@ -74,6 +74,7 @@ static inline struct sched_job *job_of(struct driver *d, struct sched_model *mod
   job->bytes = 0;
   job->deadline_ns = TIME_NEVER;
   job->timeout_ns = 0;
+  job->drop_late = false;
   return job;
 }
 

@@ -226,6 +226,7 @@ static void arrive(struct machine *m) {
   r->job.bytes = 1;
   r->job.deadline_ns = any(m, 3) == 0 ? m->now + 1 + any(m, 20 * NS_PER_MS) : TIME_NEVER;
   r->job.timeout_ns = 0;
+  r->job.drop_late = false;
   void **owner = sched_key_owner(r->job.key);
   if (*owner == NULL) {
     *owner = malloc(sizeof shape);

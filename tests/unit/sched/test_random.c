@@ -363,6 +363,7 @@ static void submit(struct ref *r) {
   j->job.bytes = any(r, 1000);
   j->job.deadline_ns = any(r, 3) > 0 ? TIME_NEVER : r->now + any(r, 20) * NS_PER_MS;
   j->job.timeout_ns = any(r, 3) > 0 ? 0 : (1 + any(r, 10)) * NS_PER_MS;
+  j->job.drop_late = false;
   j->level = params->priority_levels == 0 ? 0 : j->job.priority > 0 ? j->job.priority : params->default_priority_level;
   j->delayed = j->solo = j->suspect = j->canceled = false;
   j->failures = 0;
