@@ -109,7 +109,7 @@ FRAMING = {
     "a method that is none": b"GE\0T /v2 HTTP/1.1\r\nHost: a\r\n\r\n" + HIDDEN,
     "another authority's form": b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n" + HIDDEN,
     "HTTP/0.9": b"GET /v2\r\n\r\n" + HIDDEN,
-    "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + HIDDEN,
+    "almost HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSN\r\n\r\n" + HIDDEN,
     "TLS": bytes.fromhex("160301020001000001fc0303") + HIDDEN,
 }
 
