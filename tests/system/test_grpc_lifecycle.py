@@ -152,12 +152,13 @@ def test_drain(serve, tmp_path):
     with connect(server) as channel:
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
         unary = [stub.ModelInfer.future(infer("slow", id=str(i))) for i in range(3)]
-        requests = queue.Queue()
+        asked = [queue.Queue() for _ in range(3)]
         for i in range(3):
-            requests.put(infer("slow", id=str(i)))
-        stream, idle = Heard(stub.ModelStreamInfer(iter(requests.get, None))), Heard(stub.ModelStreamInfer(iter(requests.get, None)))
+            asked[0].put(infer("slow", id=str(i)))
+        stream, idle = (Heard(stub.ModelStreamInfer(iter(requests.get, None))) for requests in asked[:2])
         watched = watch(channel, "slow")
-        reflection = Heard(channel.stream_stream("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo")(iter(requests.get, None)))
+        reflection = Heard(channel.stream_stream("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo")(
+            iter(asked[2].get, None)))
         assert watched.next().status == SERVING
 
         def pending():
@@ -166,17 +167,12 @@ def test_drain(serve, tmp_path):
         wait_for(pending, "all requests")
         server.signal(signal.SIGTERM)
         assert [future.result(PATIENCE).id for future in unary] == ["0", "1", "2"]
-        ends = []
-        for one in (stream, idle):
-            while not isinstance(got := one.next(), grpc.StatusCode):
-                assert got.infer_response.raw_output_contents[0] == FOUR
-                ends.append(got.infer_response.id)
-            assert got == grpc.StatusCode.UNAVAILABLE
-        assert sorted(ends) == ["0", "1", "2"]  # whoever of the two took them off the queue
+        assert [stream.next().infer_response.id for _ in range(3)] == ["0", "1", "2"]
+        assert stream.next() == idle.next() == grpc.StatusCode.UNAVAILABLE
         assert watched.next().status == NOT_SERVING
         assert watched.next() == reflection.next() == grpc.StatusCode.UNAVAILABLE
         assert "going away" in watched.call.details() and "going away" in stream.call.details()
-        for one in (stream, idle, reflection):
+        for requests in asked:
             requests.put(None)
     assert server.wait_exit() == 0
     assert "still in flight at the end" not in server.log
