@@ -36,9 +36,8 @@ static mu_status check_size(const struct model *model, const struct request_inpu
 }
 
 static mu_status wrong_count(const struct model *model, const char *n_raw, uint32_t n_inputs, mu_error *err) {
-  return mu_fail(err, MU_INVALID,
-                 "the request has %s raw_input_contents for the %u inputs of model '%.100s' that take them", n_raw,
-                 n_inputs, model->name);
+  return mu_fail(err, MU_INVALID, "the request has %s raw_input_contents, its inputs for model '%.100s' take %u", n_raw,
+                 model->name, n_inputs);
 }
 
 /* ---- a whole message --------------------------------------------------------------------------------------------- */
@@ -149,7 +148,11 @@ static uint32_t count_raw(const struct request *request) {
 mu_status grpc_infer_raw_input(const struct model *model, struct request *request, uint32_t k, uint64_t size,
                                struct request_input **ret_input, mu_error *err) {
   struct request_input *input = find_raw(request, k);
-  if (input == NULL) return wrong_count(model, "more", count_raw(request), err);
+  if (input == NULL) {
+    char n[32];
+    snprintf(n, sizeof n, "%u or more", k + 1);
+    return wrong_count(model, n, count_raw(request), err);
+  }
   const mu_status status = check_size(model, input, size, err);
   if (status != MU_OK) return status;
   *ret_input = input->size == size ? input : NULL;

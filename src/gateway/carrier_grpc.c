@@ -161,11 +161,29 @@ static void on_gone(struct exchange *exchange) {
 
 /* ---- beginning --------------------------------------------------------------------------------------------------- */
 
-bool grpc_is_call(const struct exchange *exchange) {
+static bool has_type(const struct exchange *exchange) {
   const char *type = exchange->headers[HEADER_CONTENT_TYPE];
   enum { SIZE = sizeof CONTENT_TYPE - 1 };
   return type != NULL && strncasecmp(type, CONTENT_TYPE, SIZE) == 0 &&
          (type[SIZE] == '\0' || type[SIZE] == '+' || type[SIZE] == ';' || type[SIZE] == ' ');
+}
+
+bool grpc_is_call(const struct exchange *exchange) {
+  enum grpc_method method;
+  return has_type(exchange) || grpc_method_find(exchange->path, &method, NULL) == MU_OK;
+}
+
+/* What does not speak gRPC is told so in the words of HTTP. */
+static bool refuse_http(struct call *call) {
+  const struct exchange *exchange = call->exchange;
+  call->route.allow = "POST";
+  if (!has_type(exchange))
+    call_reply_error(call, 415, "gRPC's methods take Content-Type: application/grpc");
+  else if (!exchange_has_trailers(exchange))
+    call_reply_error(call, 505, "gRPC needs HTTP/2");
+  else if (strcmp(exchange->method, "POST") != 0)
+    call_reply_error(call, 405, "gRPC's methods take POST");
+  return call->exchange == NULL;
 }
 
 static mu_status read_head(struct call *call, mu_error *err) {
@@ -177,8 +195,10 @@ static mu_status read_head(struct call *call, mu_error *err) {
   if (content_coding_parse(exchange->headers[HEADER_GRPC_ENCODING], &coding) != MU_OK)
     return mu_fail(err, MU_UNSUPPORTED, "the grpc-encoding '%.40s' is not served; identity, deflate and gzip are",
                    exchange->headers[HEADER_GRPC_ENCODING]);
-  uint32_t limit = grpc_methods[call->method].request_limit;
-  grpc_inbox_init(&call->inbox, coding, limit > 0 ? limit : (uint64_t)call->loop->core->options->body_limit);
+  /* With its prefix, so that it is gRPC that refuses a message, and not HTTP its body. */
+  uint64_t most = (uint64_t)call->loop->core->options->body_limit - GRPC_PREFIX_SIZE,
+           limit = grpc_methods[call->method].request_limit;
+  grpc_inbox_init(&call->inbox, coding, limit > 0 && limit < most ? limit : most);
   if (timeout == NULL) return MU_OK;
   uint64_t timeout_ns;
   status = grpc_timeout_parse(timeout, &timeout_ns, err);
@@ -193,6 +213,10 @@ void grpc_begin(struct call *call) {
   call->format = &format_protobuf;
   call->carrier = &carrier_grpc;
   call->text_size = UINT64_MAX;
+  if (refuse_http(call)) {
+    call_free(call);
+    return;
+  }
   mu_status status = read_head(call, &err);
   if (status != MU_OK) {
     grpc_reply_error(call, grpc_code_of(status), err.message);

@@ -40,8 +40,9 @@ struct gateway_loop {
   uint32_t n_draining;            /* servers whose drain is not over */
   struct list free_calls;         /* struct call, kept for reuse */
   uint32_t n_free_calls;
-  struct list watches;         /* grpc_talk.c: health's Watch */
-  uv_timer_t watch_timer;      /* while there are any */
+  struct list grpc_streams;    /* grpc_stream.c: open calls of ModelStreamInfer */
+  struct list talks;           /* grpc_talk.c: open calls of Watch and reflection */
+  uv_timer_t watch_timer;      /* while there are any of Watch */
   struct grpc_scratch scratch; /* to inflate gRPC's messages; data NULL until one has come */
   pthread_t thread;            /* of every loop but the first */
   bool ending;                 /* it drains or hands over */

@@ -87,7 +87,9 @@ static mu_status take_text(struct call *call, const uint8_t *data, size_t size, 
   return MU_OK;
 }
 
+/* A message in pieces that brought no raw contents, or that had to be collected, lies as a whole in the text now. */
 static mu_status take_end(struct call *call, mu_error *err) {
+  call->scanning = false;
   return whole(call, call->text.data != NULL ? call->text.data : "", call->text.size, err);
 }
 

@@ -10,7 +10,7 @@
 #include "gateway/call.h"
 #include "proto/grpc/grpc_headers.h"
 
-/* Is it a call of gRPC, by its Content-Type? */
+/* Is it a call of gRPC, by its Content-Type, or meant to be one, by its path? */
 bool grpc_is_call(const struct exchange *exchange);
 
 /* An exchange of gRPC has begun; the call becomes gRPC's. */
@@ -46,5 +46,12 @@ enum grpc_serving grpc_health_of(struct core *core, const char *service);
  * been answered; the call stays the caller's. */
 void grpc_stream_infer_begin(struct call *call);
 void grpc_talk_begin(struct call *call);
+
+/* The loop ends: open calls of these methods would never end by themselves, nor hear of a gateway that takes over. What
+ * has been received whole is answered, then each ends with UNAVAILABLE, and its client comes again, to whoever serves
+ * then. */
+void grpc_streams_finish(struct gateway_loop *loop);
+void grpc_talks_finish(struct gateway_loop *loop);
+extern const char grpc_going_away[];
 
 #endif

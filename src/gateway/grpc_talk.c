@@ -23,7 +23,7 @@ struct talk {
   struct grpc_inbox inbox;
   struct buffer message; /* the present one */
   bool watching;
-  struct list link; /* loop.watches */
+  struct list link; /* loop.talks */
   enum grpc_serving said;
   char service[REQUEST_NAME_MAX];
 };
@@ -80,17 +80,29 @@ static bool say_health(struct talk *talk) {
   return say(talk, &text, status, err.message);
 }
 
+/* true: the talk goes on. */
+static bool look(struct talk *talk) {
+  return grpc_health_of(talk->loop->core, talk->service) == talk->said || say_health(talk);
+}
+
+/* Whoever writes may find a connection broken, and then any of its talks is gone: one after the other leaves `all`. */
+static void take_all(struct gateway_loop *loop, struct list *all) {
+  list_init(all);
+  for (struct list *link; (link = list_pop_front(&loop->talks)) != NULL;) list_push_back(all, link);
+}
+
 static void on_look(uv_timer_t *timer) {
   struct gateway_loop *loop = timer->data;
   struct list all;
-  list_init(&all);
-  for (struct list *link; (link = list_pop_front(&loop->watches)) != NULL;) list_push_back(&all, link);
+  bool any = false;
+  take_all(loop, &all);
   for (struct list *link; (link = list_pop_front(&all)) != NULL;) {
     struct talk *talk = list_item(link, struct talk, link);
-    list_push_back(&loop->watches, link);
-    if (grpc_health_of(loop->core, talk->service) != talk->said) say_health(talk);
+    list_push_back(&loop->talks, link);
+    any |= talk->watching;
+    if (talk->watching) look(talk);
   }
-  if (list_empty(&loop->watches)) uv_timer_stop(timer);
+  if (!any) uv_timer_stop(timer);
 }
 
 static void watch(struct talk *talk) {
@@ -109,7 +121,6 @@ static void watch(struct talk *talk) {
   talk->watching = true;
   if (!say_health(talk)) return;
   struct gateway_loop *loop = talk->loop;
-  list_push_back(&loop->watches, &talk->link);
   if (!uv_is_active((uv_handle_t *)&loop->watch_timer)) {
     loop->watch_timer.data = loop;
     uv_timer_start(&loop->watch_timer, on_look, WATCH_MS, WATCH_MS);
@@ -166,9 +177,25 @@ static void on_end(struct exchange *exchange) {
 
 static void on_gone(struct exchange *exchange) { talk_free(exchange->user); }
 
+const char grpc_going_away[] = "the server is going away: call again";
+
+void grpc_talks_finish(struct gateway_loop *loop) {
+  struct list all;
+  take_all(loop, &all);
+  for (struct list *link; (link = list_pop_front(&all)) != NULL;) {
+    struct talk *talk = list_item(link, struct talk, link);
+    list_push_back(&loop->talks, link); /* where it may be freed */
+    if (!talk->watching || look(talk)) end_with(talk, GRPC_UNAVAILABLE, grpc_going_away);
+  }
+}
+
 void grpc_talk_begin(struct call *call) {
   static const struct exchange_handler handler = {.body = on_body, .end = on_end, .gone = on_gone};
   struct exchange *exchange = call->exchange;
+  if (call->loop->ending) {
+    grpc_reply_error(call, GRPC_UNAVAILABLE, grpc_going_away);
+    return;
+  }
   struct talk *talk = calloc(1, sizeof *talk);
   if (talk == NULL) {
     grpc_reply_error(call, grpc_code_of(MU_NO_MEMORY), "no memory for the call");
@@ -181,6 +208,7 @@ void grpc_talk_begin(struct call *call) {
   talk->inbox = call->inbox;
   buffer_init(&talk->message, SIZE_MAX / 2); /* bounded by the inbox's limit */
   list_init(&talk->link);
+  list_push_back(&talk->loop->talks, &talk->link);
   exchange->user = talk;
   exchange_unbounded_body(exchange);
   exchange_reply_begin(exchange, &grpc_head);

@@ -338,10 +338,10 @@ static void wrong_numbers_of_inputs_and_contents(void **state) {
   refused(&s.model, &m, MU_INVALID, "given twice");
   m = valid();
   pb_put_bytes(&m, 7, numbers, sizeof numbers);
-  refused(&s.model, &m, MU_INVALID, "2 raw_input_contents for the 1 inputs");
+  refused(&s.model, &m, MU_INVALID, "2 raw_input_contents, its inputs for model 'sample' take 1");
   m = valid();
   wire_add_input(&m, "mask", "BOOL", DIMS(2, 3));
-  refused(&s.model, &m, MU_INVALID, "1 raw_input_contents for the 2 inputs");
+  refused(&s.model, &m, MU_INVALID, "1 raw_input_contents, its inputs for model 'sample' take 2");
   m = valid();
   for (int i = 0; i < 200; i++) pb_put_bytes(&m, 7, "", 0);
   refused(&s.model, &m, MU_INVALID, "201 raw_input_contents");
@@ -488,7 +488,7 @@ static void wrong_parameters(void **state) {
   input = shared_input(32, -1);
   wire_message(&m, 5, &input);
   pb_put_bytes(&m, 7, numbers, sizeof numbers);
-  refused(&s.model, &m, MU_INVALID, "1 raw_input_contents for the 0 inputs");
+  refused(&s.model, &m, MU_INVALID, "1 raw_input_contents, its inputs for model 'sample' take 0");
 }
 
 static void wrong_outputs(void **state) {
