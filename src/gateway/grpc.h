@@ -46,5 +46,7 @@ enum grpc_serving grpc_health_of(struct core *core, const char *service);
  * been answered; the call stays the caller's. */
 void grpc_stream_infer_begin(struct call *call);
 void grpc_talk_begin(struct call *call);
+/* The loop ends: so do its talks. ModelStreamInfer is told by streams_finish. */
+void grpc_talks_finish(struct gateway_loop *loop);
 
 #endif

@@ -31,7 +31,13 @@ static void end_call(struct grpc_stream *s, enum grpc_code code, const char *mes
   stream_gone(&s->stream);
 }
 
-static void finished(struct stream *stream) { end_call(owner_of(stream), GRPC_OK, ""); }
+static void finished(struct stream *stream) {
+  struct grpc_stream *s = owner_of(stream);
+  if (s->ended && s->kept.size == 0)
+    end_call(s, GRPC_OK, "");
+  else /* it was told to leave */
+    end_call(s, GRPC_UNAVAILABLE, "the server is going away: call again");
+}
 
 static void release(struct stream *stream) {
   struct grpc_stream *s = owner_of(stream);
@@ -143,7 +149,7 @@ static void error(const struct call *call, mu_status status, const char *message
 
 void grpc_stream_infer_begin(struct call *call) {
   static const struct exchange_handler handler = {on_body, on_end, on_gone, NULL, on_writable};
-  static const struct stream_framing framing = {head, error, resumed, finished, release};
+  static const struct stream_framing framing = {head, error, resumed, finished, release, stream_finish};
   static const struct stream_options options = {.max_in_flight = IN_FLIGHT_MAX, .ordered = true};
   struct exchange *exchange = call->exchange;
   struct grpc_stream *s = calloc(1, sizeof *s);
@@ -156,7 +162,7 @@ void grpc_stream_infer_begin(struct call *call) {
   s->deadline_ns = call->deadline_ns;
   buffer_init(&s->kept, SIZE_MAX / 2);
   exchange->user = s;
+  stream_init(&s->stream, call->loop, exchange, &framing, &options);
   exchange_unbounded_body(exchange);
   exchange_reply_begin(exchange, &grpc_head);
-  stream_init(&s->stream, call->loop, exchange, &framing, &options);
 }

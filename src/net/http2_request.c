@@ -43,6 +43,7 @@ static struct http2_exchange *exchange_take(struct http2_connection *c, int32_t 
   x->stream_id = stream_id;
   x->base.loop = server->loop;
   x->base.transport = &http2_transport;
+  x->base.multiplexed = true;
   x->base.content_length = UINT64_MAX;
   return x;
 }
