@@ -79,8 +79,8 @@ static mu_status take_text(struct call *call, const uint8_t *data, size_t size, 
   call->scanning = true;
   while (size > 0) {
     enum grpc_scan_event event;
-    mu_status status = inference_count_text(call, size, err);
-    if (status == MU_OK) status = grpc_scan_feed(scan, &data, &size, &event, err);
+    mu_status status = grpc_scan_feed(scan, &data, &size, &event, err);
+    if (status == MU_OK) status = inference_count_text(call, 0, err); /* raw contents are none of it */
     if (status != MU_OK) return status;
     if (event == GRPC_SCAN_RAW) return head_complete(call, data, size, err);
   }
