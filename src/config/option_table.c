@@ -172,7 +172,8 @@ static const struct option_row rows[] = {
     {"idle-timeout", .group = TIMES, TIME(idle_timeout_ns, NS_PER_MS, DAY, "75s"),
      .help = "A connection without a request is closed after this."},
     {"head-timeout", .group = TIMES, TIME(head_timeout_ns, NS_PER_MS, 3600 * SECOND, "30s"),
-     .help = "The head of a request has to arrive within this."},
+     .help = "The head of a request has to arrive within this. A message on a stream must bring 1 KiB/s meanwhile (at "
+             "most 10s)."},
     {"websocket-ping", .group = TIMES, TIME(websocket_ping_ns, 10 * NS_PER_MS, 3600 * SECOND, "20s"),
      .help = "How often a silent WebSocket client is asked for a sign of life; without two in a row it is cut."},
 

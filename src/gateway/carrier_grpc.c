@@ -114,16 +114,20 @@ static bool message_begin(void *context, uint64_t size) {
     return false;
   }
   call->message_size = size;
-  if (call->method == GRPC_MODEL_INFER) inference_begin(call);
+  if (call->method == GRPC_MODEL_INFER)
+    inference_begin(call);
+  else
+    call->text_size = size;
   return true;
 }
 
 static bool message_data(void *context, const uint8_t *data, size_t size) {
   struct call *call = context;
   if (call->method == GRPC_MODEL_INFER) return inference_body(call, data, size);
-  if (buffer_append(&call->text, data, size) == MU_OK) return true;
-  fail(call, MU_NO_MEMORY, "no memory for the message");
-  return false;
+  mu_error err;
+  mu_status status = inference_stage(call, data, size, &err);
+  if (status != MU_OK) fail(call, status, err.message);
+  return status == MU_OK;
 }
 
 static bool message_end(void *context) { return true; } /* whether it was the only one tells the end of the call */
@@ -230,6 +234,11 @@ void grpc_begin(struct call *call) {
   }
   const struct grpc_method_info *info = &grpc_methods[call->method];
   if (!info->client_streams && !info->server_streams) return;
+  if (call->loop->ending) {
+    grpc_reply_error(call, GRPC_UNAVAILABLE, "the server is going away: call again");
+    call_free(call);
+    return;
+  }
   if (call->method == GRPC_MODEL_STREAM_INFER)
     grpc_stream_infer_begin(call);
   else

@@ -40,14 +40,15 @@ struct gateway_loop {
   uint32_t n_draining;            /* servers whose drain is not over */
   struct list free_calls;         /* struct call, kept for reuse */
   uint32_t n_free_calls;
-  struct list grpc_streams;    /* grpc_stream.c: open calls of ModelStreamInfer */
-  struct list talks;           /* grpc_talk.c: open calls of Watch and reflection */
-  uv_timer_t watch_timer;      /* while there are any of Watch */
+  struct list talks;           /* grpc_talk.c */
+  uv_timer_t watch_timer;      /* while there are any */
   struct grpc_scratch scratch; /* to inflate gRPC's messages; data NULL until one has come */
   pthread_t thread;            /* of every loop but the first */
   bool ending;                 /* it drains or hands over */
-  struct list websockets;      /* open streams, websocket.c */
-  uv_timer_t ping_timer;       /* for them; data NULL: not initialized yet */
+  struct list streams;         /* stream.c */
+  uv_timer_t stream_timer;     /* while there are any */
+  struct list websockets;      /* those of websocket.c */
+  uv_timer_t ping_timer;       /* while there are any */
   /* Each may be on its way while another one is. drained_post goes to loop 0. */
   struct net_post open_post, hand_over_post, drain_post, drained_post, stop_post;
 };

@@ -79,8 +79,8 @@ static mu_status take_text(struct call *call, const uint8_t *data, size_t size, 
   call->scanning = true;
   while (size > 0) {
     enum grpc_scan_event event;
-    mu_status status = inference_count_text(call, size, err);
-    if (status == MU_OK) status = grpc_scan_feed(scan, &data, &size, &event, err);
+    mu_status status = grpc_scan_feed(scan, &data, &size, &event, err);
+    if (status == MU_OK) status = inference_count_text(call, 0, err); /* raw contents are none of it */
     if (status != MU_OK) return status;
     if (event == GRPC_SCAN_RAW) return head_complete(call, data, size, err);
   }
@@ -129,9 +129,12 @@ static mu_status feed_tensors(struct call *call, const uint8_t *data, size_t siz
   return status;
 }
 
+/* Do raw contents go into memory as they come? Not of a message that is here as a whole, nor of one that has none. */
+static bool in_pieces(const struct call *call) { return call->scanning && !call->scan.staged && call->scan.n_raw > 0; }
+
 /* A message that is here as a whole gives all of its tensors; one in pieces the typed contents of its head. */
 static mu_status fill(struct call *call, const char *text, mu_error *err) {
-  bool pieces = call->scanning && !call->scan.staged;
+  bool pieces = in_pieces(call);
   if (!pieces) grpc_infer_copy_raw(text, &call->request);
   mu_status status = grpc_infer_read_contents(&call->model->model, text, &call->request, err);
   if (status != MU_OK || !pieces) return status;
@@ -148,7 +151,7 @@ static mu_status take_tensors(struct call *call, const uint8_t *data, size_t siz
 static mu_status complete(struct call *call, mu_error *err) {
   const struct model *model = &call->model->model;
   mu_status status = MU_OK;
-  if (call->scanning && !call->scan.staged) status = grpc_infer_raw_end(model, &call->request, call->scan.n_raw, err);
+  if (in_pieces(call)) status = grpc_infer_raw_end(model, &call->request, call->scan.n_raw, err);
   return status == MU_OK ? rest_infer_check_binary(model, &call->request, err) : status;
 }
 

@@ -2,10 +2,11 @@
 
 #include "base/log.h"
 #include "gateway/attachment.h"
+#include "gateway/call.h"
 #include "gateway/grpc.h"
 #include "gateway/model_control.h"
 #include "gateway/region_change.h"
-#include "gateway/websocket.h"
+#include "gateway/stream.h"
 #include "sandbox/sandbox.h"
 
 #include <fcntl.h>
@@ -82,11 +83,8 @@ static void end_loop(struct gateway_loop *loop, void (*end)(struct gateway_loop 
   bool first = !loop->ending;
   loop->ending = true;
   size_t n = sizeof loop->servers / sizeof *loop->servers;
-  if (first) {
-    websockets_finish(loop);
-    grpc_streams_finish(loop);
-    grpc_talks_finish(loop);
-  }
+  if (first) streams_finish(loop);
+  if (first) grpc_talks_finish(loop);
   if (first) loop->n_draining = 1; /* so that a server that is drained at once does not end the loop's drain early */
   for (size_t i = 0; i < n; i++) {
     if (loop->servers[i] == NULL) continue;
@@ -480,11 +478,13 @@ static mu_status create_loops(struct core *core, mu_error *err) {
     loop->index = i;
     list_init(&loop->free_calls);
     list_init(&loop->websockets);
+    list_init(&loop->streams);
+    list_init(&loop->talks);
     loop->net = net_loop_create();
     if (loop->net == NULL) return mu_fail(err, MU_NO_MEMORY, "no memory for an event loop");
-    list_init(&loop->grpc_streams);
-    list_init(&loop->talks);
     uv_timer_init(net_loop_uv(loop->net), &loop->watch_timer);
+    uv_timer_init(net_loop_uv(loop->net), &loop->stream_timer);
+    uv_timer_init(net_loop_uv(loop->net), &loop->ping_timer);
   }
   return MU_OK;
 }

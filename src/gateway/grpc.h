@@ -46,12 +46,9 @@ enum grpc_serving grpc_health_of(struct core *core, const char *service);
  * been answered; the call stays the caller's. */
 void grpc_stream_infer_begin(struct call *call);
 void grpc_talk_begin(struct call *call);
-
-/* The loop ends: open calls of these methods would never end by themselves, nor hear of a gateway that takes over. What
- * has been received whole is answered, then each ends with UNAVAILABLE, and its client comes again, to whoever serves
- * then. */
-void grpc_streams_finish(struct gateway_loop *loop);
+/* The loop ends: so do its talks. ModelStreamInfer is told by streams_finish. */
 void grpc_talks_finish(struct gateway_loop *loop);
+
 extern const char grpc_going_away[];
 
 #endif

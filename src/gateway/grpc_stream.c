@@ -18,7 +18,6 @@ struct grpc_stream {
   struct buffer kept;   /* bytes behind a message after which reading paused: those of one call of `body` at most */
   uint64_t deadline_ns; /* of the call; 0: none */
   bool ended;           /* the client has said its last */
-  struct list link;     /* loop.grpc_streams */
 };
 
 static struct grpc_stream *owner_of(struct stream *stream) { return list_item(stream, struct grpc_stream, stream); }
@@ -32,23 +31,16 @@ static void end_call(struct grpc_stream *s, enum grpc_code code, const char *mes
   stream_gone(&s->stream);
 }
 
-/* Who has heard all answers to all requests has a call that went well, whatever becomes of the server. */
 static void finished(struct stream *stream) {
   struct grpc_stream *s = owner_of(stream);
-  bool whole = s->ended && s->kept.size == 0;
-  end_call(s, whole ? GRPC_OK : GRPC_UNAVAILABLE, whole ? "" : grpc_going_away);
-}
-
-void grpc_streams_finish(struct gateway_loop *loop) {
-  list_each (link, &loop->grpc_streams) {
-    struct grpc_stream *s = list_item(link, struct grpc_stream, link);
-    if (s->stream.exchange != NULL) stream_finish(&s->stream);
-  }
+  if (s->ended && s->kept.size == 0)
+    end_call(s, GRPC_OK, "");
+  else /* it was told to leave */
+    end_call(s, GRPC_UNAVAILABLE, grpc_going_away);
 }
 
 static void release(struct stream *stream) {
   struct grpc_stream *s = owner_of(stream);
-  list_remove(&s->link);
   grpc_inbox_free(&s->inbox);
   buffer_free(&s->kept);
   free(s);
@@ -157,10 +149,10 @@ static void error(const struct call *call, mu_status status, const char *message
 
 void grpc_stream_infer_begin(struct call *call) {
   static const struct exchange_handler handler = {on_body, on_end, on_gone, NULL, on_writable};
-  static const struct stream_framing framing = {head, error, resumed, finished, release};
+  static const struct stream_framing framing = {head, error, resumed, finished, release, stream_finish};
   static const struct stream_options options = {.max_in_flight = IN_FLIGHT_MAX, .ordered = true};
   struct exchange *exchange = call->exchange;
-  if (call->loop->ending) {
+  if (call->loop->ending) { /* it would hear of the end no more */
     grpc_reply_error(call, GRPC_UNAVAILABLE, grpc_going_away);
     return;
   }
@@ -173,10 +165,8 @@ void grpc_stream_infer_begin(struct call *call) {
   s->inbox = call->inbox;
   s->deadline_ns = call->deadline_ns;
   buffer_init(&s->kept, SIZE_MAX / 2);
-  list_init(&s->link);
-  list_push_back(&call->loop->grpc_streams, &s->link);
   exchange->user = s;
+  stream_init(&s->stream, call->loop, exchange, &framing, &options);
   exchange_unbounded_body(exchange);
   exchange_reply_begin(exchange, &grpc_head);
-  stream_init(&s->stream, call->loop, exchange, &framing, &options);
 }

@@ -15,10 +15,13 @@ enum {
   UNSENT_MAX = 256 * 1024, /* bytes of answers that the client does not take; then it is cut */
 };
 
+/* Whatever writes may find the connection broken, and `gone` comes inside of it: nobody frees a talk but who has
+ * entered it last (leave). */
 struct talk {
   const struct exchange_handler *handler; /* first */
   struct gateway_loop *loop;
-  struct exchange *exchange;
+  struct exchange *exchange; /* NULL: over */
+  bool entered;              /* somebody further up the stack still uses it */
   enum grpc_method method;
   struct grpc_inbox inbox;
   struct buffer message; /* the present one */
@@ -30,7 +33,11 @@ struct talk {
 
 /* ---- answers ----------------------------------------------------------------------------------------------------- */
 
-static void talk_free(struct talk *talk) {
+static void enter(struct talk *talk) { talk->entered = true; }
+
+static void leave(struct talk *talk) {
+  talk->entered = false;
+  if (talk->exchange != NULL) return;
   list_remove(&talk->link);
   grpc_inbox_free(&talk->inbox);
   buffer_free(&talk->message);
@@ -38,11 +45,13 @@ static void talk_free(struct talk *talk) {
 }
 
 static void end_with(struct talk *talk, enum grpc_code code, const char *message) {
-  grpc_reply_end(talk->exchange, code, message);
-  talk_free(talk);
+  struct exchange *exchange = talk->exchange;
+  if (exchange == NULL) return;
+  talk->exchange = NULL;
+  grpc_reply_end(exchange, code, message);
 }
 
-/* One message, copied. false: the call has ended. */
+/* One message, copied. false: the call is over. */
 static bool say(struct talk *talk, struct buffer *text, mu_status status, const char *message) {
   if (status == MU_OK && exchange_unsent(talk->exchange) > UNSENT_MAX) {
     status = MU_TOO_LARGE;
@@ -55,7 +64,7 @@ static bool say(struct talk *talk, struct buffer *text, mu_status status, const 
   else
     end_with(talk, grpc_code_of(status), message);
   buffer_free(text);
-  return status == MU_OK;
+  return talk->exchange != NULL;
 }
 
 /* ---- health ------------------------------------------------------------------------------------------------------ */
@@ -80,30 +89,38 @@ static bool say_health(struct talk *talk) {
   return say(talk, &text, status, err.message);
 }
 
-/* true: the talk goes on. */
-static bool look(struct talk *talk) {
-  return grpc_health_of(talk->loop->core, talk->service) == talk->said || say_health(talk);
+static void look(struct talk *talk) {
+  if (talk->watching && grpc_health_of(talk->loop->core, talk->service) != talk->said) say_health(talk);
 }
 
-/* Whoever writes may find a connection broken, and then any of its talks is gone: one after the other leaves `all`. */
-static void take_all(struct gateway_loop *loop, struct list *all) {
-  list_init(all);
-  for (struct list *link; (link = list_pop_front(&loop->talks)) != NULL;) list_push_back(all, link);
+const char grpc_going_away[] = "the server is going away: call again";
+
+static void say_goodbye(struct talk *talk) {
+  look(talk);
+  end_with(talk, GRPC_UNAVAILABLE, grpc_going_away);
+}
+
+/* What is done to one may end others: those of its connection. */
+static void for_all(struct gateway_loop *loop, void (*visit)(struct talk *talk)) {
+  struct list all;
+  list_init(&all);
+  for (struct list *link; (link = list_pop_front(&loop->talks)) != NULL;) list_push_back(&all, link);
+  for (struct list *link; (link = list_pop_front(&all)) != NULL;) {
+    struct talk *talk = list_item(link, struct talk, link);
+    list_push_back(&loop->talks, link);
+    enter(talk);
+    visit(talk);
+    leave(talk);
+  }
 }
 
 static void on_look(uv_timer_t *timer) {
   struct gateway_loop *loop = timer->data;
-  struct list all;
-  bool any = false;
-  take_all(loop, &all);
-  for (struct list *link; (link = list_pop_front(&all)) != NULL;) {
-    struct talk *talk = list_item(link, struct talk, link);
-    list_push_back(&loop->talks, link);
-    any |= talk->watching;
-    if (talk->watching) look(talk);
-  }
-  if (!any) uv_timer_stop(timer);
+  for_all(loop, look);
+  if (list_empty(&loop->talks)) uv_timer_stop(timer);
 }
+
+void grpc_talks_finish(struct gateway_loop *loop) { for_all(loop, say_goodbye); }
 
 static void watch(struct talk *talk) {
   struct grpc_request request;
@@ -119,12 +136,7 @@ static void watch(struct talk *talk) {
     return;
   }
   talk->watching = true;
-  if (!say_health(talk)) return;
-  struct gateway_loop *loop = talk->loop;
-  if (!uv_is_active((uv_handle_t *)&loop->watch_timer)) {
-    loop->watch_timer.data = loop;
-    uv_timer_start(&loop->watch_timer, on_look, WATCH_MS, WATCH_MS);
-  }
+  say_health(talk);
 }
 
 /* ---- messages in ------------------------------------------------------------------------------------------------- */
@@ -159,13 +171,16 @@ static void on_body(struct exchange *exchange, const uint8_t *data, size_t size)
   static const struct grpc_inbox_events events = {message_begin, message_data, message_end};
   struct talk *talk = exchange->user;
   mu_error err;
+  enter(talk);
   mu_status status = grpc_inbox_feed(&talk->inbox, &data, &size, &talk->loop->scratch, &events, talk, &err);
   if (status != MU_OK) end_with(talk, grpc_code_of(status), err.message);
+  leave(talk);
 }
 
 static void on_end(struct exchange *exchange) {
   struct talk *talk = exchange->user;
   mu_error err;
+  enter(talk);
   mu_status status = grpc_inbox_finish(&talk->inbox, &err);
   if (status != MU_OK)
     end_with(talk, grpc_code_of(status), err.message);
@@ -173,26 +188,29 @@ static void on_end(struct exchange *exchange) {
     watch(talk);
   else
     end_with(talk, GRPC_OK, "");
+  leave(talk);
 }
 
-static void on_gone(struct exchange *exchange) { talk_free(exchange->user); }
+static void on_gone(struct exchange *exchange) {
+  struct talk *talk = exchange->user;
+  talk->exchange = NULL;
+  if (!talk->entered) leave(talk);
+}
 
-const char grpc_going_away[] = "the server is going away: call again";
-
-void grpc_talks_finish(struct gateway_loop *loop) {
-  struct list all;
-  take_all(loop, &all);
-  for (struct list *link; (link = list_pop_front(&all)) != NULL;) {
-    struct talk *talk = list_item(link, struct talk, link);
-    list_push_back(&loop->talks, link); /* where it may be freed */
-    if (!talk->watching || look(talk)) end_with(talk, GRPC_UNAVAILABLE, grpc_going_away);
+/* The timer runs while there are talks. */
+static void enlist(struct talk *talk) {
+  struct gateway_loop *loop = talk->loop;
+  if (list_empty(&loop->talks)) {
+    loop->watch_timer.data = loop;
+    uv_timer_start(&loop->watch_timer, on_look, WATCH_MS, WATCH_MS);
   }
+  list_push_back(&loop->talks, &talk->link);
 }
 
 void grpc_talk_begin(struct call *call) {
   static const struct exchange_handler handler = {.body = on_body, .end = on_end, .gone = on_gone};
   struct exchange *exchange = call->exchange;
-  if (call->loop->ending) {
+  if (call->loop->ending) { /* it would hear of the end no more */
     grpc_reply_error(call, GRPC_UNAVAILABLE, grpc_going_away);
     return;
   }
@@ -208,7 +226,7 @@ void grpc_talk_begin(struct call *call) {
   talk->inbox = call->inbox;
   buffer_init(&talk->message, SIZE_MAX / 2); /* bounded by the inbox's limit */
   list_init(&talk->link);
-  list_push_back(&talk->loop->talks, &talk->link);
+  enlist(talk);
   exchange->user = talk;
   exchange_unbounded_body(exchange);
   exchange_reply_begin(exchange, &grpc_head);

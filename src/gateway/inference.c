@@ -9,7 +9,8 @@
 #include <string.h>
 
 enum {
-  STAGED_FREE_BYTES = 64 * 1024, /* text up to here does not count against the memory budget */
+  STAGED_FREE_BYTES = 64 * 1024, /* text up to here does not count against the memory budget ... */
+  STAGED_FREE_OF_MANY = 4096,    /* ... where a connection may have very many calls, up to here */
   REPLY_FREE_BYTES = 16 * 1024,  /* nor does text of a reply up to here */
 };
 
@@ -65,9 +66,13 @@ mu_status inference_find_model(struct call *call, mu_error *err) {
 
 /* ---- memory and tensors ------------------------------------------------------------------------------------------ */
 
+static uint64_t staged_free(const struct call *call) {
+  return call->message != NULL || call->exchange->multiplexed ? STAGED_FREE_OF_MANY : STAGED_FREE_BYTES;
+}
+
 /* Keeps bytes for later, counted against the memory budget once they are many. */
 mu_status inference_count_text(struct call *call, size_t size, mu_error *err) {
-  uint64_t total = call->text.size + size, counted = call->text_staged + STAGED_FREE_BYTES;
+  uint64_t total = call->text.size + size, counted = call->text_staged + staged_free(call);
   if (total <= counted) return MU_OK;
   /* All of a known length at once, so that half-read bodies never wait for each other. */
   uint64_t known = call->text_size != UINT64_MAX ? call->text_size : total + total / 2;
@@ -128,6 +133,7 @@ mu_status inference_reserve(struct call *call, const char *text, const uint8_t *
 static mu_status submit(struct call *call, mu_error *err) {
   mu_status status = call->format->complete(call, err);
   if (status != MU_OK) return status;
+  if (call->format->keeps_text) drop_text(call);
   call->stage = CALL_QUEUED;
   return core_submit(call->loop->core, call, err);
 }

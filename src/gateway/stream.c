@@ -5,6 +5,8 @@
 const char stream_dropped_late[] = "late", stream_dropped_older[] = "older";
 
 enum {
+  LOOK_MOST_MS = 10 * 1000,    /* between two looks at messages that are on their way */
+  LEAST_RATE = 1024,           /* bytes a second that such a message must bring */
   KEPT_FREE_BYTES = 16 * 1024, /* of an answer that waits for its turn: up to here they are not counted */
   KEPT_BUFFER_BYTES = 4096,    /* of memory that a message leaves to the next one */
 };
@@ -20,12 +22,56 @@ struct stream_message {
   uint64_t held;       /* of them, by the memory budget */
 };
 
+/* ---- the streams of a loop --------------------------------------------------------------------------------------- */
+
+/* As patient as with a request's head, or with its body where that is less. */
+static uint64_t look_ms(const struct gateway_loop *loop) {
+  uint64_t head_ms = (uint64_t)loop->core->options->head_timeout_ns / NS_PER_MS;
+  return head_ms < LOOK_MOST_MS ? head_ms : LOOK_MOST_MS;
+}
+
+/* A message that was on its way all the time and has brought too little is refused. */
+static void look(struct stream *s) {
+  bool slow = s->looked_at && s->receiving != NULL && s->received * 1000 < LEAST_RATE * look_ms(s->loop);
+  s->looked_at = s->receiving != NULL && !s->paused;
+  s->received = 0;
+  if (slow) stream_message_fail(s, MU_INVALID, "the message comes too slowly");
+}
+
+static void on_look(uv_timer_t *timer) {
+  const struct gateway_loop *loop = timer->data;
+  list_each (link, &loop->streams) look(list_item(link, struct stream, link));
+}
+
+/* The timer runs while there are streams. */
+static void enlist(struct stream *s) {
+  struct gateway_loop *loop = s->loop;
+  if (list_empty(&loop->streams)) {
+    loop->stream_timer.data = loop;
+    uv_timer_start(&loop->stream_timer, on_look, look_ms(loop), look_ms(loop));
+  }
+  list_push_back(&loop->streams, &s->link);
+}
+
+static void delist(struct stream *s) {
+  list_remove(&s->link);
+  if (list_empty(&s->loop->streams)) uv_timer_stop(&s->loop->stream_timer);
+}
+
+void streams_finish(struct gateway_loop *loop) {
+  list_each (link, &loop->streams) {
+    struct stream *s = list_item(link, struct stream, link);
+    if (s->exchange != NULL) s->framing->leave(s);
+  }
+}
+
 void stream_init(struct stream *stream, struct gateway_loop *loop, struct exchange *exchange,
                  const struct stream_framing *framing, const struct stream_options *options) {
   *stream = (struct stream){.loop = loop, .exchange = exchange, .framing = framing, .options = *options};
   list_init(&stream->messages);
   list_init(&stream->spare);
   list_init(&stream->post.link);
+  enlist(stream);
 }
 
 /* ---- messages ---------------------------------------------------------------------------------------------------- */
@@ -94,6 +140,7 @@ static void run_posted(struct net_post *post) {
   if (s->exchange == NULL) {
     if (s->n_sending > 0) return; /* the last of them comes here again */
     free_spare(s);
+    delist(s);
     s->framing->release(s);
     return;
   }
@@ -119,6 +166,7 @@ static void settle(struct stream *s) {
 void stream_settle(struct stream *s) {
   if (s->exchange != NULL && !s->paused && !stream_reads(s)) {
     s->paused = true;
+    s->looked_at = false;
     exchange_pause(s->exchange);
   }
   settle(s);
@@ -296,6 +344,7 @@ struct call *stream_message_begin(struct stream *s) {
   list_push_back(&s->messages, &message->link);
   s->n_messages++;
   s->receiving = message;
+  s->looked_at = false;
   return call;
 }
 
@@ -311,6 +360,7 @@ void stream_message_start(struct stream *s) {
 
 void stream_message_body(struct stream *s, const uint8_t *data, size_t size) {
   struct call *call = stream_receiving(s);
+  s->received += size;
   if (call != NULL && size > 0) inference_body(call, data, size);
 }
 

@@ -8,7 +8,8 @@
  *
  * Bounded: `max_in_flight` messages without an answer, one of them being received or waiting for input memory, and
  * STREAM_UNSENT_MAX bytes of answers that the client does not take; past any of them reading pauses (stream_reads says
- * false, and `resumed` follows).
+ * false, and `resumed` follows). A message that has begun has to come at the least rate of a request's body, or it is
+ * refused, as its memory is not there for others meanwhile; the stream goes on.
  *
  * Whatever writes may find the connection broken, so `gone` can come inside of any call here; therefore a stream ends
  * only between two turns of the loop: the owner frees itself in `release`, nowhere else.
@@ -38,6 +39,8 @@ struct stream_framing {
   void (*finished)(struct stream *stream);
   /* The exchange is gone or ended, and nothing of the stream is in use any more. */
   void (*release)(struct stream *stream);
+  /* The loop ends: what is in flight is to be finished, nothing new to be begun (stream_finish). */
+  void (*leave)(struct stream *stream);
 };
 
 /* Why a message was dropped instead of answered: `message` of stream_framing.error with MU_TIMEOUT and MU_CANCELED. */
@@ -49,12 +52,15 @@ struct stream {
   const struct stream_framing *framing;
   struct stream_options options;
   /* private */
+  struct list link;     /* gateway_loop.streams */
   struct list messages; /* struct stream_message: without an answer, in the order of their beginning */
   struct list spare;
   uint32_t n_messages, n_spare;
   uint32_t n_sending;               /* messages whose bytes the transport borrows */
   uint32_t n_waiting;               /* calls that wait for input memory */
   struct stream_message *receiving; /* NULL: none, or it has been answered already */
+  uint64_t received;                /* bytes of the message that is being received, since its rate was looked at */
+  bool looked_at;                   /* it was there then, and reading has not paused since */
   bool in_message, paused, finishing, posted;
   struct net_post post;
 };
@@ -84,6 +90,8 @@ struct call *stream_receiving(const struct stream *stream);
 void stream_finish(struct stream *stream);
 /* The owner has ended the exchange, or it is gone: what is in flight is cancelled, `release` follows. */
 void stream_gone(struct stream *stream);
+/* The loop ends, because the server stops or another gateway takes over: every stream leaves. */
+void streams_finish(struct gateway_loop *loop);
 /* service.writable */
 void stream_writable(struct stream *stream);
 

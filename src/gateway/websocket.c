@@ -264,7 +264,6 @@ static void enlist(struct websocket *ws) {
   struct gateway_loop *loop = ws->stream.loop;
   uint64_t interval_ms = (uint64_t)loop->core->options->websocket_ping_ns / NS_PER_MS;
   if (list_empty(&loop->websockets)) {
-    if (loop->ping_timer.data == NULL) uv_timer_init(net_loop_uv(loop->net), &loop->ping_timer);
     loop->ping_timer.data = loop;
     uv_timer_start(&loop->ping_timer, on_ping_timer, interval_ms, interval_ms);
   }
@@ -280,20 +279,21 @@ static void release(struct stream *stream) {
   free(ws);
 }
 
-static void say_goodbye(struct websocket *ws) {
+static void leave(struct stream *stream) {
+  struct websocket *ws = websocket_of(stream);
   ws->goodbye = WEBSOCKET_GOING_AWAY;
   ws->goodbye_text = "the server is going away";
-  if (ws->stream.exchange != NULL) stream_finish(&ws->stream);
-}
-
-void websockets_finish(struct gateway_loop *loop) {
-  list_each (link, &loop->websockets) say_goodbye(list_item(link, struct websocket, link));
+  stream_finish(stream);
 }
 
 /* ---- the beginning ----------------------------------------------------------------------------------------------- */
 
-static const struct stream_framing framing = {
-    .head = frame_reply, .error = frame_error, .resumed = resumed, .finished = finished, .release = release};
+static const struct stream_framing framing = {.head = frame_reply,
+                                              .error = frame_error,
+                                              .resumed = resumed,
+                                              .finished = finished,
+                                              .release = release,
+                                              .leave = leave};
 
 /* 426: which protocol it takes, and which version of that. */
 static void refuse_upgrade(struct call *call, const char *message) {

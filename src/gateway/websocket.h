@@ -10,8 +10,4 @@
 /* An exchange for ENDPOINT_STREAM, call.route says which model: becomes a stream or is refused. The call goes. */
 void websocket_begin(struct call *call);
 
-/* The loop ends, because the server stops or another gateway takes over: streams finish what is in flight and are
- * closed with 1001, new ones are refused. */
-void websockets_finish(struct gateway_loop *loop);
-
 #endif

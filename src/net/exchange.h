@@ -113,6 +113,7 @@ struct exchange {
   const char *headers[HEADER_COUNT]; /* NULL where not sent; of a repeated one the first */
   uint64_t content_length;           /* of the body as sent; UINT64_MAX when not known (chunked) */
   bool encoded;                      /* the body is compressed: content_length is not what `body` will bring */
+  bool multiplexed;                  /* HTTP/2: many share a connection, and trailers of replies reach the client */
   uint64_t received_ns;              /* first byte of the head */
   uint64_t serial;                   /* unique in the process: the request id of the log where the client gave none */
   void *user;                        /* the service's */

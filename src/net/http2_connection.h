@@ -44,8 +44,9 @@ struct http2_exchange {
   bool end_told;      /* the service knows that */
   bool paused;
   bool unbounded;
-  struct buffer held; /* bytes of the body that wait for the service: its window at most */
-  bool decode_due;    /* more may come out of the decoder, even of nothing */
+  struct buffer held;  /* bytes of the body that wait for the service: its window at most */
+  size_t held_charged; /* of them by the connection: many streams can hold much together */
+  bool decode_due;     /* more may come out of the decoder, even of nothing */
   struct content_decoder *decoder;
   uint64_t body_bytes;               /* decoded */
   uint64_t received, received_check; /* of the body as sent; when its rate was looked at */

@@ -148,6 +148,8 @@ static mu_status add_body(struct http2_exchange *x, const struct reply_part *par
 static void abandon_request(struct http2_exchange *x) {
   x->body_wanted = x->paused = false;
   buffer_free(&x->held);
+  connection_forget(&x->connection->base, x->held_charged);
+  x->held_charged = 0;
   x->decode_due = false;
 }
 

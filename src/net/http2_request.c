@@ -43,6 +43,7 @@ static struct http2_exchange *exchange_take(struct http2_connection *c, int32_t 
   x->stream_id = stream_id;
   x->base.loop = server->loop;
   x->base.transport = &http2_transport;
+  x->base.multiplexed = true;
   x->base.content_length = UINT64_MAX;
   return x;
 }
@@ -98,7 +99,7 @@ void http2_exchange_end(struct http2_exchange *x) {
     if (x->begun) server->service.gone(server->context, &x->base);
   }
   content_decoder_free(x->decoder);
-  connection_forget(&c->base, c->base.closed ? 0 : x->charged); /* closed: all of it is forgotten at once */
+  if (!c->base.closed) connection_forget(&c->base, x->charged + x->held_charged); /* closed: all of it at once */
   if (c->base.closed || reply_queue_abandon(&c->out, &x->body) != MU_OK) {
     connection_close(&c->base); /* what is in c->out refers to memory that is given back now */
     reply_queue_clear(&x->body);
@@ -290,7 +291,16 @@ static size_t process(struct http2_exchange *x, const uint8_t *data, size_t size
 }
 
 static void hold(struct http2_exchange *x, const uint8_t *data, size_t size) {
-  if (buffer_append(&x->held, data, size) != MU_OK) http2_request_refuse(x, 503, "out of memory");
+  mu_status status = connection_charge(&x->connection->base, size);
+  if (status == MU_OK) x->held_charged += size;
+  if (status == MU_OK) status = buffer_append(&x->held, data, size);
+  if (status != MU_OK) http2_request_refuse(x, 503, "no memory for a body that has to wait");
+}
+
+/* So many bytes fewer are held. */
+static void let_go(struct http2_exchange *x, size_t size) {
+  x->held_charged -= size;
+  connection_forget(&x->connection->base, size);
 }
 
 static void tell_end(struct http2_exchange *x) {
@@ -326,10 +336,16 @@ bool http2_request_replay(struct http2_connection *c) {
     any = true;
     http2_reply_continue(x);
     if (x->held.size > 0 || x->decode_due) {
-      size_t used = process(x, (const uint8_t *)x->held.data, x->held.size);
-      if (c->base.closed) break;
-      if (!x->body_wanted) continue;
+      struct buffer held = x->held; /* an answer would free it under the service's hands */
+      buffer_init(&x->held, held.limit);
+      size_t used = process(x, (const uint8_t *)held.data, held.size);
+      if (c->base.closed || !x->body_wanted) {
+        buffer_free(&held);
+        continue;
+      }
+      x->held = held;
       buffer_consume(&x->held, used);
+      let_go(x, used);
       if (x->held.size == 0) trim(&x->held);
       give_window(x, used);
     }

@@ -159,7 +159,7 @@ static mu_status parse_bracketed_name(struct parser *p, struct pbtext_field *fie
     if (status != MU_OK) return status;
     const struct token *token = &p->lexer.token;
     if (token->kind != TOKEN_NAME) return lexer_unexpected(&p->lexer, "a part of the name in brackets");
-    if (token->len > sizeof name - 2 - len)
+    if (len + token->len >= sizeof name) /* a joint or ']' follows */
       return pbtext_fail(p->lexer.err, MU_INVALID, p->lexer.source, field->place, "this name in brackets is too long");
     memcpy(name + len, token->text, token->len);
     len += token->len;

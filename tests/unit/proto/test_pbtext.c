@@ -269,6 +269,13 @@ static void test_limits(void **state) {
   memset(text, 'x', sizeof text);
   text[0] = '[';
   assert_rejected(text, 300, "this name in brackets is too long");
+  for (size_t first = 245; first < 256; first++) { /* a first part that leaves room for a few short ones, or none */
+    static const char tail[] = "-a-f-a-a-lZ-n-a-f-p-a]: 1";
+    memset(text, 'x', sizeof text);
+    text[0] = '[';
+    memcpy(text + 1 + first, tail, sizeof tail - 1);
+    assert_rejected(text, 1 + first + sizeof tail - 1, "this name in brackets is too long");
+  }
   memset(text, '1', sizeof text);
   memcpy(text, "a:", 2);
   assert_rejected(text, 700, "this number has too many digits");
