@@ -42,8 +42,9 @@ def models(folder):
     folder.mkdir(parents=True)
     make_mlp(folder / "mlp.onnx")
     make_identity(folder / "identity16.onnx", [16])
+    make_identity(folder / "identity30k.onnx", [7680])
     make_identity(folder / "identity1m.onnx", [3, 320, 320])
     (folder / "magika" / "1").mkdir(parents=True)
     (folder / "magika" / "1" / "model.onnx").symlink_to((ROOT / ".deps/models/magika/1/model.onnx").resolve())
     return {"mlp": folder / "mlp.onnx", "identity16": folder / "identity16.onnx",
-            "identity1m": folder / "identity1m.onnx", "magika": folder / "magika/1/model.onnx"}
+            "identity30k": folder / "identity30k.onnx", "identity1m": folder / "identity1m.onnx", "magika": folder / "magika/1/model.onnx"}

@@ -42,7 +42,7 @@ class Server:
                 sys.exit(f"the server did not become ready:\n{pathlib.Path(self.log.name).read_text()}")
             time.sleep(0.005)
         self.ready_ms = (time.monotonic() - start) * 1e3
-        self.port = status["http"][0]["port"]
+        self.port, self.grpc_port = status["http"][0]["port"], status["grpc"][0]["port"]
         self.pids = {"gateway": status["gateway"]["pid"], **{f"worker {w['worker']}": w["pid"] for w in status["workers"]}}
         if worker_cores:
             for worker in status["workers"]:
