@@ -8,6 +8,7 @@
  * the connection ends when its client leaves, and all memory is given back.
  */
 #include "gateway/call.h"
+#include "proto/http1/http1_codec.h"
 
 #include "net/connection.h"
 
