@@ -18,7 +18,8 @@ enum {
 struct talk {
   const struct exchange_handler *handler; /* first */
   struct gateway_loop *loop;
-  struct exchange *exchange;
+  struct exchange *exchange; /* NULL: gone, while it was said something */
+  bool saying;
   enum grpc_method method;
   struct grpc_inbox inbox;
   struct buffer message; /* the present one */
@@ -42,20 +43,28 @@ static void end_with(struct talk *talk, enum grpc_code code, const char *message
   talk_free(talk);
 }
 
+/* Whoever writes may hear that the connection is broken. */
+static bool send_text(struct talk *talk, const struct buffer *text) {
+  const struct iovec body = {text->data, text->size};
+  const struct reply_part part = {.body = &body, .n_body = 1};
+  talk->saying = true;
+  exchange_reply_part(talk->exchange, &part);
+  talk->saying = false;
+  if (talk->exchange != NULL) return true;
+  talk_free(talk);
+  return false;
+}
+
 /* One message, copied. false: the call has ended. */
 static bool say(struct talk *talk, struct buffer *text, mu_status status, const char *message) {
   if (status == MU_OK && exchange_unsent(talk->exchange) > UNSENT_MAX) {
     status = MU_TOO_LARGE;
     message = "the client does not read its answers";
   }
-  const struct iovec body = {text->data, text->size};
-  const struct reply_part part = {.body = &body, .n_body = 1};
-  if (status == MU_OK)
-    exchange_reply_part(talk->exchange, &part);
-  else
-    end_with(talk, grpc_code_of(status), message);
+  bool goes_on = status == MU_OK && send_text(talk, text);
+  if (status != MU_OK) end_with(talk, grpc_code_of(status), message);
   buffer_free(text);
-  return status == MU_OK;
+  return goes_on;
 }
 
 /* ---- health ------------------------------------------------------------------------------------------------------ */
@@ -175,7 +184,11 @@ static void on_end(struct exchange *exchange) {
     end_with(talk, GRPC_OK, "");
 }
 
-static void on_gone(struct exchange *exchange) { talk_free(exchange->user); }
+static void on_gone(struct exchange *exchange) {
+  struct talk *talk = exchange->user;
+  talk->exchange = NULL;
+  if (!talk->saying) talk_free(talk);
+}
 
 const char grpc_going_away[] = "the server is going away: call again";
 
