@@ -12,6 +12,7 @@
 #define NET_HTTP2_CONNECTION_H
 
 #include "net/connection.h"
+#include "net/http2_memory.h"
 #include "net/reply_queue.h"
 #include "net/transport.h"
 
@@ -78,9 +79,10 @@ enum http2_going {
 struct http2_connection {
   struct connection base;
   nghttp2_session *session;
-  struct list exchanges; /* all */
-  struct list resumed;   /* exchanges that the service wants to hear of again */
-  struct list sending;   /* exchanges with an answer that is not all made into frames */
+  struct http2_memory memory; /* the session's */
+  struct list exchanges;      /* all */
+  struct list resumed;        /* exchanges that the service wants to hear of again */
+  struct list sending;        /* exchanges with an answer that is not all made into frames */
   struct list above; /* exchanges with more unsent than EXCHANGE_LOW_WATER, or whose service has not heard of less */
   uint32_t n_exchanges;
   uint32_t n_bodies; /* exchanges whose request is not all there */

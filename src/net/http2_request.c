@@ -466,7 +466,8 @@ static mu_status create(struct http2_connection *c, nghttp2_session_callbacks *c
   nghttp2_option_set_no_auto_window_update(option, 1);
   nghttp2_option_set_max_outbound_ack(option, HTTP2_OUTBOUND_MOST);
   nghttp2_option_set_no_closed_streams(option, 1); /* they are for priorities, which are not used */
-  if (nghttp2_session_server_new2(&c->session, callbacks, c, option) != 0) return MU_NO_MEMORY;
+  nghttp2_mem functions = http2_memory_functions(&c->memory);
+  if (nghttp2_session_server_new3(&c->session, callbacks, c, option, &functions) != 0) return MU_NO_MEMORY;
   const nghttp2_settings_entry settings[] = {
       {NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, limits->streams},
       {NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE,

@@ -87,8 +87,12 @@ static void start_gateway(void) {
   loop = &core.loops[0];
   loop->core = &core;
   list_init(&loop->free_calls);
+  list_init(&loop->websockets);
+  list_init(&loop->grpc_streams);
+  list_init(&loop->talks);
   loop->net = net_loop_create();
   require(loop->net != NULL);
+  uv_timer_init(net_loop_uv(loop->net), &loop->watch_timer);
   struct model_tensor three[] = {tensor("real", MU_FP32, 2, (int64_t[]){-1, 4}, false),
                                  tensor("text", MU_BYTES, 2, (int64_t[]){-1, -1}, true),
                                  tensor("flag", MU_BOOL, 1, (int64_t[]){-1}, true)};
