@@ -467,12 +467,13 @@ static mu_status create(struct http2_connection *c, nghttp2_session_callbacks *c
   nghttp2_option_set_max_outbound_ack(option, HTTP2_OUTBOUND_MOST);
   nghttp2_option_set_no_closed_streams(option, 1); /* they are for priorities, which are not used */
   if (nghttp2_session_server_new2(&c->session, callbacks, c, option) != 0) return MU_NO_MEMORY;
+  /* Not among them: NO_RFC7540_PRIORITIES. With it nghttp2 (1.52) frees a body's item twice where its queue finds no
+   * memory to grow. */
   const nghttp2_settings_entry settings[] = {
       {NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, limits->streams},
       {NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE,
        limits->head_bytes < UINT32_MAX ? (uint32_t)limits->head_bytes : UINT32_MAX},
       {NGHTTP2_SETTINGS_MAX_FRAME_SIZE, FRAME_MOST},
-      {NGHTTP2_SETTINGS_NO_RFC7540_PRIORITIES, 1},
   };
   bool ok = nghttp2_submit_settings(c->session, NGHTTP2_FLAG_NONE, settings, sizeof settings / sizeof *settings) == 0 &&
             nghttp2_session_set_local_window_size(c->session, NGHTTP2_FLAG_NONE, 0, CONNECTION_WINDOW) == 0;
