@@ -169,7 +169,6 @@ static bool fill_exchange(struct http2_exchange *x) {
 
 /* What the transport itself refuses before the service hears of it. true: answered. */
 static bool refuse_early(struct http2_exchange *x, bool target_ok) {
-  static const struct header accepted = {"accept-encoding", "gzip, deflate"};
   const struct http_limits *limits = &x->connection->base.server->limits;
   struct exchange *exchange = &x->base;
   if (x->header_bytes > limits->head_bytes) {
@@ -186,28 +185,7 @@ static bool refuse_early(struct http2_exchange *x, bool target_ok) {
                                            : "the request target is neither a path nor a URL");
     return true;
   }
-  if (exchange->content_length != UINT64_MAX && exchange->content_length > limits->body_bytes) {
-    exchange_reply_error(exchange, 413, "the body is larger than this server takes");
-    return true;
-  }
-  enum content_coding coding;
-  if (content_coding_parse(exchange->headers[HEADER_CONTENT_ENCODING], &coding) != MU_OK) {
-    static const char json[] = "{\"error\":\"unknown Content-Encoding; gzip and deflate are understood\"}";
-    struct iovec body = {.iov_base = (void *)(uintptr_t)json, .iov_len = sizeof json - 1};
-    exchange_reply(exchange, &(struct reply){.status = 415,
-                                             .content_type = "application/json",
-                                             .headers = &accepted,
-                                             .n_headers = 1,
-                                             .body = &body,
-                                             .n_body = 1});
-    return true;
-  }
-  if (coding == CODING_IDENTITY) return false;
-  exchange->encoded = true;
-  x->decoder = content_decoder_create(coding);
-  if (x->decoder != NULL) return false;
-  exchange_reply_error(exchange, 503, "out of memory");
-  return true;
+  return message_refuse_body(exchange, limits->body_bytes, &x->decoder);
 }
 
 static void on_head(struct http2_exchange *x, bool has_body) {
