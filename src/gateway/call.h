@@ -189,7 +189,9 @@ bool inference_withdraw(struct call *call, mu_status status, const char *message
 
 /* ---- inference.c: for formats and carriers ----------------------------------------------------------------------- */
 
-/* call.route names the model: MU_NOT_FOUND, MU_UNAVAILABLE. The call holds it then. */
+/* call.route names the model: MU_NOT_FOUND. The call holds it then. */
+MUST_CHECK mu_status inference_hold_model(struct call *call, mu_error *err);
+/* The same for one that is to run, from where on it may be traced: MU_UNAVAILABLE, too. */
 MUST_CHECK mu_status inference_find_model(struct call *call, mu_error *err);
 /* Counts so many bytes more of call.text against the memory budget, once they are many: MU_UNAVAILABLE. */
 MUST_CHECK mu_status inference_count_text(struct call *call, size_t size, mu_error *err);

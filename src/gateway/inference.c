@@ -52,7 +52,7 @@ static void finish_with_error(struct call *call, mu_status status, const char *m
 
 /* ---- beginning --------------------------------------------------------------------------------------------------- */
 
-mu_status inference_find_model(struct call *call, mu_error *err) {
+mu_status inference_hold_model(struct call *call, mu_error *err) {
   const struct route *route = &call->route;
   call->model = core_hold_model(call->loop->core, route->model, route->version);
   if (call->model == NULL && route->version >= 0)
@@ -60,6 +60,12 @@ mu_status inference_find_model(struct call *call, mu_error *err) {
                    (long long)route->version);
   if (call->model == NULL)
     return mu_fail(err, MU_NOT_FOUND, "Request for unknown model: '%s' is not found", route->model);
+  return MU_OK;
+}
+
+mu_status inference_find_model(struct call *call, mu_error *err) {
+  mu_status status = inference_hold_model(call, err);
+  if (status != MU_OK) return status;
   if (atomic_load_explicit(&call->loop->core->tracer.on, memory_order_relaxed)) trace_begin(call);
   return core_model_takes_requests(call->loop->core, call->model, err);
 }

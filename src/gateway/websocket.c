@@ -320,8 +320,7 @@ static void refuse(struct call *call, int http_status, const char *message) {
 /* The model of the address has to be there; whether it takes requests is asked for each message. */
 static mu_status check_model(struct call *call, mu_error *err) {
   if (call->route.model[0] == '\0') return MU_OK;
-  mu_status status = inference_find_model(call, err);
-  return status == MU_NOT_FOUND ? status : MU_OK;
+  return inference_hold_model(call, err);
 }
 
 /* MU_OK: *ret_accept is to be sent. */

@@ -133,7 +133,6 @@ static bool fill_exchange(struct http1_exchange *x, const char *method, const ch
 
 /* What the transport itself refuses before the service hears of it. true: answered. */
 static bool refuse_early(struct http1_connection *c, struct http1_exchange *x, bool target_ok) {
-  static const struct header accepted = {"Accept-Encoding", "gzip, deflate"};
   const struct http_limits *limits = &c->base.server->limits;
   if (x->text.failed || !target_ok) {
     x->keep_alive = false;
@@ -141,28 +140,7 @@ static bool refuse_early(struct http1_connection *c, struct http1_exchange *x, b
                          x->text.failed ? "out of memory" : "the request target is neither a path nor a URL");
     return true;
   }
-  if (x->base.content_length != UINT64_MAX && x->base.content_length > limits->body_bytes) {
-    exchange_reply_error(&x->base, 413, "the body is larger than this server takes");
-    return true;
-  }
-  enum content_coding coding;
-  if (content_coding_parse(x->base.headers[HEADER_CONTENT_ENCODING], &coding) != MU_OK) {
-    static const char json[] = "{\"error\":\"unknown Content-Encoding; gzip and deflate are understood\"}";
-    struct iovec body = {.iov_base = (void *)(uintptr_t)json, .iov_len = sizeof json - 1};
-    exchange_reply(&x->base, &(struct reply){.status = 415,
-                                             .content_type = "application/json",
-                                             .headers = &accepted,
-                                             .n_headers = 1,
-                                             .body = &body,
-                                             .n_body = 1});
-    return true;
-  }
-  if (coding == CODING_IDENTITY) return false;
-  x->base.encoded = true;
-  c->decoder = content_decoder_create(coding);
-  if (c->decoder != NULL) return false;
-  exchange_reply_error(&x->base, 503, "out of memory");
-  return true;
+  return message_refuse_body(&x->base, limits->body_bytes, &c->decoder);
 }
 
 static bool on_head(void *context, const char *method, const char *target, int status, uint64_t content_length,

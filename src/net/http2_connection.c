@@ -231,7 +231,6 @@ static void settle(struct connection *connection) {
   struct http2_connection *c = http2_of(connection);
   if (connection->server->draining) go(c);
   do {
-    if (c->memory.broken) connection_close(connection);
     if (connection->closed) return;
     http2_reply_flush(c);
   } while (http2_request_replay(c));
@@ -265,7 +264,6 @@ static void end(struct connection *connection) {
 static void free_memory(struct connection *connection) {
   struct http2_connection *c = http2_of(connection);
   nghttp2_session_del(c->session);
-  http2_memory_free(&c->memory);
   reply_queue_free(&c->out);
 }
 

@@ -12,7 +12,6 @@
 #define NET_HTTP2_CONNECTION_H
 
 #include "net/connection.h"
-#include "net/http2_memory.h"
 #include "net/reply_queue.h"
 #include "net/transport.h"
 
@@ -79,7 +78,6 @@ enum http2_going {
 struct http2_connection {
   struct connection base;
   nghttp2_session *session;
-  struct http2_memory memory; /* the session's */
   struct list exchanges;      /* all */
   struct list resumed;        /* exchanges that the service wants to hear of again */
   struct list sending;        /* exchanges with an answer that is not all made into frames */

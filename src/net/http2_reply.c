@@ -108,9 +108,9 @@ static bool submit(struct http2_exchange *x, bool has_body) {
   nghttp2_session *session = x->connection->session;
   nghttp2_nv pairs[HEADERS_MOST];
   nghttp2_data_provider provider = {.read_callback = read_body};
-  size_t n = list_headers(&x->head, x->n_head, pairs);
   x->headers_due = false;
-  if (x->head.failed || x->trailers.failed) return false;
+  if (x->head.failed || x->trailers.failed) return false; /* then they are not what their counts say */
+  size_t n = list_headers(&x->head, x->n_head, pairs);
   if (has_body || x->n_trailers == 0)
     return nghttp2_submit_response(session, x->stream_id, pairs, n, has_body ? &provider : NULL) == 0;
   return nghttp2_submit_headers(session, NGHTTP2_FLAG_NONE, x->stream_id, NULL, pairs, n, NULL) == 0 &&

@@ -169,7 +169,6 @@ static bool fill_exchange(struct http2_exchange *x) {
 
 /* What the transport itself refuses before the service hears of it. true: answered. */
 static bool refuse_early(struct http2_exchange *x, bool target_ok) {
-  static const struct header accepted = {"accept-encoding", "gzip, deflate"};
   const struct http_limits *limits = &x->connection->base.server->limits;
   struct exchange *exchange = &x->base;
   if (x->header_bytes > limits->head_bytes) {
@@ -186,28 +185,7 @@ static bool refuse_early(struct http2_exchange *x, bool target_ok) {
                                            : "the request target is neither a path nor a URL");
     return true;
   }
-  if (exchange->content_length != UINT64_MAX && exchange->content_length > limits->body_bytes) {
-    exchange_reply_error(exchange, 413, "the body is larger than this server takes");
-    return true;
-  }
-  enum content_coding coding;
-  if (content_coding_parse(exchange->headers[HEADER_CONTENT_ENCODING], &coding) != MU_OK) {
-    static const char json[] = "{\"error\":\"unknown Content-Encoding; gzip and deflate are understood\"}";
-    struct iovec body = {.iov_base = (void *)(uintptr_t)json, .iov_len = sizeof json - 1};
-    exchange_reply(exchange, &(struct reply){.status = 415,
-                                             .content_type = "application/json",
-                                             .headers = &accepted,
-                                             .n_headers = 1,
-                                             .body = &body,
-                                             .n_body = 1});
-    return true;
-  }
-  if (coding == CODING_IDENTITY) return false;
-  exchange->encoded = true;
-  x->decoder = content_decoder_create(coding);
-  if (x->decoder != NULL) return false;
-  exchange_reply_error(exchange, 503, "out of memory");
-  return true;
+  return message_refuse_body(exchange, limits->body_bytes, &x->decoder);
 }
 
 static void on_head(struct http2_exchange *x, bool has_body) {
@@ -466,14 +444,14 @@ static mu_status create(struct http2_connection *c, nghttp2_session_callbacks *c
   nghttp2_option_set_no_auto_window_update(option, 1);
   nghttp2_option_set_max_outbound_ack(option, HTTP2_OUTBOUND_MOST);
   nghttp2_option_set_no_closed_streams(option, 1); /* they are for priorities, which are not used */
-  nghttp2_mem functions = http2_memory_functions(&c->memory);
-  if (nghttp2_session_server_new3(&c->session, callbacks, c, option, &functions) != 0) return MU_NO_MEMORY;
+  if (nghttp2_session_server_new2(&c->session, callbacks, c, option) != 0) return MU_NO_MEMORY;
+  /* Not among them: NO_RFC7540_PRIORITIES. With it nghttp2 (1.52) frees a body's item twice where its queue finds no
+   * memory to grow. */
   const nghttp2_settings_entry settings[] = {
       {NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, limits->streams},
       {NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE,
        limits->head_bytes < UINT32_MAX ? (uint32_t)limits->head_bytes : UINT32_MAX},
       {NGHTTP2_SETTINGS_MAX_FRAME_SIZE, FRAME_MOST},
-      {NGHTTP2_SETTINGS_NO_RFC7540_PRIORITIES, 1},
   };
   bool ok = nghttp2_submit_settings(c->session, NGHTTP2_FLAG_NONE, settings, sizeof settings / sizeof *settings) == 0 &&
             nghttp2_session_set_local_window_size(c->session, NGHTTP2_FLAG_NONE, 0, CONNECTION_WINDOW) == 0;

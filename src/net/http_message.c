@@ -62,3 +62,29 @@ enum content_coding message_compress(struct http_server *server, const char *acc
     return CODING_IDENTITY;
   return coding;
 }
+
+bool message_refuse_body(struct exchange *exchange, uint64_t limit, struct content_decoder **ret_decoder) {
+  static const struct header accepted = {"Accept-Encoding", "gzip, deflate"};
+  static const char json[] = "{\"error\":\"unknown Content-Encoding; gzip and deflate are understood\"}";
+  const struct iovec body = {(void *)(uintptr_t)json, sizeof json - 1};
+  enum content_coding coding;
+  if (exchange->content_length != UINT64_MAX && exchange->content_length > limit) {
+    exchange_reply_error(exchange, 413, "the body is larger than this server takes");
+    return true;
+  }
+  if (content_coding_parse(exchange->headers[HEADER_CONTENT_ENCODING], &coding) != MU_OK) {
+    exchange_reply(exchange, &(struct reply){.status = 415,
+                                             .content_type = "application/json",
+                                             .headers = &accepted,
+                                             .n_headers = 1,
+                                             .body = &body,
+                                             .n_body = 1});
+    return true;
+  }
+  if (coding == CODING_IDENTITY) return false;
+  exchange->encoded = true;
+  *ret_decoder = content_decoder_create(coding);
+  if (*ret_decoder != NULL) return false;
+  exchange_reply_error(exchange, 503, "out of memory");
+  return true;
+}

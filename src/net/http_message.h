@@ -24,6 +24,10 @@ char *message_put_value(char *at, const char *value, size_t size);
 
 size_t message_body_size(const struct iovec *body, size_t n);
 
+/* The body that the head announces: is it too large, or compressed in a way that nobody understands? true: answered.
+ * *ret_decoder is for one that is compressed. */
+bool message_refuse_body(struct exchange *exchange, uint64_t limit, struct content_decoder **ret_decoder);
+
 /* Compresses into server->encoded where that is wanted, allowed and shorter. Without memory for it the body goes out as
  * it is, which is always right. */
 enum content_coding message_compress(struct http_server *server, const char *accept_encoding, const struct reply *reply,

@@ -29,6 +29,12 @@ class BigBurst(Client):
         self.over.set()
 
 
+class Beside(Client):
+    """So much at once that every instance of `echo` is given work."""
+    def turn(self):
+        self.ask(*(self.maker.make("beside a hung worker", "echo") for _ in range(12)))
+
+
 class Chaos:
     def __init__(self, soak):
         self.soak, self.server, self.ledger = soak, soak.server, soak.ledger
@@ -153,11 +159,17 @@ class Chaos:
         return f"{model} {pid} for {seconds:.1f} s"
 
     def do_hang_worker(self):
-        """Stopped until the server takes it for hung and kills it."""
+        """Stopped until the server takes it for hung and kills it, for which it must have been given a batch."""
         model, pid = self.worker("echo")
         self.spare(model)
         with self.standing_still(pid):
-            self.wait_replaced(model, pid)
+            clients = self.crowd(Beside, 4)
+            try:
+                self.wait_replaced(model, pid)
+            finally:
+                for client in clients:
+                    client.over.set()
+        self.join(clients)
         self.blamed_at[model] = time.monotonic()
         return f"{model} {pid}"
 

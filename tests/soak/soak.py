@@ -214,7 +214,7 @@ class Soak:
         """Everything leaves with it, and the next start works on the same ports and the same socket."""
         from clients import EXACT
         from muster_server import wait_for
-        server = self.start("second", f"--http-port={self.port}", f"--metrics-port={self.metrics_port}")
+        server = self.start("second", f"--http-port={self.port}", "--grpc-port=0", f"--metrics-port={self.metrics_port}")
         self.wait_calm()
         clients = self.crowd(EXACT)
         time.sleep(2)
@@ -232,7 +232,7 @@ class Soak:
         server.expected_to_crash = True
         self.examine(server)
         self.ledger.stopping = None
-        third = self.start("third", f"--http-port={self.port}", f"--metrics-port={self.metrics_port}",
+        third = self.start("third", f"--http-port={self.port}", "--grpc-port=0", f"--metrics-port={self.metrics_port}",
                            f"--control-socket={server.socket}", socket=server.socket)
         clients = self.crowd(EXACT)
         time.sleep(1)

@@ -9,6 +9,8 @@ import tritonclient.http as triton
 from muster_server import MODELS, put_model, run_muster, sim_config, wait_for
 from oip import Wire, tensor
 from test_metrics import Page
+from traffic import rows, sim_model
+from websocket_client import receive, stream, text_message
 
 X = np.zeros((1, 16), np.float32)
 POINTS = ["HTTP_RECV_START", "HTTP_RECV_END", "REQUEST_START", "QUEUE_START", "COMPUTE_START", "COMPUTE_INPUT_END",
@@ -81,6 +83,17 @@ def test_rate_and_count(traced, tmp_path):
     stop(server)
     traces = traces_of((tmp_path / "trace.json").read_text())
     assert [about["request_id"] for about, _ in traces.values()] == ["2", "5"]
+
+
+def test_the_messages_of_a_stream_are_traced_not_its_beginning(traced, tmp_path):
+    server = traced("level=TIMESTAMPS", "rate=1", "count=1", models=sim_model(tmp_path / "models"))
+    with stream(server, "/v2/models/echo/stream") as ws:
+        assert server.get("/v2/trace/setting").json["trace_count"] == "1"
+        ws.send(text_message("message", {"x": rows(1)}))
+        assert receive(ws).id == "message"
+    stop(server)
+    traces = traces_of((tmp_path / "trace.json").read_text())
+    assert [about["request_id"] for about, _ in traces.values()] == ["message"]
 
 
 def test_log_frequency_makes_files(traced, tmp_path):

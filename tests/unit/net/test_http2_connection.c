@@ -355,10 +355,33 @@ static void a_paused_stream_holds_up_no_other(void **state) {
   for (int i = 0; i < 8; i++) http2_expect(&h, http2_post(&h, "/other", data, SIZE), 200, "ok");
   assert_int_equal(f.seen[0].body.size, 0);
   assert_int_equal(stream_of(&h, paused)->at, 65535);
+  assert_int_equal(f.held, 65535 - 16384); /* what waits is counted, but for what no connection is counted for */
   exchange_resume(f.seen[0].exchange);
   http2_expect(&h, paused, 200, "ok");
+  HTTP2_UNTIL(&h, f.held == 0);
   assert_int_equal(f.seen[0].body.size, SIZE);
   assert_memory_equal(f.seen[0].body.data, data, SIZE);
+  http2_free(&h);
+  fixture_stop(&f);
+  free(data);
+}
+
+static void a_body_that_has_to_wait_needs_memory(void **state) {
+  enum { SIZE = 60000 };
+  uint8_t *data = pattern_create(SIZE, 3);
+  struct fixture f;
+  struct http2_client h = {0};
+  fixture_start(&f, &usual_limits);
+  f.on_begin = pause_it;
+  f.hold_most = 1000;
+  http2_connect(&h, &f);
+  int32_t id = http2_post(&h, "/", data, SIZE);
+  HTTP2_UNTIL(&h, stream_of(&h, id)->ended);
+  assert_int_equal(stream_of(&h, id)->status, 503);
+  assert_int_equal(f.n_gone, 1);
+  f.on_begin = NULL;
+  http2_expect(&h, http2_post(&h, "/", data, SIZE), 200, "ok");
+  assert_int_equal(f.held, 0);
   http2_free(&h);
   fixture_stop(&f);
   free(data);
@@ -740,6 +763,7 @@ int main(void) {
       cmocka_unit_test(too_many_headers),
       cmocka_unit_test(streams_beyond_the_limit),
       cmocka_unit_test(a_paused_stream_holds_up_no_other),
+      cmocka_unit_test(a_body_that_has_to_wait_needs_memory),
       cmocka_unit_test(the_end_waits_for_resume),
       cmocka_unit_test(an_overrun_window),
       cmocka_unit_test(reset_is_gone),

@@ -44,13 +44,39 @@ static void on_begin(void *context, struct exchange *exchange) {
 static void on_body(void *context, struct exchange *exchange, const uint8_t *data, size_t size) {
   ((struct world *)context)->body += size;
 }
+static struct exchange *in_parts; /* that is being answered so; NULL: it has gone meanwhile */
+
+/* A body in parts, of which one is lent and one copied, with trailers. */
+static void reply_in_parts(struct world *w, struct exchange *exchange) {
+  static const struct header trailer = {"grpc-status", "0"};
+  const struct iovec bodies[] = {{large, LARGE}, {large, 100}};
+  const struct reply_part parts[] = {{.body = &bodies[0], .n_body = 1, .done = body_done, .owner = w},
+                                     {.body = &bodies[1], .n_body = 1}};
+  in_parts = exchange;
+  exchange_reply_begin(exchange, &(struct reply){.status = 200, .content_type = "text/plain"});
+  for (size_t i = 0; i < 2 && in_parts != NULL; i++) {
+    w->borrowed += parts[i].done != NULL;
+    exchange_reply_part(exchange, &parts[i]);
+  }
+  if (in_parts == NULL) return;
+  in_parts = NULL;
+  w->open--;
+  exchange_reply_end(exchange, &trailer, 1);
+}
+
 static void on_end(void *context, struct exchange *exchange) {
   struct world *w = context;
   static char text[32];
+  if (strcmp(exchange->path, "/parts") == 0) {
+    reply_in_parts(w, exchange);
+    return;
+  }
   snprintf(text, sizeof text, "%zu", w->body);
+  static const struct header trailer = {"grpc-status", "0"}; /* HTTP/1.1 drops it */
   bool wants_large = strcmp(exchange->path, "/large") == 0;
   struct iovec body[3] = {{.iov_base = wants_large ? large : text, .iov_len = wants_large ? LARGE : strlen(text)}};
-  struct reply reply = {.status = 200, .content_type = "text/plain", .body = body, .n_body = 3};
+  struct reply reply = {
+      .status = 200, .content_type = "text/plain", .body = body, .n_body = 3, .trailers = &trailer, .n_trailers = 1};
   if (strcmp(exchange->path, "/compressible") == 0) {
     reply.compressible = true;
     body[1] = (struct iovec){large, 5000};
@@ -63,7 +89,10 @@ static void on_end(void *context, struct exchange *exchange) {
   w->open--;
   exchange_reply(exchange, &reply);
 }
-static void on_gone(void *context, struct exchange *exchange) { ((struct world *)context)->open--; }
+static void on_gone(void *context, struct exchange *exchange) {
+  if (exchange == in_parts) in_parts = NULL;
+  ((struct world *)context)->open--;
+}
 static bool on_window(void *context, struct exchange *exchange, uint8_t **ret_data, size_t *ret_size) { return false; }
 static const struct service service = {
     .begin = on_begin, .body = on_body, .end = on_end, .gone = on_gone, .window = on_window};
@@ -71,6 +100,7 @@ static const struct service service = {
 static const struct http_limits limits = {.body_bytes = 1 << 20,
                                           .head_bytes = 16 << 10,
                                           .pipeline = 3,
+                                          .streams = 100,
                                           .idle_timeout_ns = 1000 * NS_PER_S,
                                           .head_timeout_ns = 1000 * NS_PER_S,
                                           .body_grace_ns = 1000 * NS_PER_S,
@@ -192,7 +222,86 @@ static void ask_everything(struct world *w, uint16_t port) {
   close(client.fd);
 }
 
+/* ---- the same over HTTP/2: every byte is written before, and frames are read by hand -------------------------------
+ */
+
+enum { FRAME_DATA = 0, FRAME_HEADERS = 1, FRAME_RST = 3, FRAME_SETTINGS = 4, FRAME_WINDOW = 8, END_STREAM = 1 };
+enum { END_HEADERS = 4, N_STREAMS = 6, FRAME_HEAD = 9, WINDOW = 1 << 22 };
+
+static void add_frame(uint8_t type, uint8_t flags, uint32_t stream, const void *data, size_t size) {
+  const uint8_t head[FRAME_HEAD] = {0, (uint8_t)(size >> 8), (uint8_t)size, type, flags, (uint8_t)(stream >> 24), 0,
+                                    0, (uint8_t)stream};
+  add(head, sizeof head);
+  add(data, size);
+}
+
+/* fields: further ones, written as HPACK wants them (RFC 7541). */
+static void add_request(uint32_t stream, const char *path, const char *fields, size_t n_fields, const void *body,
+                        size_t size) {
+  char block[200] = {(char)(size > 0 ? 0x83 : 0x82), (char)0x86, 0x01, 1, 'a', 0x04, (char)strlen(path)};
+  size_t at = 7 + strlen(path);
+  memcpy(block + 7, path, strlen(path));
+  memcpy(block + at, fields, n_fields);
+  add_frame(FRAME_HEADERS, END_HEADERS | (size == 0 ? END_STREAM : 0), stream, block, at + n_fields);
+  if (size > 0) add_frame(FRAME_DATA, END_STREAM, stream, body, size);
+}
+
+static void write_frames(void) {
+  static const uint8_t settings[] = {0, 4, WINDOW >> 24, (WINDOW >> 16) & 255, (WINDOW >> 8) & 255, WINDOW & 255};
+  uint8_t packed[1024];
+  z_stream z = {.next_in = (Bytef *)large, .avail_in = 50000, .next_out = packed, .avail_out = sizeof packed};
+  assert_int_equal(deflateInit2(&z, 6, Z_DEFLATED, 15 + 16, 8, Z_DEFAULT_STRATEGY), Z_OK);
+  assert_int_equal(deflate(&z, Z_FINISH), Z_STREAM_END);
+  deflateEnd(&z);
+  n_requests = 0;
+  ADD("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+  add_frame(FRAME_SETTINGS, 0, 0, settings, sizeof settings);
+  add_frame(FRAME_WINDOW, 0, 0, settings + 2, 4);
+  add_request(1, "/small?a=b", "", 0, NULL, 0);
+  add_request(3, "/large", "", 0, NULL, 0);
+  add_request(5, "/gzip", "\x0f\x0b\x04gzip", 7, packed, sizeof packed - z.avail_out);
+  add_request(7, "/compressible", "\x0f\x01\x04gzip", 7, NULL, 0);
+  add_request(9, "/e",
+              "\x0f\x14\x0c"
+              "100-continue",
+              15, "abc", 3);
+  add_request(11, "/parts", "", 0, NULL, 0);
+}
+
+/* Streams that the server has ended; of them, those that it has reset. */
+static int count_ended(const struct client *c, int *ret_reset) {
+  int n = 0;
+  *ret_reset = 0;
+  for (size_t at = 0; at + FRAME_HEAD <= c->size;) {
+    const uint8_t *head = (const uint8_t *)c->in + at;
+    size_t size = (size_t)head[0] << 16 | (size_t)head[1] << 8 | head[2];
+    at += FRAME_HEAD + size;
+    if (at > c->size) break;
+    bool reset = head[3] == FRAME_RST;
+    n += reset || (head[3] <= FRAME_HEADERS && (head[4] & END_STREAM));
+    *ret_reset += reset;
+  }
+  return n;
+}
+
+static void ask_in_streams(struct world *w, uint16_t port) {
+  int reset = 0, n = 0;
+  client_open(&client, port);
+  for (int i = 0; i < 4; i++) turn(w);
+  send(client.fd, requests, n_requests, MSG_NOSIGNAL); /* fails where the connection found no memory */
+  for (int i = 0; i < 30; i++) turn(w);
+  for (int i = 0; !client.closed && (n = count_ended(&client, &reset)) < N_STREAMS && i < TURNS_MAX; i++) {
+    turn(w);
+    client_read(&client);
+  }
+  if (!allocation_has_failed()) assert_int_equal(reset, 0);
+  if (n < N_STREAMS) assert_true(client.closed && allocation_has_failed());
+  close(client.fd);
+}
+
+/* context: how it is asked. */
 static mu_status serve(void *context) {
+  void (*ask)(struct world * w, uint16_t port) = *(void (**)(struct world *, uint16_t))context;
   struct world w = {0};
   uint16_t port;
   int fd;
@@ -208,7 +317,7 @@ static mu_status serve(void *context) {
   mu_status status = w.server != NULL ? http_server_listen(w.server, fd, &err) : MU_NO_MEMORY;
   if (w.server == NULL) close(fd);
   if (status == MU_OK) {
-    ask_everything(&w, port);
+    ask(&w, port);
     allocations_work();
     int refused;
     client_open(&client, port); /* there is memory again: so there is service */
@@ -248,14 +357,20 @@ static mu_status listen_on_address(void *context) {
 }
 
 static void test_serve(void **state) {
+  static void (*ask)(struct world *, uint16_t) = ask_everything;
   write_requests();
-  fail_each_allocation("http server", serve, NULL);
+  fail_each_allocation("http server", serve, &ask);
+}
+static void test_serve_http2(void **state) {
+  static void (*ask)(struct world *, uint16_t) = ask_in_streams;
+  write_frames();
+  fail_each_allocation("http server, HTTP/2", serve, &ask);
 }
 static void test_loop(void **state) { fail_each_allocation("net_loop_create", create_loop, NULL); }
 static void test_listen(void **state) { fail_each_allocation("listen_tcp", listen_on_address, NULL); }
 
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(test_loop), cmocka_unit_test(test_listen),
-                                     cmocka_unit_test(test_serve)};
+                                     cmocka_unit_test(test_serve), cmocka_unit_test(test_serve_http2)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
