@@ -10,6 +10,7 @@
 #include "gateway/call.h"
 
 #include "net/connection.h"
+#include "proto/http1/http1_codec.h"
 
 #include <errno.h>
 #include <fcntl.h>
