@@ -11,6 +11,7 @@
 #include "proto/http1/http1_codec.h"
 
 #include "net/connection.h"
+#include "proto/http1/http1_codec.h"
 
 #include <errno.h>
 #include <fcntl.h>
