@@ -1,12 +1,11 @@
 /* A ModelInferResponse, written by hand: tensors' bytes stay where the model wrote them. */
 #include "api/grpc_infer.h"
 #include "api/infer_view.h"
+#include "base/decimal.h"
 #include "proto/grpc/grpc_message.h"
 #include "proto/protobuf/wire.h"
 
-#include <inttypes.h>
 #include <limits.h>
-#include <stdio.h>
 
 /* Field numbers of the protocol. */
 enum { NAME = 1, VERSION = 2, ID = 3, PARAMETERS = 4, OUTPUTS = 5, RAW = 6 };
@@ -60,10 +59,10 @@ static void write_text(struct buffer *head, uint32_t map, const char *key, const
 }
 
 static mu_status write_start(const struct render *r, enum grpc_reply_kind kind) {
-  char version[24];
+  char version[DECIMAL_MOST + 1];
   const mu_status status = reserve(r, 128 + strlen(r->model->name) + strlen(r->request->id));
   if (status != MU_OK) return status;
-  snprintf(version, sizeof version, "%" PRId64, r->model->version);
+  *decimal_put(version, (uint64_t)r->model->version) = '\0';
   buffer_append(r->head, (char[START_MAX]){0}, START_MAX);
   pb_put_text_field(r->head, NAME, r->model->name);
   pb_put_text_field(r->head, VERSION, version);

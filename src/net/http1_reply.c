@@ -1,5 +1,7 @@
 /* Answers to bytes: heads, compression, the queue of a pipeline, and the memory that answers borrow. */
 #include "net/http1_connection.h"
+
+#include "base/decimal.h"
 #include "net/http_message.h"
 
 #include <assert.h>
@@ -20,16 +22,6 @@ static char *put(char *at, const char *text, size_t size) {
 }
 
 #define PUT(at, literal) put(at, literal, sizeof(literal) - 1)
-
-enum { DIGITS_MOST = 20 };
-
-static char *put_number(char *at, uint64_t number) {
-  char digits[DIGITS_MOST];
-  size_t n = 0;
-  do digits[DIGITS_MOST - ++n] = (char)('0' + number % 10);
-  while ((number /= 10) > 0);
-  return put(at, digits + DIGITS_MOST - n, n);
-}
 
 static char *put_header(char *at, const char *name, const char *value) {
   at = put(at, name, strlen(name));
@@ -52,7 +44,7 @@ static bool write_head(struct http1_exchange *x, const struct reply *r, struct h
   if (buffer_reserve(&x->out, room) != MU_OK) return false;
   char *at = x->out.data + x->out.size;
   at = PUT(at, "HTTP/1.1 ");
-  at = put_number(at, (uint64_t)r->status);
+  at = decimal_put(at, (uint64_t)r->status);
   *at++ = ' ';
   at = put(at, reason, strlen(reason));
   at = PUT(at, "\r\n");
@@ -64,7 +56,7 @@ static bool write_head(struct http1_exchange *x, const struct reply *r, struct h
   if (x->chunked) at = PUT(at, "Transfer-Encoding: chunked\r\n");
   if (!message_has_no_content(r->status) && !x->streaming) {
     at = PUT(at, "Content-Length: ");
-    at = put_number(at, facts.length);
+    at = decimal_put(at, facts.length);
     at = PUT(at, "\r\n");
   }
   if (facts.coding != CODING_IDENTITY) at = put_header(at, "Content-Encoding", content_coding_name(facts.coding));

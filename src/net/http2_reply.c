@@ -1,11 +1,11 @@
 /* Answers to frames to bytes: heads, bodies, and the memory that answers borrow. */
 #include "net/http2_connection.h"
+
+#include "base/decimal.h"
 #include "net/http_message.h"
 
 #include <assert.h>
 #include <errno.h>
-#include <inttypes.h>
-#include <stdio.h>
 #include <strings.h>
 #include <sys/socket.h>
 
@@ -44,16 +44,18 @@ static void put_headers(struct buffer *text, size_t *n, const struct header *hea
     if (!is_of_connection(headers[i].name)) put_header(text, n, headers[i].name, headers[i].value);
 }
 
+/* The length is told where it says more than the frames do: not before trailers, which are gRPC's, whose messages have
+ * theirs. Without it the head is the same again and again, and every line of it an index into the table of HPACK. */
 static void write_head(struct http2_exchange *x, const struct reply *r, enum content_coding coding, uint64_t length) {
-  char number[24];
+  char number[DECIMAL_MOST + 1];
   buffer_clear(&x->head);
   x->n_head = 0;
-  snprintf(number, sizeof number, "%d", r->status);
+  *decimal_put(number, (uint64_t)r->status) = '\0';
   put_header(&x->head, &x->n_head, ":status", number);
   put_header(&x->head, &x->n_head, "date", message_date(x->connection->base.server));
   if (r->content_type != NULL) put_header(&x->head, &x->n_head, "content-type", r->content_type);
-  if (length != UINT64_MAX && !message_has_no_content(r->status)) {
-    snprintf(number, sizeof number, "%" PRIu64, length);
+  if (length != UINT64_MAX && r->n_trailers == 0 && !message_has_no_content(r->status)) {
+    *decimal_put(number, length) = '\0';
     put_header(&x->head, &x->n_head, "content-length", number);
   }
   if (coding != CODING_IDENTITY) put_header(&x->head, &x->n_head, "content-encoding", content_coding_name(coding));
