@@ -78,9 +78,9 @@ enum http2_going {
 struct http2_connection {
   struct connection base;
   nghttp2_session *session;
-  struct list exchanges;      /* all */
-  struct list resumed;        /* exchanges that the service wants to hear of again */
-  struct list sending;        /* exchanges with an answer that is not all made into frames */
+  struct list exchanges; /* all */
+  struct list resumed;   /* exchanges that the service wants to hear of again */
+  struct list sending;   /* exchanges with an answer that is not all made into frames */
   struct list above; /* exchanges with more unsent than EXCHANGE_LOW_WATER, or whose service has not heard of less */
   uint32_t n_exchanges;
   uint32_t n_bodies; /* exchanges whose request is not all there */

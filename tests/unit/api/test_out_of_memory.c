@@ -278,8 +278,8 @@ static void test_infer(void **state) { fail_each_allocation("inference request a
 static void test_documents(void **state) { fail_each_allocation("documents", documents, NULL); }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_infer), cmocka_unit_test(test_documents),
-                                     cmocka_unit_test(test_grpc_infer), cmocka_unit_test(test_grpc_documents),
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_infer),         cmocka_unit_test(test_documents),
+                                     cmocka_unit_test(test_grpc_infer),    cmocka_unit_test(test_grpc_documents),
                                      cmocka_unit_test(test_grpc_requests), cmocka_unit_test(test_load)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -237,7 +237,8 @@ static const char sim[] =
     "] } "
     "parameters { key: \"sim.base_ms\" value { string_value: \"%s\" } } "
     "parameters { key: \"sim.%s\" value { string_value: \"%s\" } } "
-    "model_warmup { name: \"w\" batch_size: 1 inputs { key: \"in\" value { data_type: TYPE_INT32 dims: [ 1 ] random_data: true } } "
+    "model_warmup { name: \"w\" batch_size: 1 inputs { key: \"in\" value { data_type: TYPE_INT32 dims: [ 1 ] "
+    "random_data: true } } "
     "} ";
 
 static void start_sim(struct fixture *f, const char *ms, const char *key, const char *value) {
