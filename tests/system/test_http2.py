@@ -118,7 +118,6 @@ def test_compressed(server):
     assert json.loads(done.stdout.rpartition(b"\n")[0])["outputs"][0]["data"] == [5] * 4
 
 
-@pytest.mark.skipif(shutil.which("h2load") is None, reason="no h2load")
 def test_many_streams_at_once(server, tmp_path):
     (tmp_path / "body").write_bytes(request_text(1))
     done = subprocess.run(["h2load", "-n", "4000", "-c", "4", "-m", "200", "-d", tmp_path / "body",

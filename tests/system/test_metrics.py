@@ -251,8 +251,7 @@ def test_wrong_metrics_config(setting, says):
 def test_prometheus_scrapes(serve, tmp_path):
     """The server that the page is made for: it takes every sample, and answers from them."""
     prometheus = shutil.which("prometheus")
-    if prometheus is None:
-        pytest.skip("prometheus is not installed")
+    assert prometheus, "script/bootstrap installs it"
     server = serve(put_model(tmp_path / "models", "echo", config=sim_config(max_batch_size=8)), "--metrics-config",
                    "summary_latencies=true")
     for _ in range(3):
