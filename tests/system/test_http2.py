@@ -2,7 +2,6 @@
 import collections
 import gzip
 import json
-import shutil
 import socket
 import struct
 import subprocess
