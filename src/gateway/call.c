@@ -145,13 +145,8 @@ static void begin(void *context, struct exchange *exchange) {
     return;
   }
   call->request.received_ns = exchange->received_ns;
-  if (grpc_is_call(exchange) && exchange->multiplexed) {
-    grpc_begin(call);
-    return;
-  }
   if (grpc_is_call(exchange)) {
-    call_reply_error(call, 505, "gRPC needs HTTP/2: its status stands in trailers");
-    call_free(call);
+    grpc_begin(call);
     return;
   }
   mu_error err;

@@ -183,8 +183,8 @@ static bool refuse_http(struct call *call) {
   call->route.allow = "POST";
   if (!has_type(exchange))
     call_reply_error(call, 415, "gRPC's methods take Content-Type: application/grpc");
-  else if (!exchange_has_trailers(exchange))
-    call_reply_error(call, 505, "gRPC needs HTTP/2");
+  else if (!exchange->multiplexed)
+    call_reply_error(call, 505, "gRPC needs HTTP/2: its status stands in trailers");
   else if (strcmp(exchange->method, "POST") != 0)
     call_reply_error(call, 405, "gRPC's methods take POST");
   return call->exchange == NULL;

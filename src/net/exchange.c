@@ -52,7 +52,6 @@ void exchange_reply_end(struct exchange *exchange, const struct header *trailers
   exchange->transport->end(exchange, trailers, n_trailers);
 }
 uint64_t exchange_unsent(const struct exchange *exchange) { return exchange->transport->unsent(exchange); }
-bool exchange_has_trailers(const struct exchange *exchange) { return exchange->transport->trailers; }
 bool exchange_peer_is_local(const struct exchange *exchange) { return exchange->transport->peer_is_local(exchange); }
 
 void exchange_reply_json(struct exchange *exchange, int status, const char *json, size_t size) {

@@ -151,8 +151,6 @@ void exchange_reply_end(struct exchange *exchange, const struct header *trailers
 /* Bytes of parts that wait for their client, copied and borrowed ones. More of them in a connection than
  * limits.copied_reply_bytes, and the connection is cut: a service holds back before that. */
 uint64_t exchange_unsent(const struct exchange *exchange);
-/* Can the reply have trailers: is this HTTP/2? */
-bool exchange_has_trailers(const struct exchange *exchange);
 /* Does the client sit on this machine: is the other end of its connection a loopback address or a Unix socket? One who
  * speaks through a proxy is where the proxy is. */
 bool exchange_peer_is_local(const struct exchange *exchange);

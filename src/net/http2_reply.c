@@ -337,8 +337,7 @@ const struct transport http2_transport = {.reply = reply,
                                           .begin = reply_begin,
                                           .part = reply_part,
                                           .end = reply_end,
-                                          .unsent = unsent,
-                                          .trailers = true};
+                                          .unsent = unsent};
 
 void http2_reply_continue(struct http2_exchange *x) {
   static const nghttp2_nv head = {(uint8_t *)(uintptr_t) ":status", (uint8_t *)(uintptr_t) "100", 7, 3, 0};

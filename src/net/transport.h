@@ -14,7 +14,6 @@ struct transport {
   void (*end)(struct exchange *exchange, const struct header *trailers, size_t n_trailers);
   uint64_t (*unsent)(const struct exchange *exchange);
   bool (*peer_is_local)(const struct exchange *exchange);
-  bool trailers; /* a reply can have them */
 };
 
 /* The header of this name (lower case) that somebody looks at, HEADER_COUNT: none. */

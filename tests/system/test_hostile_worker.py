@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from muster_server import VISIBLE, wait_for
+from muster_server import PATIENCE, VISIBLE, wait_for
 from oip import same
 from traffic import Client, crowd, depth, echo, rows, sim_model, worker_pids
 from test_worker_death import holdings, wait_no_more_than
@@ -101,10 +101,11 @@ def spoil_outputs(dice, prey):
 RINGS = [spoil_tail, spoil_head, spoil_sleep_word, spoil_header, spoil_newest_records, spoil_ring, forge_completions]
 
 
-def attack(server, model: str, dice: random.Random, spoilers) -> int:
-    """Writes again and again into whichever process is the model's worker; how many writes."""
-    prey, pid, writes, end = None, None, 0, time.monotonic() + ATTACK_SECONDS
-    while time.monotonic() < end:
+def attack(server, model: str, dice: random.Random, spoilers, has_hit) -> int:
+    """Writes again and again into whichever process is the model's worker, for a while and until something was hit; how
+    many writes."""
+    prey, pid, writes, begun = None, None, 0, time.monotonic()
+    while time.monotonic() < begun + (ATTACK_SECONDS if has_hit() else PATIENCE):
         (worker,) = server.workers(model)
         if worker["restarts"] >= DEATHS:
             break
@@ -174,7 +175,9 @@ def test_nonsense_in_a_workers_memory_costs_nobody_else(serve, tmp_path, spoiler
         before, memory = holdings(gateway), anonymous_memory(gateway)
         loads = {model: Load(server, threads, model, 4) for model in ("taken", "other")}
         try:
-            writes = attack(server, "taken", dice, spoilers)
+            has_hit = ((lambda: loads["taken"].wrong) if spoilers == [spoil_outputs] else
+                       (lambda: server.workers("taken")[0]["restarts"] > 0))
+            writes = attack(server, "taken", dice, spoilers, has_hit)
         finally:
             for load in loads.values():
                 load.end()
