@@ -88,7 +88,7 @@ static void start_gateway(void) {
   loop = &core.loops[0];
   loop->core = &core;
   list_init(&loop->free_calls);
-  list_init(&loop->grpc_streams);
+  list_init(&loop->streams);
   list_init(&loop->talks);
   loop->net = net_loop_create();
   require(loop->net != NULL);
@@ -226,7 +226,7 @@ static void converse(void) {
   turn();
   turn(); /* streams end between two turns */
   require(server->connections_open == 0);
-  require(list_empty(&loop->grpc_streams) && list_empty(&loop->talks));
+  require(list_empty(&loop->streams) && list_empty(&loop->talks));
   require(core.staging_budget.used == 0);
   for (size_t i = 0; i < core.n_models; i++) slot_pool_trim(core.models[i]->slots);
   require(core.budget.used == 0);
