@@ -89,7 +89,7 @@ static void start_gateway(void) {
   loop->core = &core;
   list_init(&loop->free_calls);
   list_init(&loop->websockets);
-  list_init(&loop->grpc_streams);
+  list_init(&loop->streams);
   list_init(&loop->talks);
   loop->net = net_loop_create();
   require(loop->net != NULL);
