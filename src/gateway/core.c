@@ -52,6 +52,19 @@ mu_status core_init(struct core *core, const struct options *options, uint32_t n
   return MU_OK;
 }
 
+mu_status core_init_loop(struct core *core, uint32_t i) {
+  struct gateway_loop *loop = &core->loops[i];
+  loop->core = core;
+  loop->index = i;
+  struct list *lists[] = {&loop->free_calls, &loop->websockets, &loop->streams, &loop->talks};
+  for (size_t k = 0; k < sizeof lists / sizeof *lists; k++) list_init(lists[k]);
+  loop->net = net_loop_create();
+  if (loop->net == NULL) return MU_NO_MEMORY;
+  uv_timer_t *timers[] = {&loop->watch_timer, &loop->stream_timer, &loop->ping_timer};
+  for (size_t k = 0; k < sizeof timers / sizeof *timers; k++) uv_timer_init(net_loop_uv(loop->net), timers[k]);
+  return MU_OK;
+}
+
 void core_set_options(struct core *core, const struct options *options) {
   pthread_mutex_lock(&core->lock);
   core->default_request_timeout_ns = (uint64_t)options->default_request_timeout_ns;

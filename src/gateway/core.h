@@ -188,6 +188,9 @@ MUST_CHECK mu_status core_not_loaded(const struct model *model, mu_error *err);
 /* MU_NO_MEMORY, MU_IO. options are borrowed. The core lives as long as the process: nothing in it outlives that. */
 MUST_CHECK mu_status core_init(struct core *core, const struct options *options, uint32_t n_loops, mu_error *err);
 
+/* Makes core.loops[i], which has no servers yet. MU_NO_MEMORY. */
+MUST_CHECK mu_status core_init_loop(struct core *core, uint32_t i);
+
 /* CONTROL_OPTIONS: takes over what a reload can change. Takes the lock. */
 void core_set_options(struct core *core, const struct options *options);
 

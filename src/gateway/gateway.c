@@ -473,18 +473,7 @@ static const struct control_link_events link_events = {.message = on_message, .l
 
 static mu_status create_loops(struct core *core, mu_error *err) {
   for (uint32_t i = 0; i < core->n_loops; i++) {
-    struct gateway_loop *loop = &core->loops[i];
-    loop->core = core;
-    loop->index = i;
-    list_init(&loop->free_calls);
-    list_init(&loop->websockets);
-    list_init(&loop->streams);
-    list_init(&loop->talks);
-    loop->net = net_loop_create();
-    if (loop->net == NULL) return mu_fail(err, MU_NO_MEMORY, "no memory for an event loop");
-    uv_timer_init(net_loop_uv(loop->net), &loop->watch_timer);
-    uv_timer_init(net_loop_uv(loop->net), &loop->stream_timer);
-    uv_timer_init(net_loop_uv(loop->net), &loop->ping_timer);
+    if (core_init_loop(core, i) != MU_OK) return mu_fail(err, MU_NO_MEMORY, "no memory for an event loop");
   }
   return MU_OK;
 }

@@ -86,13 +86,7 @@ static void start_gateway(void) {
   options->admin = ADMIN_OFF; /* nobody is there who would load a model */
   require(core_init(&core, options, 1, &err) == MU_OK);
   loop = &core.loops[0];
-  loop->core = &core;
-  list_init(&loop->free_calls);
-  list_init(&loop->streams);
-  list_init(&loop->talks);
-  loop->net = net_loop_create();
-  require(loop->net != NULL);
-  uv_timer_init(net_loop_uv(loop->net), &loop->watch_timer);
+  require(core_init_loop(&core, 0) == MU_OK);
   struct model_tensor three[] = {tensor("real", MU_FP32, 2, (int64_t[]){-1, 4}, false),
                                  tensor("text", MU_BYTES, 2, (int64_t[]){-1, -1}, true),
                                  tensor("flag", MU_BOOL, 1, (int64_t[]){-1}, true)};
