@@ -297,7 +297,7 @@ def test_poll_is_silent_when_nothing_changes(serve, tmp_path):
     moved = repository.rename(tmp_path / "elsewhere")
     wait_for(lambda: "the repository cannot be read" in server.log, "a word about the repository that is gone")
     moved.rename(repository)
-    sim_model(repository, "fresh")
+    (sim_model(tmp_path / "aside", "fresh") / "fresh").rename(repository / "fresh")  # never seen half written
     wait_for(lambda: len(reloads(server)) == 1, "the one reload for what is new")
     assert not said.count("reloading") and said.count("metric_tags") == 1
     assert server.log.count("the repository cannot be read") == 1, "said once, not at every look"
