@@ -12,19 +12,21 @@
 
 /* ---- text: the head, or the whole message ------------------------------------------------------------------------ */
 
-/* Model, version and everything else that the message says. rest: as for grpc_infer_parse. */
+/* Whom the message is for. */
+static mu_status find_target(struct call *call, const char *text, size_t size, mu_error *err) {
+  struct grpc_infer_target target;
+  mu_status status = grpc_infer_find_target(text, size, &target, err);
+  memcpy(call->request.id, target.id, sizeof call->request.id); /* an error is told with it */
+  memcpy(call->route.model, target.model, sizeof call->route.model);
+  call->route.version = target.version;
+  return status;
+}
+
+/* Everything else that it says, once the target is known. rest: as for grpc_infer_parse. */
 static mu_status parse(struct call *call, const char *text, size_t size, const struct grpc_infer_rest *rest,
                        mu_error *err) {
   struct request *request = &call->request;
-  mu_status status = MU_OK;
-  if (call->model == NULL) {
-    struct grpc_infer_target target;
-    status = grpc_infer_find_target(text, size, &target, err);
-    memcpy(request->id, target.id, sizeof request->id); /* an error is told with it */
-    memcpy(call->route.model, target.model, sizeof call->route.model);
-    call->route.version = target.version;
-    if (status == MU_OK) status = inference_find_model(call, err);
-  }
+  mu_status status = call->model == NULL ? inference_find_model(call, err) : MU_OK;
   if (status == MU_OK) status = grpc_infer_parse(&call->model->model, text, size, rest, request, err);
   request->deadline_ns = call->deadline_ns;
   return status;
@@ -34,7 +36,8 @@ static mu_status parse(struct call *call, const char *text, size_t size, const s
 static mu_status whole(struct call *call, const char *text, size_t size, mu_error *err) {
   call->text_size = size;
   call->rest_staged = true; /* there is none */
-  mu_status status = parse(call, text, size, NULL, err);
+  mu_status status = call->model == NULL ? find_target(call, text, size, err) : MU_OK;
+  if (status == MU_OK) status = parse(call, text, size, NULL, err);
   return status == MU_OK ? inference_reserve(call, text, NULL, 0, err) : status;
 }
 
@@ -59,8 +62,7 @@ static mu_status collect(struct call *call, const struct request *filled, const 
 static mu_status head_complete(struct call *call, const uint8_t *data, size_t size, mu_error *err) {
   struct grpc_scan *scan = &call->scan;
   const struct grpc_infer_rest rest = grpc_scan_rest(scan);
-  struct grpc_infer_target target; /* a name that comes behind the contents is legal, though nobody writes it so */
-  if (grpc_infer_find_target(call->text.data, call->text.size, &target, NULL) != MU_OK)
+  if (find_target(call, call->text.data, call->text.size, NULL) != MU_OK) /* its name may come behind the contents */
     return collect(call, NULL, data, size, err);
   mu_status status = parse(call, call->text.data, call->text.size, &rest, err);
   if (status != MU_OK) return status;

@@ -472,9 +472,8 @@ static const struct control_link_events link_events = {.message = on_message, .l
  */
 
 static mu_status create_loops(struct core *core, mu_error *err) {
-  for (uint32_t i = 0; i < core->n_loops; i++) {
+  for (uint32_t i = 0; i < core->n_loops; i++)
     if (core_init_loop(core, i) != MU_OK) return mu_fail(err, MU_NO_MEMORY, "no memory for an event loop");
-  }
   return MU_OK;
 }
 
