@@ -8,6 +8,7 @@
  * whole (what is wrong with a message is wrong with its call alone), it ends when its client leaves, and all memory is
  * given back.
  */
+#include "fuzz_gateway.h"
 #include "gateway/grpc.h"
 
 #include "net/connection.h"
@@ -18,70 +19,18 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { STREAM_MOST = 1 << 16, MEMORY = 1 << 20, QUEUE_MOST = 16, PARTS_MOST = 64, FRAME_HEAD = 9 };
+enum { STREAM_MOST = 1 << 16, PARTS_MOST = 64, FRAME_HEAD = 9 };
 enum { DATA = 0, HEADERS = 1, RST_STREAM = 3, SETTINGS = 4, GOAWAY = 7, END_STREAM = 1, END_HEADERS = 4 };
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-static void require(bool holds) {
-  if (!holds) abort();
-}
-
 /* ---- the gateway, once ------------------------------------------------------------------------------------------- */
-
-static struct core core;
-static struct gateway_loop *loop;
-static struct http_server *server;
-
-static struct model_tensor tensor(const char *name, mu_dtype dtype, uint32_t rank, const int64_t *dims, bool optional) {
-  struct model_tensor made = {
-      .info = {.name = (char *)(uintptr_t)name, .dtype = dtype, .rank = rank, .optional = optional},
-      .rank = rank,
-      .served = true};
-  memcpy(made.info.dims, dims, rank * sizeof *dims);
-  memcpy(made.dims, dims, rank * sizeof *dims);
-  return made;
-}
-
-/* A model that is ready, though nobody runs it. */
-static void add_model(uint32_t number, const char *name, struct model_tensor *tensors, uint32_t n) {
-  static const char config[] = "max_batch_size: 4";
-  struct control_model_set set = {.model = number,
-                                  .listed = true,
-                                  .name = name,
-                                  .version = 1,
-                                  .folder = "",
-                                  .config = {config, sizeof config - 1},
-                                  .state = MODEL_READY,
-                                  .reason = "",
-                                  .batching = true,
-                                  .max_queue_delay_us = -1,
-                                  .max_queue_requests = QUEUE_MOST,
-                                  .max_queue_bytes = MEMORY};
-  struct model_metadata metadata = {.inputs = tensors,
-                                    .outputs = tensors,
-                                    .n_inputs = n,
-                                    .n_outputs = n,
-                                    .max_batch = 4,
-                                    .batch_note = "",
-                                    .runtime = "",
-                                    .platform = ""};
-  struct buffer wire;
-  buffer_init(&wire, MEMORY);
-  require(model_metadata_encode(&metadata, &wire) == MU_OK);
-  core_set_model(&core, &set);
-  core_model_loaded(&core,
-                    &(struct control_model_loaded){
-                        .model = number, .metadata = {wire.data, wire.size}, .was_ready = true, .batch_tokens = 1});
-  buffer_free(&wire);
-  require(core_model_by_number(&core, number)->sched != NULL);
-}
 
 static void start_gateway(void) {
   struct options *options;
   mu_error err;
   require(options_create(&options) == MU_OK);
-  options->memory_budget = options->input_arena = MEMORY;
+  options->memory_budget = options->input_arena = GATEWAY_MEMORY;
   options->body_limit = 2 * STREAM_MOST;
   options->admin = ADMIN_OFF; /* nobody is there who would load a model */
   require(core_init(&core, options, 1, &err) == MU_OK);
@@ -102,7 +51,7 @@ static void start_gateway(void) {
                                      .body_min_rate = 1,
                                      .body_grace_ns = 60 * NS_PER_S,
                                      .slow_reply_ns = 20 * NS_PER_MS,
-                                     .copied_reply_bytes = MEMORY,
+                                     .copied_reply_bytes = GATEWAY_MEMORY,
                                      .connections = 16};
   server = http_server_create(loop->net, &gateway_service, loop, &limits);
   require(server != NULL);

@@ -7,6 +7,7 @@
  * bit 1 of the first one chooses the chunked coding. Checked: replies are well-formed, no more than the requests,
  * the connection ends when its client leaves, and all memory is given back.
  */
+#include "fuzz_gateway.h"
 #include "gateway/call.h"
 #include "proto/http1/http1_codec.h"
 
@@ -20,69 +21,17 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { STREAM_MOST = 1 << 16, MEMORY = 1 << 20, PIPELINE = 16, PARTS_MOST = 64 };
+enum { STREAM_MOST = 1 << 16, PIPELINE = 16, PARTS_MOST = 64 };
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-static void require(bool holds) {
-  if (!holds) abort();
-}
-
 /* ---- the gateway, once ------------------------------------------------------------------------------------------- */
-
-static struct core core;
-static struct gateway_loop *loop;
-static struct http_server *server;
-
-static struct model_tensor tensor(const char *name, mu_dtype dtype, uint32_t rank, const int64_t *dims, bool optional) {
-  struct model_tensor made = {
-      .info = {.name = (char *)(uintptr_t)name, .dtype = dtype, .rank = rank, .optional = optional},
-      .rank = rank,
-      .served = true};
-  memcpy(made.info.dims, dims, rank * sizeof *dims);
-  memcpy(made.dims, dims, rank * sizeof *dims);
-  return made;
-}
-
-/* A model that is ready, though nobody runs it. */
-static void add_model(uint32_t number, const char *name, struct model_tensor *tensors, uint32_t n) {
-  static const char config[] = "max_batch_size: 4";
-  struct control_model_set set = {.model = number,
-                                  .listed = true,
-                                  .name = name,
-                                  .version = 1,
-                                  .folder = "",
-                                  .config = {config, sizeof config - 1},
-                                  .state = MODEL_READY,
-                                  .reason = "",
-                                  .batching = true,
-                                  .max_queue_delay_us = -1,
-                                  .max_queue_requests = PIPELINE,
-                                  .max_queue_bytes = MEMORY};
-  struct model_metadata metadata = {.inputs = tensors,
-                                    .outputs = tensors,
-                                    .n_inputs = n,
-                                    .n_outputs = n,
-                                    .max_batch = 4,
-                                    .batch_note = "",
-                                    .runtime = "",
-                                    .platform = ""};
-  struct buffer wire;
-  buffer_init(&wire, MEMORY);
-  require(model_metadata_encode(&metadata, &wire) == MU_OK);
-  core_set_model(&core, &set);
-  core_model_loaded(&core,
-                    &(struct control_model_loaded){
-                        .model = number, .metadata = {wire.data, wire.size}, .was_ready = true, .batch_tokens = 1});
-  buffer_free(&wire);
-  require(core_model_by_number(&core, number)->sched != NULL);
-}
 
 static void start_gateway(void) {
   struct options *options;
   mu_error err;
   require(options_create(&options) == MU_OK);
-  options->memory_budget = options->input_arena = MEMORY;
+  options->memory_budget = options->input_arena = GATEWAY_MEMORY;
   options->body_limit = 2 * STREAM_MOST;
   require(core_init(&core, options, 1, &err) == MU_OK);
   loop = &core.loops[0];
@@ -101,7 +50,7 @@ static void start_gateway(void) {
                                      .body_min_rate = 1,
                                      .body_grace_ns = 60 * NS_PER_S,
                                      .slow_reply_ns = 20 * NS_PER_MS,
-                                     .copied_reply_bytes = MEMORY,
+                                     .copied_reply_bytes = GATEWAY_MEMORY,
                                      .connections = 16};
   server = http_server_create(loop->net, &gateway_service, loop, &limits);
   require(server != NULL);
