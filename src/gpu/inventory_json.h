@@ -1,4 +1,5 @@
-/* An inventory as JSON: `muster gpus --json`, and what the fleet sends to the supervisor and that one to the gateways. */
+/* An inventory as JSON: `muster gpus --json`, and what the fleet sends to the supervisor and that one to the gateways.
+ */
 #ifndef GPU_INVENTORY_JSON_H
 #define GPU_INVENTORY_JSON_H
 
