@@ -6,9 +6,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/pidfd.h>
 #include <sys/prctl.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "control/message.h"
@@ -17,21 +15,12 @@ enum { CHILD_CONTROL_FD = 3, EXEC_FAILED = 127 };
 
 static const char log_variable[] = "MUSTER_ROLE_LOG";
 
-struct process {
-  uv_poll_t poll;
-  int pidfd;
-  pid_t pid;
-  process_ended *ended;
-  void *context;
+/* What the child needs between fork and exec. */
+struct role_start {
+  const struct process_spec *spec;
+  int control;
+  char **environment;
 };
-
-pid_t process_pid(const struct process *process) { return process->pid; }
-int process_pidfd(const struct process *process) { return process->pidfd; }
-
-void process_kill(struct process *process, int signal) {
-  /* Fails only when the process is gone already, which is what was wanted. */
-  (void)pidfd_send_signal(process->pidfd, signal, NULL, 0);
-}
 
 /* ---- environment ------------------------------------------------------------------------------------------------- */
 
@@ -73,118 +62,37 @@ static void child_signals(void) {
   sigprocmask(SIG_SETMASK, &none, NULL);
 }
 
-__attribute__((noreturn)) static void child_run(const struct process_spec *spec, int control, pid_t supervisor,
-                                                char **environment) {
+static void child_run(const void *context, pid_t supervisor) {
+  const struct role_start *start = context;
   child_signals();
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   if (getppid() != supervisor) _exit(EXEC_FAILED); /* it died before prctl */
-  if (child_fds(control)) {
+  if (child_fds(start->control)) {
     /* What the supervisor itself was given by a careless parent ends here. Where the kernel is too old for this it goes
      * on to the child, as it would without muster. */
     (void)close_range(CHILD_CONTROL_FD + 1, ~0U, CLOSE_RANGE_CLOEXEC);
-    char *const arguments[] = {(char *)spec->title, (char *)"--role", (char *)spec->role, NULL};
-    execve("/proc/self/exe", arguments, environment);
+    char *const arguments[] = {(char *)start->spec->title, (char *)"--role", (char *)start->spec->role, NULL};
+    execve("/proc/self/exe", arguments, start->environment);
   }
-  LOG_ERROR("cannot start a process", LOG_STR("process", spec->title), LOG_STR("error", strerror(errno)));
+  LOG_ERROR("cannot start a process", LOG_STR("process", start->spec->title), LOG_STR("error", strerror(errno)));
   _exit(EXEC_FAILED);
 }
 
 /* ---- the supervisor ---------------------------------------------------------------------------------------------- */
-
-static void on_pidfd(uv_poll_t *poll, int status, int events) {
-  struct process *process = poll->data;
-  siginfo_t info = {.si_pid = 0};
-  if (waitid(P_PIDFD, (id_t)process->pidfd, &info, WEXITED | WNOHANG) != 0 || info.si_pid == 0) return;
-  uv_poll_stop(&process->poll);
-  process->ended(process->context, info.si_code, info.si_status);
-}
-
-/* Forks with all signals blocked: a handler of the supervisor must not run in the child. */
-static pid_t fork_child(const struct process_spec *spec, int control, char **environment) {
-  sigset_t all, before;
-  sigfillset(&all);
-  sigprocmask(SIG_SETMASK, &all, &before);
-  pid_t supervisor = getpid(), pid = fork();
-  if (pid == 0) child_run(spec, control, supervisor, environment);
-  int error = errno;
-  sigprocmask(SIG_SETMASK, &before, NULL);
-  errno = error;
-  return pid;
-}
-
-static mu_status watch(struct net_loop *loop, struct process *process, int pidfd, mu_error *err) {
-  process->pidfd = pidfd;
-  if (process->pidfd < 0) return mu_fail(err, MU_IO, "cannot watch process %d: %s", process->pid, strerror(errno));
-  int status = uv_poll_init(net_loop_uv(loop), &process->poll, process->pidfd);
-  if (status != 0) {
-    close(process->pidfd);
-    return mu_fail(err, MU_IO, "cannot watch process %d: %s", process->pid, uv_strerror(status));
-  }
-  process->poll.data = process;
-  uv_poll_start(&process->poll, UV_READABLE, on_pidfd);
-  return MU_OK;
-}
-
-/* Forks and watches. Whatever fails, no child stays behind. */
-static mu_status start(struct net_loop *loop, const struct process_spec *spec, int control, struct process *process,
-                       mu_error *err) {
-  char **environment = child_environment(spec);
-  if (environment == NULL) return mu_fail(err, MU_NO_MEMORY, "no memory to start a process");
-  process->pid = fork_child(spec, control, environment);
-  int error = errno;
-  free(environment);
-  if (process->pid < 0) return mu_fail(err, MU_IO, "cannot start a process: %s", strerror(error));
-  mu_status status = watch(loop, process, pidfd_open(process->pid, 0), err);
-  if (status != MU_OK) {
-    kill(process->pid, SIGKILL);
-    waitpid(process->pid, NULL, 0);
-  }
-  return status;
-}
 
 mu_status process_spawn(struct net_loop *loop, const struct process_spec *spec, process_ended *ended, void *context,
                         struct process **ret_process, int *ret_control, mu_error *err) {
   int sockets[2];
   mu_status status = control_socket_pair(sockets, err);
   if (status != MU_OK) return status;
-  struct process *process = calloc(1, sizeof *process);
-  if (process == NULL) {
-    status = mu_fail(err, MU_NO_MEMORY, "no memory to start a process");
-  } else {
-    *process = (struct process){.ended = ended, .context = context};
-    status = start(loop, spec, sockets[1], process, err);
-  }
+  struct role_start role = {.spec = spec, .control = sockets[1], .environment = child_environment(spec)};
+  status = role.environment != NULL ? process_start(loop, child_run, &role, ended, context, ret_process, err)
+                                    : mu_fail(err, MU_NO_MEMORY, "no memory to start a process");
+  free(role.environment);
   close(sockets[1]);
-  if (status != MU_OK) {
-    close(sockets[0]);
-    free(process);
-    return status;
-  }
-  *ret_process = process;
-  *ret_control = sockets[0];
-  return MU_OK;
-}
-
-mu_status process_adopt(struct net_loop *loop, pid_t pid, int pidfd, process_ended *ended, void *context,
-                        struct process **ret_process, mu_error *err) {
-  struct process *process = calloc(1, sizeof *process);
-  if (process == NULL) {
-    close(pidfd);
-    return mu_fail(err, MU_NO_MEMORY, "no memory to watch a process");
-  }
-  *process = (struct process){.pid = pid, .ended = ended, .context = context};
-  mu_status status = watch(loop, process, pidfd, err);
   if (status == MU_OK)
-    *ret_process = process;
+    *ret_control = sockets[0];
   else
-    free(process);
+    close(sockets[0]);
   return status;
-}
-
-static void on_closed(uv_handle_t *handle) { free(handle->data); }
-
-void process_free(struct process *process) {
-  if (process == NULL) return;
-  uv_close((uv_handle_t *)&process->poll, on_closed);
-  close(process->pidfd);
 }

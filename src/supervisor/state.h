@@ -31,10 +31,10 @@
 #include "model/model.h"
 #include "model/repository.h"
 #include "net/http_server.h"
-#include "supervisor/death.h"
+#include "process/death.h"
+#include "process/restart_policy.h"
 #include "supervisor/handover.h"
 #include "supervisor/process.h"
-#include "supervisor/restart_policy.h"
 #include "supervisor/worker_plan.h"
 
 struct supervisor;

@@ -5,7 +5,7 @@ from muster_server import ROOT
 
 # Bottom to top; the roles stand side by side and never include one another.
 LAYERS = [["base"], ["sandbox"], ["proto"], ["metrics"], ["config"], ["gpu"], ["request"], ["model"], ["channel"], ["engine"], ["sched"],
-          ["net"], ["api"], ["control"], ["worker", "gateway", "supervisor"], ["cli"]]
+          ["net"], ["process"], ["api"], ["control"], ["worker", "gateway", "supervisor"], ["cli"]]
 HEIGHT = {name: height for height, names in enumerate(LAYERS) for name in names}
 INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.M)
 

@@ -7,7 +7,7 @@
 #include <signal.h>
 #include <string.h>
 
-#include "supervisor/death.h"
+#include "process/death.h"
 
 static const struct row {
   const char *name;

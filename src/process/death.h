@@ -2,8 +2,8 @@
  * What the end of a child process means: did it cause its death itself, and how is that said. Pure but for the counter
  * of out-of-memory kills, which is read from the process's control group.
  */
-#ifndef SUPERVISOR_DEATH_H
-#define SUPERVISOR_DEATH_H
+#ifndef PROCESS_DEATH_H
+#define PROCESS_DEATH_H
 
 #include <stdbool.h>
 #include <stddef.h>

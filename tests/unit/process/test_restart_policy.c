@@ -6,7 +6,7 @@
 #include <cmocka.h>
 
 #include "base/clock.h"
-#include "supervisor/restart_policy.h"
+#include "process/restart_policy.h"
 
 static const uint64_t ms = NS_PER_MS;
 

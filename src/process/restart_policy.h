@@ -3,8 +3,8 @@
  * died five times in a row without getting ready. A death that somebody else caused (SIGKILL from outside) says nothing
  * about the next process: where this one was ready, the next is started at once and nothing is counted. Pure.
  */
-#ifndef SUPERVISOR_RESTART_POLICY_H
-#define SUPERVISOR_RESTART_POLICY_H
+#ifndef PROCESS_RESTART_POLICY_H
+#define PROCESS_RESTART_POLICY_H
 
 #include <stdbool.h>
 #include <stdint.h>

@@ -1,4 +1,4 @@
-#include "supervisor/death.h"
+#include "process/death.h"
 
 #include <fcntl.h>
 #include <signal.h>

@@ -1,4 +1,4 @@
-#include "supervisor/restart_policy.h"
+#include "process/restart_policy.h"
 
 #include "base/clock.h"
 
