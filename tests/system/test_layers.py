@@ -4,8 +4,26 @@ import re
 from muster_server import ROOT
 
 # Bottom to top; the roles stand side by side and never include one another.
-LAYERS = [["base"], ["sandbox"], ["proto"], ["metrics"], ["config"], ["gpu"], ["request"], ["model"], ["channel"], ["engine"], ["sched"],
-          ["net"], ["process"], ["api"], ["control"], ["worker", "gateway", "supervisor"], ["cli"]]
+LAYERS = [
+    ["base"],
+    ["sandbox"],
+    ["proto"],
+    ["backend"],
+    ["metrics"],
+    ["config"],
+    ["gpu"],
+    ["request"],
+    ["model"],
+    ["channel"],
+    ["engine"],
+    ["sched"],
+    ["net"],
+    ["process"],
+    ["api"],
+    ["control"],
+    ["worker", "gateway", "supervisor"],
+    ["cli"],
+]
 HEIGHT = {name: height for height, names in enumerate(LAYERS) for name in names}
 INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.M)
 
