@@ -7,6 +7,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "process/memory_group.h"
+
 /* Signals that a process brings on itself. SIGKILL, SIGTERM and the like come from somebody else. */
 static const int own_signals[] = {SIGSEGV, SIGBUS, SIGABRT, SIGILL, SIGFPE, SIGSYS};
 
@@ -73,26 +75,11 @@ static bool read_text(int fd, char *text, size_t size) {
   return true;
 }
 
-/* The path of this process's group in a line of /proc/self/cgroup that starts with any id and then `controller`:
- * "0::/a/b" for v2 (""), "4:memory:/a/b" for v1 ("memory"). Cuts the line out of text; NULL: no such line. */
-static const char *group_path(char *text, const char *controller) {
-  size_t length = strlen(controller);
-  for (char *line = text; *line != '\0';) {
-    char *end = line + strcspn(line, "\n"), *name = memchr(line, ':', (size_t)(end - line));
-    if (name != NULL && strncmp(name + 1, controller, length) == 0 && name[1 + length] == ':') {
-      *end = '\0';
-      return name + 2 + length;
-    }
-    line = *end == '\0' ? end : end + 1;
-  }
-  return NULL;
-}
-
 static int open_events(const char *controller, const char *mount, const char *file) {
   char text[4096], path[4096 + 64];
   int groups = open("/proc/self/cgroup", O_RDONLY | O_CLOEXEC);
   if (groups < 0) return -1;
-  const char *group = read_text(groups, text, sizeof text) ? group_path(text, controller) : NULL;
+  const char *group = read_text(groups, text, sizeof text) ? memory_group_path(text, controller) : NULL;
   close(groups);
   if (group == NULL) return -1;
   snprintf(path, sizeof path, "%s%s/%s", mount, strcmp(group, "/") == 0 ? "" : group, file);

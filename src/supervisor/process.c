@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "control/message.h"
+#include "supervisor/service_manager.h"
 
 enum { CHILD_CONTROL_FD = 3, EXEC_FAILED = 127 };
 
@@ -24,7 +25,8 @@ struct role_start {
 
 /* ---- environment ------------------------------------------------------------------------------------------------- */
 
-/* This process's environment with log_variable as spec says; one block, given back with free. NULL without memory. */
+/* This process's environment with log_variable as spec says, without what is systemd's and its own; one block, given
+ * back with free. NULL without memory. */
 static char **child_environment(const struct process_spec *spec) {
   size_t n = 0, kept = 0, name = sizeof log_variable - 1;
   enum { ENTRY_SIZE = sizeof log_variable + 64 };
@@ -33,7 +35,8 @@ static char **child_environment(const struct process_spec *spec) {
   char **environment = malloc((n + 2) * sizeof *environment + ENTRY_SIZE);
   if (environment == NULL) return NULL;
   for (size_t i = 0; i < n; i++)
-    if (strncmp(environ[i], log_variable, name) != 0 || environ[i][name] != '=') environment[kept++] = environ[i];
+    if ((strncmp(environ[i], log_variable, name) != 0 || environ[i][name] != '=') && !service_manager_owns(environ[i]))
+      environment[kept++] = environ[i];
   char *entry = (char *)(environment + n + 2);
   snprintf(entry, ENTRY_SIZE, "%s=%d:%d:%d:%" PRIu32 ":%d:%d", log_variable, log->error, log->warning, log->info,
            log->verbose_level, log->iso8601, (int)spec->log_format);

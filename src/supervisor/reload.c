@@ -85,6 +85,7 @@ static void finish(struct supervisor *s, const char *state, mu_status status, co
   answer(s);
   upgrade_reloaded(s);
   reload_resume(s);
+  supervisor_tell(s);
 }
 
 /* With the loop's next turn: whatever has just ended may be on the way through the lists. */
@@ -398,6 +399,7 @@ static void begin(struct supervisor *s, struct exchange *exchange, struct model_
   if (operation != NULL) return;
   json_decref(reload->shown);
   reload->shown = json_incref(reload->report);
+  supervisor_tell(s);
 }
 
 static void run(struct supervisor *s, mu_status (*apply_it)(struct supervisor *s, mu_error *err)) {

@@ -17,6 +17,7 @@
  *   upgrade.c           another binary in this one's place; handover.c, inherit.c: the state that goes there
  *   regions.c           shared memory of clients, for all gateways that come; region_file.c opens it
  *   control_socket.c    `muster status`, `muster stop`, `muster reload`, `muster upgrade`
+ *   service_manager.c   what systemd hears
  *   process.c, death.c, restart_policy.c, worker_plan.c   what they use
  */
 #ifndef SUPERVISOR_STATE_H
@@ -35,6 +36,7 @@
 #include "process/restart_policy.h"
 #include "supervisor/handover.h"
 #include "supervisor/process.h"
+#include "supervisor/service_manager.h"
 #include "supervisor/worker_plan.h"
 
 struct supervisor;
@@ -297,6 +299,7 @@ struct supervisor {
   struct upgrade upgrade;
   char binary[UPGRADE_PATH_MAX]; /* what this process was started from; "" : not known */
   struct oom_watch oom;
+  struct service_manager service_manager;
 
   char *control_path; /* of the Unix socket; NULL: none yet */
   struct http_server *control_server;
@@ -309,6 +312,8 @@ struct supervisor {
 
 /* Something that readiness or the end depends on has changed. */
 void supervisor_check(struct supervisor *s);
+/* A reload or an upgrade has begun or ended: what systemd is told. */
+void supervisor_tell(struct supervisor *s);
 /* Stops in order; called again it stops at once. */
 void supervisor_stop(struct supervisor *s, const char *why);
 /* How long stopping in order may take: serving on with readiness down, then finishing what is in flight. */

@@ -6,6 +6,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include "process/memory_group.h"
 #include "sandbox/sandbox.h"
 #include "supervisor/inherit.h"
 #include "supervisor/state.h"
@@ -79,6 +80,49 @@ static void check_readiness(struct supervisor *s) {
   }
 }
 
+/* ---- systemd ----------------------------------------------------------------------------------------------------- */
+
+static void tell(struct supervisor *s, bool tick) {
+  if (s->service_manager.fd < 0) return;
+  size_t workers = 0, ready = 0;
+  list_each (link, &s->workers) {
+    const struct worker *worker = list_item(link, struct worker, all);
+    if (worker->model->role != SERVED) continue;
+    workers++;
+    ready += worker->state == WORKER_READY;
+  }
+  struct service_state state = {
+      .started = s->was_ready || s->settled,
+      .reloading = (s->reload.going && s->reload.operation == NULL) || upgrade_is_going(s),
+      .stopping = s->phase >= PHASE_DRAINING,
+  };
+  service_state_describe(&state, state.reloading ? "reloading" : supervisor_state_name(s), count_models(s, MODEL_READY),
+                         count_served(s), ready, workers);
+  service_manager_tell(&s->service_manager, &state, tick);
+}
+
+void supervisor_tell(struct supervisor *s) { tell(s, false); }
+
+static void on_tell_timer(uv_timer_t *timer) { tell(timer->data, true); }
+
+static void open_service_manager(struct supervisor *s) {
+  struct service_manager *manager = &s->service_manager;
+  uv_timer_init(net_loop_uv(s->loop), &manager->timer);
+  manager->timer.data = s;
+  if (service_manager_open(manager)) uv_timer_start(&manager->timer, on_tell_timer, 0, manager->interval_ms);
+}
+
+/* What muster makes of one process's death, restart and retry, does not happen when all die. */
+static void warn_of_memory_group(void) {
+  char group[MEMORY_GROUP_PATH_MAX];
+  if (!memory_group_dies_together("/proc/self/cgroup", "/sys/fs/cgroup", group)) return;
+  LOG_WARNING("one process that runs out of memory will take the whole server with it: memory.oom.group is set",
+              LOG_STR("cgroup", group),
+              LOG_STR("cure",
+                      "systemd: OOMPolicy=continue in the unit; Kubernetes: singleProcessOOMKill: true in the "
+                      "kubelet's configuration; else: write 0 to that file"));
+}
+
 void supervisor_check(struct supervisor *s) {
   if (s->phase < PHASE_DRAINING) {
     check_readiness(s);
@@ -86,6 +130,7 @@ void supervisor_check(struct supervisor *s) {
     s->finished = true;
     net_loop_stop(s->loop);
   }
+  supervisor_tell(s);
 }
 
 /* ---- stopping ---------------------------------------------------------------------------------------------------- */
@@ -112,6 +157,7 @@ static void leave(struct supervisor *s) {
 
 static void stop_now(struct supervisor *s) {
   s->phase = PHASE_STOPPING;
+  supervisor_tell(s);
   workers_stop(s);
   kill_all(s);
   supervisor_check(s);
@@ -142,6 +188,7 @@ void supervisor_stop(struct supervisor *s, const char *why) {
   reload_abort(s);
   operations_abort(s);
   upgrade_abort(s);
+  supervisor_tell(s);
   uint64_t most = supervisor_stop_ns(s);
   LOG_INFO("stopping", LOG_STR("reason", why), LOG_INT("at_most_s", most / NS_PER_S));
   if (!gateways_drain(s, time_add(clock_now_ns(), most))) {
@@ -248,6 +295,7 @@ static mu_status prepare(struct supervisor *s, mu_error *err) {
   s->stop_timer.data = s;
   gateways_init(s);
   upgrade_init(s);
+  open_service_manager(s);
   mu_status status = prepare_sandbox(s->options, err);
   if (status != MU_OK) return status;
   status = options_encode(s->options, &s->encoded_options);
@@ -273,6 +321,7 @@ static void init(struct supervisor *s, struct options *options, int argc, char *
       .log_format = child_log_format(options),
       .trace_file = -1,
       .oom = {.fd = -1},
+      .service_manager = {.fd = -1},
       .devices = {"cpu"},
       .n_devices = 1,
   };
@@ -297,6 +346,7 @@ static void release(struct supervisor *s) {
   options_free(s->options);
   buffer_free(&s->encoded_options);
   oom_watch_close(&s->oom);
+  service_manager_close(&s->service_manager);
 }
 
 /* Everything that is there already, in a process that has become this binary. */
@@ -319,6 +369,7 @@ static mu_status begin(struct supervisor *s, int state, mu_error *err) {
   if (status != MU_OK) return status;
   operations_start(s);
   if (state != -1) return MU_OK;
+  warn_of_memory_group();
   gateway_start(s);
   list_each (link, &s->models)
     if (s->phase < PHASE_STOPPING) workers_start(list_item(link, struct served_model, link));

@@ -67,6 +67,7 @@ static void end(struct supervisor *s, enum upgrade_state state, const char *erro
   snprintf(upgrade->error, sizeof upgrade->error, "%s", error);
   uv_timer_stop(&upgrade->timer);
   reload_resume(s);
+  supervisor_tell(s);
 }
 
 /* Nothing has changed. */
@@ -307,6 +308,7 @@ void upgrade_request(struct supervisor *s, struct exchange *exchange) {
   memcpy(upgrade->binary, path[0] != '\0' ? path : s->binary, UPGRADE_PATH_MAX);
   LOG_INFO("upgrading", LOG_STR("binary", upgrade->binary));
   answer_begun(s, exchange);
+  supervisor_tell(s);
   if (start_check(s, &err) != MU_OK) refuse(s, err.message);
 }
 

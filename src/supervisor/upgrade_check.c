@@ -13,6 +13,7 @@
 
 #include "base/clock.h"
 #include "supervisor/process.h"
+#include "supervisor/service_manager.h"
 
 enum { SAID_MAX = 4096, STATE_FD = 3, EXEC_FAILED = 127 };
 
@@ -31,6 +32,14 @@ struct upgrade_check {
 
 /* ---- the child --------------------------------------------------------------------------------------------------- */
 
+/* What tries a binary does not speak for the server. Here in the child, whose environment is a copy. */
+static void forget_service_manager(void) {
+  size_t kept = 0;
+  for (size_t i = 0; environ[i] != NULL; i++)
+    if (!service_manager_owns(environ[i])) environ[kept++] = environ[i];
+  environ[kept] = NULL;
+}
+
 __attribute__((noreturn)) static void run_child(const char *binary, char **argv, int state, int output, pid_t parent) {
   sigset_t none;
   sigemptyset(&none);
@@ -42,6 +51,7 @@ __attribute__((noreturn)) static void run_child(const char *binary, char **argv,
   if (nothing >= 0 && high >= 0 && dup2(nothing, STDIN_FILENO) >= 0 && dup2(output, STDOUT_FILENO) >= 0 &&
       dup2(output, STDERR_FILENO) >= 0 && dup2(high, STATE_FD) >= 0) {
     (void)close_range(STATE_FD + 1, ~0U, CLOSE_RANGE_CLOEXEC);
+    forget_service_manager();
     execv(binary, argv);
   }
   dprintf(STDERR_FILENO, "%s\n", strerror(errno));
