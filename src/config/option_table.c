@@ -126,6 +126,13 @@ static const struct option_row rows[] = {
      .help = "What runs the models: onnxruntime, sim, or auto (by the model's files)."},
     {"device", .group = WORKERS, .reloadable = true, TEXT(device, "auto"), .placeholder = "DEVICE",
      .help = "Where models run: cpu, gpu:INDEX, gpu:UUID, or auto. A device that is not there is an error."},
+    {"nvml-library", .group = WORKERS, TEXT(nvml_library, ""), .placeholder = "FILE",
+     .help = "NVIDIA's management library, which says what GPUs there are; libnvidia-ml.so.1 where not given."},
+    {"nvml-timeout", .group = WORKERS, TIME(nvml_timeout_ns, 10 * NS_PER_MS, 3600 * SECOND, "10s"),
+     .help = "A call of NVML that takes longer is reported and its process is started again; models on GPUs wait so "
+             "long at start for what it says."},
+    {"simulate-gpus", .group = WORKERS, COUNT(simulate_gpus, 0, 64, "0"),
+     .help = "So many simulated GPUs instead of the machine's: only models of the engine sim run there."},
     {"onnxruntime-library", .group = WORKERS, .reloadable = true, TEXT(onnxruntime_library, ""), .placeholder = "FILE",
      .help = "The shared library of ONNX Runtime; searched for where not given."},
 

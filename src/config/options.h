@@ -51,11 +51,14 @@ struct options {
   const char *control_socket;           /* path; "" : chosen from the HTTP port */
   int64_t gateway_threads;              /* 0: chosen from the cores */
   /* workers */
-  int64_t processes, instances;    /* per model; instances 0: chosen */
-  int64_t threads;                 /* of one run; 0: chosen from the cores */
-  int64_t isolation;               /* enum isolation */
-  const char *engine;              /* "auto" (by the file), "onnxruntime", "sim" */
-  const char *device;              /* "auto", "cpu", "gpu:0" … */
+  int64_t processes, instances; /* per model; instances 0: chosen */
+  int64_t threads;              /* of one run; 0: chosen from the cores */
+  int64_t isolation;            /* enum isolation */
+  const char *engine;           /* "auto" (by the file), "onnxruntime", "sim" */
+  const char *device;           /* "auto", "cpu", "gpu:0" … */
+  const char *nvml_library;     /* path or name; "" : libnvidia-ml.so.1 */
+  int64_t nvml_timeout_ns;
+  int64_t simulate_gpus;           /* 0: those of the machine */
   const char *onnxruntime_library; /* path of libonnxruntime.so; "" : searched */
   /* batching and queues */
   bool enable_batching;

@@ -19,15 +19,18 @@ static bool is_own_signal(int signal) {
 }
 
 static const struct {
-  bool blamed;
+  bool blamed;        /* when it was killed for that */
+  bool excused;       /* however else it ended: no blame */
   const char *killed; /* what is said before the cause when it was killed for that; NULL: nothing of its own */
 } wishes[] = {
-    [DEATH_UNASKED] = {false, NULL},
-    [DEATH_STOPPED] = {false, NULL},
-    [DEATH_HUNG] = {true, "killed because it hung"},
-    [DEATH_BROKEN] = {true, "killed because it broke the protocol"},
-    [DEATH_TIMEOUT] = {true, "killed because it was not ready in time"},
-    [DEATH_UNREACHABLE] = {false, "killed because it could not be reached"},
+    [DEATH_UNASKED] = {false, false, NULL},
+    [DEATH_STOPPED] = {false, false, NULL},
+    [DEATH_HUNG] = {true, false, "killed because it hung"},
+    [DEATH_BROKEN] = {true, false, "killed because it broke the protocol"},
+    [DEATH_TIMEOUT] = {true, false, "killed because it was not ready in time"},
+    [DEATH_UNREACHABLE] = {false, false, "killed because it could not be reached"},
+    [DEATH_GPU] = {false, true, "killed because of its GPU"},
+    [DEATH_DEVICE_LOST] = {false, true, NULL},
 };
 
 static void describe_signal(const struct death_facts *facts, struct death *death) {
@@ -40,7 +43,7 @@ struct death death_judge(const struct death_facts *facts) {
   struct death death = {.blamed = false};
   bool killed = facts->code == CLD_KILLED && facts->status == SIGKILL;
   if (facts->code == CLD_EXITED) {
-    death.blamed = facts->wish != DEATH_STOPPED;
+    death.blamed = facts->wish != DEATH_STOPPED && !wishes[facts->wish].excused;
     snprintf(death.why, sizeof death.why, "exited with status %d", facts->status);
   } else if (killed && wishes[facts->wish].killed != NULL) {
     death.blamed = wishes[facts->wish].blamed;
@@ -49,7 +52,7 @@ struct death death_judge(const struct death_facts *facts) {
     death.blamed = true;
     snprintf(death.why, sizeof death.why, "killed by the kernel: out of memory");
   } else {
-    death.blamed = is_own_signal(facts->status);
+    death.blamed = is_own_signal(facts->status) && !wishes[facts->wish].excused;
     describe_signal(facts, &death);
   }
   return death;

@@ -17,6 +17,8 @@ enum death_wish {
   DEATH_BROKEN,      /* killed: it broke a protocol */
   DEATH_TIMEOUT,     /* killed: not ready in time */
   DEATH_UNREACHABLE, /* killed: the supervisor could not speak to it */
+  DEATH_GPU,         /* killed: its GPU had a fault, or is fenced */
+  DEATH_DEVICE_LOST, /* not killed: it has said that its device is lost, and leaves for that */
 };
 
 struct death_facts {

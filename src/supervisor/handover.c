@@ -58,6 +58,13 @@ FIELDS(given_fields, F(choice), F(version), F(fd));
 #define F(member) FIELD(handover_note, member)
 FIELDS(note_fields, F(name), F(version), F(reason));
 #undef F
+#define F(member) FIELD(handover_gpu, member)
+FIELDS(gpu_fields, F(uuid), F(name), F(index), F(condition), F(reason), F(since_ns), F(fault_ns), F(restart_delay_ns),
+       F(recovery_action), F(energy_start_mj));
+#undef F
+#define F(member) FIELD(handover_xid, member)
+FIELDS(xid_fields, F(gpu), F(xid), F(count));
+#undef F
 
 #define KIND(list, fields)                                                                                         \
   {                                                                                                                \
@@ -74,7 +81,8 @@ static const struct kind {
     KIND(server, server_fields),    KIND(sockets, socket_fields), KIND(devices, device_fields),
     KIND(gateways, gateway_fields), KIND(models, model_fields),   KIND(groups, group_fields),
     KIND(workers, worker_fields),   KIND(regions, region_fields), KIND(choices, choice_fields),
-    KIND(given, given_fields),      KIND(notes, note_fields),
+    KIND(given, given_fields),      KIND(notes, note_fields),     KIND(gpus, gpu_fields),
+    KIND(xids, xid_fields),
 };
 enum { N_KINDS = sizeof kinds / sizeof *kinds };
 
@@ -224,9 +232,20 @@ static bool check_choices(const struct handover *state) {
   return true;
 }
 
+static bool check_gpus(const struct handover *state) {
+  for (size_t i = 0; i < state->n_gpus; i++) {
+    if (state->gpus[i].uuid[0] == '\0') return false;
+    for (size_t k = 0; k < i; k++)
+      if (strcmp(state->gpus[i].uuid, state->gpus[k].uuid) == 0) return false;
+  }
+  for (size_t i = 0; i < state->n_xids; i++)
+    if (state->xids[i].gpu >= state->n_gpus) return false;
+  return true;
+}
+
 static bool adds_up(const struct handover *state) {
   return state->n_server == 1 && check_server(state) && check_gateways(state) && check_models(state) &&
-         check_workers(state) && check_regions(state) && check_choices(state);
+         check_workers(state) && check_regions(state) && check_choices(state) && check_gpus(state);
 }
 
 mu_status handover_decode(const void *bytes, size_t size, struct handover *ret_state, mu_error *err) {

@@ -12,7 +12,7 @@
 #include "control/message.h"
 
 /* Of the format. Another one is refused: whoever changes a record counts up. */
-enum { HANDOVER_VERSION = 3, HANDOVER_GATEWAYS = 2 };
+enum { HANDOVER_VERSION = 4, HANDOVER_GATEWAYS = 2 };
 
 struct handover_server {
   const char *version;          /* of muster */
@@ -92,6 +92,23 @@ struct handover_worker {
   const char *reason;
 };
 
+/* What was decided about a GPU (supervisor/gpus.h). */
+struct handover_gpu {
+  const char *uuid, *name;
+  int32_t index;
+  uint32_t condition;
+  const char *reason;
+  uint64_t since_ns, fault_ns, restart_delay_ns;
+  int32_t recovery_action;
+  int64_t energy_start_mj;
+};
+
+/* An Xid that a GPU has had. */
+struct handover_xid {
+  uint32_t gpu; /* which of the above */
+  uint64_t xid, count;
+};
+
 /* Shared memory of a client. */
 struct handover_region {
   const char *name, *key;
@@ -143,6 +160,10 @@ struct handover {
   size_t n_given;
   struct handover_note *notes;
   size_t n_notes;
+  struct handover_gpu *gpus;
+  size_t n_gpus;
+  struct handover_xid *xids;
+  size_t n_xids;
 };
 
 /* MU_TOO_LARGE, MU_NO_MEMORY. */

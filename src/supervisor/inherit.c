@@ -124,6 +124,24 @@ static void give_choice(const struct model_choice *choice, struct handover *stat
     state->given[state->n_given++] = (struct handover_file_given){index, choice->versions[i], choice->files[i]};
 }
 
+static void give_gpus(const struct gpus *gpus, struct handover *state) {
+  for (uint32_t i = 0; i < gpus->n_guards; i++) {
+    const struct gpu_guard *guard = &gpus->guards[i];
+    for (uint32_t x = 0; x < guard->n_xids; x++)
+      state->xids[state->n_xids++] = (struct handover_xid){i, guard->xids[x].xid, guard->xids[x].count};
+    state->gpus[state->n_gpus++] = (struct handover_gpu){.uuid = guard->uuid,
+                                                         .name = guard->name,
+                                                         .index = guard->index,
+                                                         .condition = guard->condition,
+                                                         .reason = guard->reason,
+                                                         .since_ns = guard->since_ns,
+                                                         .fault_ns = guard->fault_ns,
+                                                         .restart_delay_ns = guard->restart_delay_ns,
+                                                         .recovery_action = guard->recovery_action,
+                                                         .energy_start_mj = guard->energy_start_mj};
+  }
+}
+
 static size_t count_given(const struct supervisor *s) {
   size_t n = 0;
   list_each (link, &s->choices) n += list_item(link, struct model_choice, link)->n_files;
@@ -151,10 +169,12 @@ mu_status inherit_give(const struct supervisor *s, struct arena *memory, struct 
       .choices = arena_alloc(memory, count_list(&s->choices) + 1, sizeof *state.choices),
       .given = arena_alloc(memory, count_given(s) + 1, sizeof *state.given),
       .notes = arena_alloc(memory, count_list(&s->operations.notes) + 1, sizeof *state.notes),
+      .gpus = arena_alloc(memory, s->gpus.n_guards + 1, sizeof *state.gpus),
+      .xids = arena_alloc(memory, (size_t)s->gpus.n_guards * GPU_XIDS_MAX + 1, sizeof *state.xids),
   };
   if (state.server == NULL || state.sockets == NULL || state.devices == NULL || state.gateways == NULL ||
       state.models == NULL || state.groups == NULL || state.workers == NULL || state.regions == NULL ||
-      state.choices == NULL || state.given == NULL || state.notes == NULL)
+      state.choices == NULL || state.given == NULL || state.notes == NULL || state.gpus == NULL || state.xids == NULL)
     return mu_fail(err, MU_NO_MEMORY, "no memory for the state");
   give_server(s, state.server);
   state.n_server = 1;
@@ -171,8 +191,40 @@ mu_status inherit_give(const struct supervisor *s, struct arena *memory, struct 
     const struct model_note *note = list_item(link, struct model_note, link);
     state.notes[state.n_notes++] = (struct handover_note){note->name, note->version, note->reason};
   }
+  give_gpus(&s->gpus, &state);
   *ret_state = state;
   return MU_OK;
+}
+
+/* ---- GPUs -------------------------------------------------------------------------------------------------------- */
+
+static mu_status take_gpu(struct gpus *gpus, const struct handover_gpu *from, mu_error *err) {
+  if (gpus->n_guards == GPU_GUARDS_MAX || strlen(from->uuid) >= GPU_UUID_SIZE || from->condition > GPU_REMOVED)
+    return mu_fail(err, MU_UNSUPPORTED, "the state has GPUs that this version cannot take over");
+  struct gpu_guard *guard = &gpus->guards[gpus->n_guards++];
+  *guard = (struct gpu_guard){.index = from->index,
+                              .condition = (enum gpu_condition)from->condition,
+                              .since_ns = from->since_ns,
+                              .fault_ns = from->fault_ns,
+                              .restart_delay_ns = from->restart_delay_ns,
+                              .recovery_action = from->recovery_action,
+                              .energy_start_mj = from->energy_start_mj};
+  snprintf(guard->uuid, sizeof guard->uuid, "%s", from->uuid);
+  snprintf(guard->name, sizeof guard->name, "%s", from->name);
+  snprintf(guard->reason, sizeof guard->reason, "%s", from->reason);
+  return MU_OK;
+}
+
+/* Into a struct gpus that knows of none. */
+static mu_status take_gpus(struct gpus *gpus, const struct handover *state, mu_error *err) {
+  mu_status status = MU_OK;
+  for (size_t i = 0; status == MU_OK && i < state->n_gpus; i++) status = take_gpu(gpus, &state->gpus[i], err);
+  for (size_t i = 0; status == MU_OK && i < state->n_xids; i++) {
+    struct gpu_guard *guard = &gpus->guards[state->xids[i].gpu];
+    if (guard->n_xids < GPU_XIDS_MAX)
+      guard->xids[guard->n_xids++] = (struct gpu_xid_count){state->xids[i].xid, state->xids[i].count};
+  }
+  return status;
 }
 
 /* ---- the descriptors --------------------------------------------------------------------------------------------- */
@@ -212,7 +264,7 @@ mu_status inherit_check(const struct handover *state, mu_error *err) {
     if (model->planned && engine_find(model->engine, NULL, &entry, err) != MU_OK) return MU_UNSUPPORTED;
   }
   for (size_t i = 0; i < state->n_workers; i++)
-    if (state->workers[i].state > WORKER_FAILED || state->workers[i].wish > DEATH_UNREACHABLE)
+    if (state->workers[i].state > WORKER_FENCED || state->workers[i].wish > DEATH_DEVICE_LOST)
       return mu_fail(err, MU_INVALID, "a worker in an unknown state");
   return MU_OK;
 }
@@ -352,7 +404,8 @@ mu_status inherit_take(struct supervisor *s, const struct handover *state, mu_er
   if (status != MU_OK) return status;
   inherit_descriptors(state, true);
   take_server(s, state);
-  status = take_listeners(s, state, err);
+  status = take_gpus(&s->gpus, state, err);
+  if (status == MU_OK) status = take_listeners(s, state, err);
   for (size_t i = 0; status == MU_OK && i < state->n_models; i++) status = take_model(s, state, &state->models[i], err);
   if (status == MU_OK) status = take_workers(s, state, err);
   if (status == MU_OK) status = regions_take(s, state, err);

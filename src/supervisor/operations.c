@@ -37,6 +37,7 @@ static bool is_still_loading(const struct supervisor *s, const char *name) {
 
 void operations_next(struct supervisor *s) {
   if (s->reload.going || s->reload.again || upgrade_is_going(s) || s->phase >= PHASE_DRAINING) return;
+  if (served_models_wait_for_gpus(s)) return;
   if (list_empty(&s->operations.waiting)) return;
   struct model_operation *operation = list_item(s->operations.waiting.next, struct model_operation, link);
   if (operation->load && is_still_loading(s, operation->choice->name)) return;

@@ -92,7 +92,8 @@ static void finish(struct supervisor *s, const char *state, mu_status status, co
 static void resume(struct net_post *post) {
   struct supervisor *s = list_item(post, struct supervisor, resume_post);
   s->resume_posted = false;
-  if (s->reload.again && !s->reload.going && !upgrade_is_going(s)) reload_request(s, NULL);
+  if (s->reload.again && !s->reload.going && !upgrade_is_going(s) && !served_models_wait_for_gpus(s))
+    reload_request(s, NULL);
   operations_next(s);
 }
 
@@ -353,7 +354,7 @@ static mu_status reload_all(struct supervisor *s, mu_error *err) {
   buffer_init(&encoded, CONTROL_PACKET_MAX);
   list_init(&wanted);
   mu_status status = read_options(s, &options, &encoded, err);
-  if (status == MU_OK) status = wanted_models_find(options, s->cores, model_choices(s), &wanted, err);
+  if (status == MU_OK) status = wanted_models_find(options, s->cores, &s->gpus, model_choices(s), &wanted, err);
   bool poll = status == MU_OK && options->model_control_mode == CONTROL_MODE_POLL;
   if (poll && wanted_models_digest(&wanted, &s->operations.digest) != MU_OK)
     status = mu_fail(err, MU_NO_MEMORY, "no memory for the models");
@@ -375,7 +376,7 @@ static mu_status operate(struct supervisor *s, mu_error *err) {
   struct list wanted;
   list_init(&wanted);
   mu_status status = MU_OK;
-  if (operation->load) status = wanted_model_find(s->options, s->cores, operation->choice, &wanted, err);
+  if (operation->load) status = wanted_model_find(s->options, s->cores, &s->gpus, operation->choice, &wanted, err);
   if (status == MU_OK) status = enroll_wanted(s, &wanted, s->options, err);
   if (status == MU_OK)
     apply(s, &wanted, operation->choice->name);
@@ -420,9 +421,10 @@ void reload_request(struct supervisor *s, struct exchange *exchange) {
   const char *refusal = s->phase >= PHASE_DRAINING ? "the server is stopping"
                         : s->reload.operation != NULL
                             ? "a model is being loaded or unloaded: wait for its end, then try again"
-                        : s->reload.going     ? "a reload is going on: wait for its end, then try again"
-                        : upgrade_is_going(s) ? "an upgrade is going on: wait for its end, then try again"
-                                              : NULL;
+                        : s->reload.going                ? "a reload is going on: wait for its end, then try again"
+                        : served_models_wait_for_gpus(s) ? "the machine's GPUs are not known yet: try again in a moment"
+                        : upgrade_is_going(s)            ? "an upgrade is going on: wait for its end, then try again"
+                                                         : NULL;
   if (refusal != NULL && exchange != NULL) {
     exchange_reply_error(exchange, 409, refusal);
   } else if (refusal != NULL) {
@@ -469,8 +471,9 @@ static bool is_changed(struct supervisor *s, const struct list *wanted) {
 void reload_poll(struct supervisor *s) {
   struct list wanted;
   mu_error err = {""};
+  if (served_models_wait_for_gpus(s)) return;
   list_init(&wanted);
-  mu_status status = wanted_models_find(s->options, s->cores, NULL, &wanted, &err);
+  mu_status status = wanted_models_find(s->options, s->cores, &s->gpus, NULL, &wanted, &err);
   say_unreadable(s, status == MU_OK ? "" : err.message);
   if (status != MU_OK || !is_changed(s, &wanted)) {
     served_models_free(&wanted);

@@ -19,7 +19,7 @@ bool served_model_must_start(const struct supervisor *s, bool named) {
 
 /* Models that cannot be served are said once; one that has to be served ends the start. */
 static mu_status check_problem(const struct supervisor *s, const struct served_model *model, mu_error *err) {
-  if (model->planned) return MU_OK;
+  if (model->planned || model->waits_for_gpus) return MU_OK;
   if (served_model_must_start(s, model->named))
     return mu_fail(err, MU_INVALID, "model %s cannot be served: %s", model->name, model->reason);
   LOG_ERROR("model cannot be served", LOG_STR("model", model->name), LOG_INT("version", model->version),
@@ -29,7 +29,7 @@ static mu_status check_problem(const struct supervisor *s, const struct served_m
 
 mu_status served_models_create(struct supervisor *s, mu_error *err) {
   mu_status status = model_choices_read(s, err);
-  if (status == MU_OK) status = wanted_models_find(s->options, s->cores, model_choices(s), &s->models, err);
+  if (status == MU_OK) status = wanted_models_find(s->options, s->cores, &s->gpus, model_choices(s), &s->models, err);
   bool poll = s->options->model_control_mode == CONTROL_MODE_POLL;
   if (status == MU_OK && poll && wanted_models_digest(&s->models, &s->operations.digest) != MU_OK)
     status = mu_fail(err, MU_NO_MEMORY, "no memory for the models");
@@ -64,6 +64,53 @@ void served_model_free(struct served_model *model) {
 
 void served_models_free(struct list *models) {
   list_each (link, models) served_model_free(list_item(link, struct served_model, link));
+}
+
+/* ---- those that wait for the machine's GPUs ---------------------------------------------------------------------- */
+
+bool served_models_wait_for_gpus(const struct supervisor *s) {
+  list_each (link, &s->models)
+    if (list_item(link, struct served_model, link)->waits_for_gpus) return true;
+  return false;
+}
+
+/* It was enrolled without a plan. */
+static void start_planned(struct supervisor *s, struct served_model *model) {
+  mu_error err;
+  model->reason[0] = '\0';
+  mu_status status = workers_create(s, model, &err);
+  if (status != MU_OK) {
+    model->planned = false;
+    snprintf(model->reason, sizeof model->reason, "%s", err.message);
+  }
+  served_model_tell(s, model);
+  workers_start(model);
+}
+
+static void give_up_on(struct supervisor *s, struct served_model *model) {
+  model->state = MODEL_UNAVAILABLE;
+  served_model_tell(s, model);
+  LOG_ERROR("model cannot be served", LOG_STR("model", model->name), LOG_INT("version", model->version),
+            LOG_STR("error", model->reason));
+  if (served_model_must_start(s, model->named)) supervisor_give_up(s);
+}
+
+void served_models_plan_waiting(struct supervisor *s) {
+  list_each (link, &s->models) {
+    struct served_model *model = list_item(link, struct served_model, link);
+    if (!model->waits_for_gpus || s->phase >= PHASE_DRAINING) continue;
+    if (wanted_model_plan(s->options, s->cores, &s->gpus, model) != MU_OK) {
+      model->planned = false;
+      snprintf(model->reason, sizeof model->reason, "no memory for its plan");
+    }
+    if (model->planned) start_planned(s, model);
+    if (!model->planned) give_up_on(s, model);
+  }
+  if (s->options->model_control_mode == CONTROL_MODE_POLL && s->operations.digest.size > 0 &&
+      wanted_models_digest(&s->models, &s->operations.digest) != MU_OK)
+    buffer_clear(&s->operations.digest); /* then the next look takes everything for changed */
+  supervisor_check(s);
+  reload_resume(s);
 }
 
 /* ---- states ------------------------------------------------------------------------------------------------------ */
@@ -139,7 +186,7 @@ static enum model_state state_of(const struct supervisor *s, const struct served
       *ret_reason = "";
       return MODEL_READY;
     }
-    if (worker->state != WORKER_FAILED) all_failed = false;
+    if (worker->state != WORKER_FAILED && worker->state != WORKER_FENCED) all_failed = false;
     if ((*ret_reason)[0] != '\0') continue;
     bool alone = worker->state == WORKER_READY && s->gateway->process == NULL;
     *ret_reason = alone ? "the gateway is started again" : worker->reason;
@@ -179,9 +226,11 @@ static void update_served(struct supervisor *s, struct served_model *model, enum
   reload_resume(s); /* a load of it may wait for this */
 }
 
-/* Nothing more is to be expected of it: it has failed for good, or again and again after it had loaded. */
+/* Nothing more is to be expected of it: it has failed for good, or again and again after it had loaded; or its GPU
+ * serves nobody. */
 static bool is_hopeless(const struct worker *worker) {
-  return worker->state == WORKER_FAILED || worker->restarts >= RESTART_EARLY_DEATHS_MAX;
+  return worker->state == WORKER_FAILED || worker->state == WORKER_FENCED ||
+         worker->restarts >= RESTART_EARLY_DEATHS_MAX;
 }
 
 /* It takes over when all of its workers are ready that ever will be: not with fewer than the one before had. */

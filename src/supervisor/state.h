@@ -11,6 +11,7 @@
  *   operations.c     models loaded and unloaded on request, or when the repository changes
  *   model_choice.c      which ones those are
  *   model_notes.c       what the repository index says of models that are not served
+ *   gpus.c              what is known and decided of the machine's GPUs; gpu_faults.c: what follows for workers
  *   workers.c           worker processes: start, attach, death, restart
  *   trace_file.c        files for traces, which the gateway cannot open
  *   gateway_process.c   gateway processes: start, hand-over, drain, death, restart
@@ -34,6 +35,7 @@
 #include "net/http_server.h"
 #include "process/death.h"
 #include "process/restart_policy.h"
+#include "supervisor/gpus.h"
 #include "supervisor/handover.h"
 #include "supervisor/process.h"
 #include "supervisor/service_manager.h"
@@ -86,7 +88,8 @@ struct served_model {
   struct buffer settings;    /* encoded, for its workers */
   struct buffer fingerprint; /* two generations with the same one are the same */
   struct worker_plan plan;
-  bool planned;           /* false: it has no workers, and never gets any */
+  bool planned;           /* false: it has no workers, and never gets any … */
+  bool waits_for_gpus;    /* … but for this one, when the machine's GPUs are known */
   struct worker *workers; /* as many as the plan wants */
   size_t n_workers;
   size_t open_timers;     /* of its workers, while it goes */
@@ -108,6 +111,7 @@ enum worker_state {
   WORKER_STOPPING, /* told to leave, or leaving by itself */
   WORKER_BACKOFF,  /* dead, waits to be started again */
   WORKER_FAILED,   /* dead, is not started again */
+  WORKER_FENCED,   /* there is none: its GPU serves nobody now */
 };
 
 /* Of a worker's process to a gateway. */
@@ -292,6 +296,7 @@ struct supervisor {
   struct gateway gateways[GATEWAYS];
   struct gateway *gateway; /* the present one: it has the listeners, or will have */
   struct restart_policy gateway_policy;
+  struct gpus gpus;
   uint32_t gateway_restarts;
   int heir; /* the successor's end is open, this one is for the gateway that hands over to it; -1: none */
   uint32_t last_model, last_worker; /* numbers given last */
@@ -343,15 +348,18 @@ void listener_url(const char *address, uint16_t port, char *text, size_t size);
 
 /* ---- wanted_models.c --------------------------------------------------------------------------------------------- */
 
-/* What the options and the repository want served, planned for so many cores, appended to models (struct served_model
- * without number and workers). choices (struct model_choice): only those; NULL: all of the repository. What is wrong
- * with one model is its reason, it is not planned then. MU_INVALID, MU_IO, MU_NOT_FOUND …: what concerns all; models is
- * untouched. */
-MUST_CHECK mu_status wanted_models_find(const struct options *options, uint32_t cores, const struct list *choices,
-                                        struct list *models, mu_error *err);
+/* What the options and the repository want served, planned for so many cores and these GPUs, appended to models (struct
+ * served_model without number and workers). A model that wants GPUs while they are not known waits for them. choices
+ * (struct model_choice): only those; NULL: all of the repository. What is wrong with one model is its reason, it is not
+ * planned then. MU_INVALID, MU_IO, MU_NOT_FOUND …: what concerns all; models is untouched. */
+MUST_CHECK mu_status wanted_models_find(const struct options *options, uint32_t cores, const struct gpus *gpus,
+                                        const struct list *choices, struct list *models, mu_error *err);
+/* A model that waited for the GPUs is planned, or gets its reason. MU_NO_MEMORY. */
+MUST_CHECK mu_status wanted_model_plan(const struct options *options, uint32_t cores, const struct gpus *gpus,
+                                       struct served_model *model);
 /* The same for one model of those that can be chosen. MU_NOT_FOUND: there is none. */
-MUST_CHECK mu_status wanted_model_find(const struct options *options, uint32_t cores, const struct model_choice *choice,
-                                       struct list *models, mu_error *err);
+MUST_CHECK mu_status wanted_model_find(const struct options *options, uint32_t cores, const struct gpus *gpus,
+                                       const struct model_choice *choice, struct list *models, mu_error *err);
 /* Whether the options make sense. */
 MUST_CHECK mu_status wanted_models_check(const struct options *options, mu_error *err);
 /* Logs what their configurations say that has no effect here. */
@@ -375,6 +383,10 @@ MUST_CHECK mu_status served_model_enroll(struct supervisor *s, struct served_mod
 /* No process of its workers is left, and no timer of theirs open. */
 void served_model_free(struct served_model *model);
 void served_models_free(struct list *models);
+/* The machine's GPUs are known: plans and starts the models that waited for that. */
+void served_models_plan_waiting(struct supervisor *s);
+/* Whether there are any. */
+bool served_models_wait_for_gpus(const struct supervisor *s);
 /* It stays as it is, though another one was to take its place. */
 void served_model_keep(struct supervisor *s, struct served_model *model, const char *why);
 /* What was said so is no longer true. */
@@ -424,6 +436,11 @@ void workers_leave(struct supervisor *s, struct served_model *model);
 void workers_retired(struct gateway *gateway, const struct control_worker_event *event);
 /* All that run hear of it: changed settings. */
 void workers_tell(struct supervisor *s, enum control_type type, const void *message);
+/* What was decided about GPUs has changed: their workers leave, those of GPUs that serve again are started. */
+void workers_obey_gpus(struct supervisor *s);
+/* Kills those on the GPU of that number (its MIG devices too), which had a fault; they are started again after its
+ * delay. Returns how many. */
+uint32_t workers_restart_on_gpu(struct supervisor *s, int32_t index, const char *cause);
 /* Tells all to leave; those that could not listen now (loading) are killed. */
 void workers_stop(struct supervisor *s);
 /* A worker of the supervisor before, into its place. */
@@ -431,6 +448,26 @@ MUST_CHECK mu_status worker_adopt(struct worker *worker, const struct handover_w
 void workers_kill(struct supervisor *s);
 bool workers_gone(const struct supervisor *s);
 const char *worker_state_name(enum worker_state state);
+
+/* ---- fleet_process.c --------------------------------------------------------------------------------------------- */
+
+/* Looks which GPUs there are: gpus_known follows, at once or when the fleet process has answered. */
+void fleet_start(struct supervisor *s);
+
+/* ---- gpu_faults.c ------------------------------------------------------------------------------------------------ */
+
+/* The machine's GPUs are known, or will not be soon: what waited for them is planned and started. */
+void gpus_known(struct supervisor *s);
+/* Requests of people: POST /gpus/fence?gpu=ID&reason=TEXT, POST /gpus/unfence?gpu=ID; GET /gpus. */
+void gpus_answer_fence(struct supervisor *s, struct exchange *exchange);
+void gpus_answer_unfence(struct supervisor *s, struct exchange *exchange);
+void gpus_answer_list(struct supervisor *s, struct exchange *exchange);
+/* The driver reports a fault of a GPU; uuid "": of one that it does not name. */
+void gpus_xid(struct supervisor *s, const char *uuid, uint64_t xid);
+/* Tells the gateways how the GPUs are. */
+void gpus_tell(struct supervisor *s);
+/* A new inventory or new readings of it. */
+void gpus_read(struct supervisor *s, const struct gpu_inventory *inventory);
 
 /* ---- gateway_process.c ------------------------------------------------------------------------------------------- */
 

@@ -357,6 +357,7 @@ static mu_status take_over(struct supervisor *s, int state, mu_error *err) {
   if (status != MU_OK) return status;
   status = inherit_take(s, &file.state, err);
   if (status == MU_OK) status = watch_signals(s, err);
+  if (status == MU_OK) fleet_start(s);
   if (status == MU_OK) upgrade_resume(s, file.state.server);
   handover_close(&file);
   close(state);
@@ -365,6 +366,7 @@ static mu_status take_over(struct supervisor *s, int state, mu_error *err) {
 
 static mu_status begin(struct supervisor *s, int state, mu_error *err) {
   mu_status status = prepare(s, err);
+  if (status == MU_OK && state == -1) fleet_start(s);
   if (status == MU_OK) status = state != -1 ? take_over(s, state, err) : open_all(s, err);
   if (status != MU_OK) return status;
   operations_start(s);

@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "supervisor/inherit.h"
+#include "supervisor/query.h"
 #include "supervisor/supervisor.h"
 #include "supervisor/upgrade_check.h"
 
@@ -242,36 +243,13 @@ static mu_status start_check(struct supervisor *s, mu_error *err) {
 
 /* ---- POST /upgrade?binary=… -------------------------------------------------------------------------------------- */
 
-static int hex_digit(char c) {
-  static const char digits[] = "0123456789abcdef";
-  const char *at = c != '\0' ? strchr(digits, c | 0x20) : NULL;
-  return at != NULL ? (int)(at - digits) : -1;
-}
-
-/* The value of the only parameter there is, percent-decoded; "" where it is not given. false: something else. */
-static bool parse_query(const char *query, char path[UPGRADE_PATH_MAX]) {
-  static const char key[] = "binary=";
-  path[0] = '\0';
-  if (query[0] == '\0') return true;
-  if (strncmp(query, key, sizeof key - 1) != 0 || strchr(query, '&') != NULL) return false;
-  size_t n = 0;
-  for (const char *at = query + sizeof key - 1; *at != '\0'; at++) {
-    int high = *at == '%' ? hex_digit(at[1]) : 0, low = *at == '%' && high >= 0 ? hex_digit(at[2]) : 0;
-    if (high < 0 || low < 0 || n + 1 >= UPGRADE_PATH_MAX) return false;
-    path[n++] = *at == '%' ? (char)(high << 4 | low) : *at;
-    if (path[n - 1] == '\0') return false;
-    if (*at == '%') at += 2;
-  }
-  path[n] = '\0';
-  return path[0] == '/';
-}
-
 /* Why not now; NULL: now. */
 static const char *find_obstacle(struct supervisor *s) {
   if (s->phase >= PHASE_DRAINING) return "the server is stopping";
   if (upgrade_is_going(s)) return "an upgrade is going on";
   if (operations_is_busy(s)) return "a model is being loaded or unloaded";
   if (s->reload.going) return "a reload is going on";
+  if (served_models_wait_for_gpus(s)) return "the machine's GPUs are not known yet";
   list_each (link, &s->models)
     if (list_item(link, struct served_model, link)->role != SERVED) return "a model is still leaving";
   if (s->gateway->state != GATEWAY_READY) return "the gateway is not ready";
@@ -294,7 +272,8 @@ void upgrade_request(struct supervisor *s, struct exchange *exchange) {
     exchange_reply_error(exchange, 409, obstacle);
     return;
   }
-  if (!parse_query(exchange->query, path)) {
+  mu_status status = query_value(exchange->query, "binary", path, sizeof path, &err);
+  if (status != MU_OK || (exchange->query[0] != '\0' && path[0] != '/')) {
     exchange_reply_error(exchange, 400, "binary has to be an absolute path");
     return;
   }

@@ -70,8 +70,18 @@ struct served_model *served_model_create(const struct options *options, const st
   return NULL;
 }
 
+static void plan_on(struct served_model *model, const struct model_config *config, uint32_t cores,
+                    const struct gpus *gpus, mu_error *err) {
+  if (!gpus->known && worker_plan_wants_gpus(&model->options, config)) {
+    mu_fail(err, MU_UNAVAILABLE, "it is to run on GPUs, and nobody knows which there are: %s", gpus->error);
+    return;
+  }
+  model->planned = worker_plan_make(&model->options, config, model->path, cores, &model->plan, err) == MU_OK;
+}
+
 /* What it takes to serve it; where that cannot be, why. */
-static void make_plan(struct served_model *model, const struct repository_model *found, uint32_t cores) {
+static void make_plan(struct served_model *model, const struct repository_model *found, uint32_t cores,
+                      const struct gpus *gpus) {
   mu_error err = {{0}};
   if (found->problem[0] != '\0') {
     mu_fail(&err, MU_INVALID, "%s", found->problem);
@@ -80,37 +90,57 @@ static void make_plan(struct served_model *model, const struct repository_model 
   } else if (model->text_size > CONFIG_TEXT_MAX) {
     mu_fail(&err, MU_TOO_LARGE, "its configuration has %zu bytes; at most %d are taken", model->text_size,
             CONFIG_TEXT_MAX);
+  } else if (!gpus->known && gpus->error[0] == '\0' && worker_plan_wants_gpus(&model->options, found->config)) {
+    model->waits_for_gpus = true;
+    snprintf(model->reason, sizeof model->reason, "waits until the machine's GPUs are known");
+    return;
   } else {
-    model->planned = worker_plan_make(&model->options, found->config, model->path, cores, &model->plan, &err) == MU_OK;
+    plan_on(model, found->config, cores, gpus, &err);
   }
   if (model->planned) return;
   model->state = MODEL_UNAVAILABLE;
   snprintf(model->reason, sizeof model->reason, "%s", err.message);
 }
 
-static mu_status add_version(const struct options *options, uint32_t cores, const struct repository_model *found,
-                             const struct repository_version *version, struct list *models) {
+static mu_status add_version(const struct options *options, uint32_t cores, const struct gpus *gpus,
+                             const struct repository_model *found, const struct repository_version *version,
+                             struct list *models) {
   struct served_model *model = served_model_create(options, found, version);
   if (model == NULL) return MU_NO_MEMORY;
-  make_plan(model, found, cores);
+  make_plan(model, found, cores, gpus);
   list_push_back(models, &model->link);
   return MU_OK;
 }
 
-static mu_status add_model(const struct options *options, uint32_t cores, const struct repository_model *found,
-                           struct list *models) {
+static mu_status add_model(const struct options *options, uint32_t cores, const struct gpus *gpus,
+                           const struct repository_model *found, struct list *models) {
   mu_status status = MU_OK;
   for (size_t i = 0; status == MU_OK && i < found->n_versions; i++)
-    status = add_version(options, cores, found, &found->versions[i], models);
-  return found->n_versions > 0 ? status : add_version(options, cores, found, NULL, models);
+    status = add_version(options, cores, gpus, found, &found->versions[i], models);
+  return found->n_versions > 0 ? status : add_version(options, cores, gpus, found, NULL, models);
 }
 
-static mu_status add_all(const struct options *options, uint32_t cores, const struct repository *repository,
-                         struct list *models) {
+static mu_status add_all(const struct options *options, uint32_t cores, const struct gpus *gpus,
+                         const struct repository *repository, struct list *models) {
   mu_status status = MU_OK;
   for (size_t i = 0; status == MU_OK && i < repository->n_models; i++)
-    status = add_model(options, cores, &repository->models[i], models);
+    status = add_model(options, cores, gpus, &repository->models[i], models);
   return status;
+}
+
+mu_status wanted_model_plan(const struct options *options, uint32_t cores, const struct gpus *gpus,
+                            struct served_model *model) {
+  struct model_config *config;
+  mu_error err = {{0}};
+  model->waits_for_gpus = false;
+  mu_status status = model_config_parse(model->text, model->text_size, model->name, model->name, &config, &err);
+  if (status == MU_OK) {
+    plan_on(model, config, cores, gpus, &err);
+    model_config_free(config);
+  }
+  if (model->planned) return fingerprint_take(model, options);
+  snprintf(model->reason, sizeof model->reason, "%s", err.message);
+  return MU_OK;
 }
 
 /* ---- a chosen one ------------------------------------------------------------------------------------------------ */
@@ -148,14 +178,14 @@ static void append_all(struct list *models, struct list *found) {
   for (struct list *link; (link = list_pop_front(found)) != NULL;) list_push_back(models, link);
 }
 
-mu_status wanted_model_find(const struct options *options, uint32_t cores, const struct model_choice *choice,
-                            struct list *models, mu_error *err) {
+mu_status wanted_model_find(const struct options *options, uint32_t cores, const struct gpus *gpus,
+                            const struct model_choice *choice, struct list *models, mu_error *err) {
   struct repository repository = {0};
   struct list found;
   list_init(&found);
   mu_status status = find_chosen(options, choice, &repository, err);
   if (status != MU_OK) return status;
-  status = add_all(options, cores, &repository, &found);
+  status = add_all(options, cores, gpus, &repository, &found);
   repository_free(&repository);
   if (status == MU_OK) status = give_files(choice, &found);
   if (status == MU_OK) status = take_fingerprints(options, &found);
@@ -171,36 +201,36 @@ mu_status wanted_model_find(const struct options *options, uint32_t cores, const
 /* ---- all --------------------------------------------------------------------------------------------------------- */
 
 /* One that is not there any more is wanted no more. */
-static mu_status find_all_chosen(const struct options *options, uint32_t cores, const struct list *choices,
-                                 struct list *models, mu_error *err) {
+static mu_status find_all_chosen(const struct options *options, uint32_t cores, const struct gpus *gpus,
+                                 const struct list *choices, struct list *models, mu_error *err) {
   mu_status status = MU_OK;
   list_each (link, choices) {
     const struct model_choice *choice = list_item(link, struct model_choice, link);
-    if (status == MU_OK) status = wanted_model_find(options, cores, choice, models, err);
+    if (status == MU_OK) status = wanted_model_find(options, cores, gpus, choice, models, err);
     if (status == MU_NOT_FOUND) status = MU_OK;
   }
   return status;
 }
 
-static mu_status find_whole_repository(const struct options *options, uint32_t cores, struct list *models,
-                                       mu_error *err) {
+static mu_status find_whole_repository(const struct options *options, uint32_t cores, const struct gpus *gpus,
+                                       struct list *models, mu_error *err) {
   struct repository repository = {0};
   mu_status status = repository_scan(options->models.items, options->models.n, &repository, err);
   if (status != MU_OK) return status;
-  status = add_all(options, cores, &repository, models);
+  status = add_all(options, cores, gpus, &repository, models);
   repository_free(&repository);
   if (status == MU_OK) status = take_fingerprints(options, models);
   return status == MU_OK ? status : mu_fail(err, status, "no memory for the models");
 }
 
-mu_status wanted_models_find(const struct options *options, uint32_t cores, const struct list *choices,
-                             struct list *models, mu_error *err) {
+mu_status wanted_models_find(const struct options *options, uint32_t cores, const struct gpus *gpus,
+                             const struct list *choices, struct list *models, mu_error *err) {
   struct list found;
   list_init(&found);
   mu_status status = wanted_models_check(options, err);
   if (status == MU_OK)
-    status = choices != NULL ? find_all_chosen(options, cores, choices, &found, err)
-                             : find_whole_repository(options, cores, &found, err);
+    status = choices != NULL ? find_all_chosen(options, cores, gpus, choices, &found, err)
+                             : find_whole_repository(options, cores, gpus, &found, err);
   if (status == MU_OK)
     append_all(models, &found);
   else

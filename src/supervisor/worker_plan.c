@@ -120,6 +120,13 @@ static mu_status choose_threads(const struct model_options *options, const struc
   return MU_OK;
 }
 
+bool worker_plan_wants_gpus(const struct model_options *options, const struct model_config *config) {
+  if (strcmp(options->device, "auto") != 0) return strcmp(options->device, cpu) != 0;
+  for (uint32_t i = 0; i < config->n_instance_groups; i++)
+    if (config->instance_groups[i].kind == INSTANCE_GPU) return true;
+  return false;
+}
+
 /* ---- the plan ---------------------------------------------------------------------------------------------------- */
 
 mu_status worker_plan_make(const struct model_options *options, const struct model_config *config, const char *path,

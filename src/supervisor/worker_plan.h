@@ -32,6 +32,9 @@ struct worker_plan {
 MUST_CHECK mu_status worker_plan_make(const struct model_options *options, const struct model_config *config,
                                       const char *path, uint32_t cores, struct worker_plan *ret_plan, mu_error *err);
 
+/* Whether the plan depends on which GPUs the machine has. */
+bool worker_plan_wants_gpus(const struct model_options *options, const struct model_config *config);
+
 /* What runs at once on a device, in tokens, and how many of them one batch of `threads` takes. cpu_slots: of the
  * options. */
 struct device_tokens {

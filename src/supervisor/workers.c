@@ -18,7 +18,7 @@ const char *worker_state_name(enum worker_state state) {
   static const char *const names[] = {
       [WORKER_STARTING] = "starting", [WORKER_LOADING] = "loading",   [WORKER_WARMING] = "warming",
       [WORKER_READY] = "ready",       [WORKER_STOPPING] = "stopping", [WORKER_BACKOFF] = "backoff",
-      [WORKER_FAILED] = "failed",     [WORKER_RETIRING] = "retiring",
+      [WORKER_FAILED] = "failed",     [WORKER_RETIRING] = "retiring", [WORKER_FENCED] = "fenced",
   };
   return names[state];
 }
@@ -173,6 +173,9 @@ static void leave(struct worker *worker) {
 static void on_failed(struct worker *worker, const struct control_packet *packet) {
   worker->failure = packet->failed.status < 0 ? (mu_status)packet->failed.status : MU_INTERNAL;
   set_reason(worker, packet->failed.message);
+  /* Said while it served: whose fault that is nobody can tell from here, and its requests may go on elsewhere. */
+  if (worker->failure == MU_IO && worker->policy.ready && worker->wish == DEATH_UNASKED)
+    worker->wish = DEATH_DEVICE_LOST;
   leave(worker);
 }
 
@@ -247,10 +250,46 @@ static void log_end(const struct worker *worker) {
               LOG_STR("error", worker->reason), LOG_INT("delay_ms", worker->policy.delay_ns / NS_PER_MS));
 }
 
+/* Until its GPU serves again there is no process in its place. */
+static void rest(struct worker *worker, const struct gpu_guard *obstacle) {
+  char reason[sizeof worker->reason];
+  gpu_guard_describe(obstacle, reason, sizeof reason);
+  uv_timer_stop(&worker->timer);
+  worker->state = WORKER_FENCED;
+  set_reason(worker, reason);
+  LOG_WARNING("worker rests until its GPU serves again", LOG_STR("model", worker->model->name),
+              LOG_INT("version", worker->model->version), LOG_STR("device", worker->group->device),
+              LOG_STR("reason", reason));
+  update_model(worker);
+}
+
+/* A fault of the GPU says nothing about the worker: only how often it comes decides when the next one is started. */
+static void after_gpu_fault(struct worker *worker, const char *why) {
+  struct gpus *gpus = &worker->supervisor->gpus;
+  int32_t position = gpus_position(gpus, worker->group->device);
+  const struct gpu_guard *guard = position != GPU_UNKNOWN ? gpus_guard_at(gpus, (uint32_t)position) : NULL;
+  worker->policy.ready = false;
+  worker->policy.delay_ns = guard != NULL ? guard->restart_delay_ns : 0;
+  worker->state = WORKER_BACKOFF;
+  set_reason(worker, why);
+  set_timer(worker, worker->policy.delay_ns);
+  log_end(worker);
+  update_model(worker);
+}
+
 /* There is no process any more: when is the next one started, if at all? own_doing: as death_judge says. why: of the
  * end, for humans. */
 static void after_end(struct worker *worker, bool own_doing, const char *why) {
   uint64_t delay;
+  const struct gpu_guard *obstacle = gpus_obstacle(&worker->supervisor->gpus, worker->group->device);
+  if (obstacle != NULL) {
+    rest(worker, obstacle);
+    return;
+  }
+  if (worker->wish == DEATH_GPU) {
+    after_gpu_fault(worker, why);
+    return;
+  }
   bool again = restart_policy_death(&worker->policy, clock_now_ns(), own_doing, &delay);
   if (worker->failure == MU_OK) set_reason(worker, why); /* else what it said itself says more */
   if (!again) {
@@ -303,7 +342,16 @@ static void on_ended(void *context, int code, int status) {
   else if (worker->model->role == LEFT)
     served_model_check_gone(worker->model);
   else
-    after_end(worker, death.blamed, death.why);
+    after_end(worker, death.blamed || worker->wish == DEATH_DEVICE_LOST, death.why);
+}
+
+/* The time for what it has in hand is over. On a GPU with a fault that may never end: it goes on elsewhere. */
+static void end_retirement(struct worker *worker) {
+  const struct gpu_guard *obstacle = gpus_obstacle(&worker->supervisor->gpus, worker->group->device);
+  if (obstacle != NULL)
+    condemn(worker, DEATH_GPU, obstacle->reason);
+  else
+    stop(worker);
 }
 
 static void on_timer(uv_timer_t *timer) {
@@ -314,7 +362,7 @@ static void on_timer(uv_timer_t *timer) {
       start(worker);
       break;
     case WORKER_RETIRING:
-      stop(worker);
+      end_retirement(worker);
       break;
     case WORKER_STOPPING:
       condemn(worker, DEATH_BROKEN, "it did not leave");
@@ -376,6 +424,11 @@ static void start(struct worker *worker) {
   worker->wish = DEATH_UNASKED;
   worker->failure = MU_OK;
   worker->started_ns = clock_now_ns();
+  const struct gpu_guard *obstacle = gpus_obstacle(&s->gpus, worker->group->device);
+  if (obstacle != NULL) {
+    rest(worker, obstacle);
+    return;
+  }
   worker->state = WORKER_STARTING;
   if (spawn(worker, &err) != MU_OK) {
     after_end(worker, true, err.message);
@@ -446,24 +499,70 @@ static void stop(struct worker *worker) {
     process_kill(worker->process, SIGKILL);
 }
 
-/* The gateway lets go of it first. */
-static void retire(struct worker *worker) {
+/* The gateway lets go of it first, within this time. */
+static void retire(struct worker *worker, uint64_t within_ns) {
   const struct control_worker_retire message = {worker->number,
                                                 worker->attachments[worker->supervisor->gateway->slot].epoch};
   worker->state = WORKER_RETIRING;
-  set_timer(worker, attach_ns(worker));
+  set_timer(worker, within_ns);
   gateway_tell(worker->supervisor->gateway, CONTROL_WORKER_RETIRE, &message, NULL, 0);
+}
+
+/* Has it requests, or gets some, that a gateway can tell of? */
+static bool can_retire(const struct worker *worker) {
+  const struct gateway *gateway = worker->supervisor->gateway;
+  return worker->attachments[gateway->slot].attached && worker->state == WORKER_READY && gateway->link != NULL;
 }
 
 void workers_leave(struct supervisor *s, struct served_model *model) {
   for (size_t i = 0; i < model->n_workers; i++) {
     struct worker *worker = &model->workers[i];
-    if (worker->attachments[s->gateway->slot].attached && worker->state == WORKER_READY && s->gateway->link != NULL)
-      retire(worker);
+    if (can_retire(worker))
+      retire(worker, attach_ns(worker));
     else
       stop(worker);
   }
 }
+
+/* ---- GPUs -------------------------------------------------------------------------------------------------------- */
+
+/* Its GPU serves nobody from now on. */
+static void make_way(struct worker *worker, const struct gpu_guard *obstacle) {
+  static const uint64_t haste_ns = 10 * NS_PER_S;
+  if (worker->state == WORKER_STOPPING || worker->state == WORKER_FENCED || worker->state == WORKER_FAILED) return;
+  if (worker->process == NULL)
+    rest(worker, obstacle);
+  else if (obstacle->condition != GPU_REMOVED && can_retire(worker))
+    retire(worker, obstacle->condition == GPU_DRAINED ? attach_ns(worker) : haste_ns);
+  else if (obstacle->condition == GPU_REMOVED || worker->state != WORKER_RETIRING)
+    condemn(worker, DEATH_GPU, obstacle->reason);
+}
+
+void workers_obey_gpus(struct supervisor *s) {
+  if (s->phase >= PHASE_STOPPING) return;
+  list_each (link, &s->workers) {
+    struct worker *worker = list_item(link, struct worker, all);
+    const struct gpu_guard *obstacle = gpus_obstacle(&s->gpus, worker->group->device);
+    if (obstacle != NULL)
+      make_way(worker, obstacle);
+    else if (worker->state == WORKER_FENCED && worker->model->role != LEFT)
+      start(worker);
+  }
+}
+
+uint32_t workers_restart_on_gpu(struct supervisor *s, int32_t index, const char *cause) {
+  uint32_t n = 0;
+  list_each (link, &s->workers) {
+    struct worker *worker = list_item(link, struct worker, all);
+    int32_t position = gpus_position(&s->gpus, worker->group->device);
+    if (position == GPU_UNKNOWN || s->gpus.inventory.gpus[position].index != index || worker->process == NULL) continue;
+    condemn(worker, DEATH_GPU, cause);
+    n++;
+  }
+  return n;
+}
+
+/* ---- all --------------------------------------------------------------------------------------------------------- */
 
 void workers_stop(struct supervisor *s) {
   list_each (link, &s->workers) stop(list_item(link, struct worker, all));

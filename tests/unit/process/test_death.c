@@ -37,6 +37,10 @@ static const struct row {
      "killed because it was not ready in time: 600"},
     {"unreachable", {CLD_KILLED, SIGKILL, false, DEATH_UNREACHABLE, "x"}, false, "killed because it could not be"},
     {"hung, and crashed before the kill", {CLD_DUMPED, SIGSEGV, false, DEATH_HUNG, "x"}, true, "killed by signal 11"},
+    {"its GPU", {CLD_KILLED, SIGKILL, false, DEATH_GPU, "Xid 13"}, false, "killed because of its GPU: Xid 13"},
+    {"its GPU, and it crashed", {CLD_DUMPED, SIGSEGV, false, DEATH_GPU, "x"}, false, "killed by signal 11"},
+    {"its GPU, and it left", {CLD_EXITED, 1, false, DEATH_GPU, "x"}, false, "exited with status 1"},
+    {"device lost", {CLD_EXITED, 1, false, DEATH_DEVICE_LOST, ""}, false, "exited with status 1"},
     {"stopped, killed", {CLD_KILLED, SIGKILL, true, DEATH_STOPPED, ""}, false, "killed by signal 9"},
 };
 

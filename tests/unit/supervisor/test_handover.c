@@ -27,6 +27,8 @@ static struct {
   struct handover_choice choices[2];
   struct handover_file_given given[2];
   struct handover_note notes[1];
+  struct handover_gpu gpus[2];
+  struct handover_xid xids[1];
   struct handover state;
 } sample;
 
@@ -103,9 +105,13 @@ static int set_up(void **state) {
   sample.given[0] = (struct handover_file_given){1, 3, 50};
   sample.given[1] = (struct handover_file_given){1, 4, 51};
   sample.notes[0] = (struct handover_note){"ocr", 2, "unloaded"};
-  sample.state = (struct handover){&sample.server, 1, sample.sockets, 3, sample.devices, 2, sample.gateways, 2,
-                                   sample.models,  2, sample.groups,  2, sample.workers, 3, sample.regions,  2,
-                                   sample.choices, 2, sample.given,   2, sample.notes,   1};
+  sample.gpus[0] = (struct handover_gpu){"GPU-a", "NVIDIA H200", 0, 2, "Xid 95", 7, 8, 9, 1, -1};
+  sample.gpus[1] = (struct handover_gpu){"GPU-b", "NVIDIA H200", 1, 0, "", 0, 0, 0, -1, 5};
+  sample.xids[0] = (struct handover_xid){0, 95, 2};
+  sample.state =
+      (struct handover){&sample.server, 1, sample.sockets, 3, sample.devices, 2, sample.gateways, 2, sample.models, 2,
+                        sample.groups,  2, sample.workers, 3, sample.regions, 2, sample.choices,  2, sample.given,  2,
+                        sample.notes,   1, sample.gpus,    2, sample.xids,    1};
   return 0;
 }
 
@@ -177,6 +183,10 @@ static void comes_back(void **state) {
   assert_int_equal(got->choices[1].config.size, 2);
   assert_true(got->n_given == 2 && got->given[1].version == 4 && got->given[1].fd == 51);
   assert_true(got->n_notes == 1 && got->notes[0].version == 2);
+  assert_int_equal(got->n_gpus, 2);
+  assert_string_equal(got->gpus[0].reason, "Xid 95");
+  assert_true(got->gpus[0].condition == 2 && got->gpus[0].energy_start_mj == -1 && got->gpus[1].index == 1);
+  assert_true(got->n_xids == 1 && got->xids[0].xid == 95 && got->xids[0].count == 2);
   handover_close(&file);
   handover_close(&file);
 }
@@ -272,6 +282,9 @@ static void what_contradicts_itself_is_refused(void **state) {
   REFUSED(sample.given[0].choice = 0); /* which has no configuration */
   REFUSED(sample.given[1].version = 0);
   REFUSED(sample.given[1].fd = 2);
+  REFUSED(sample.gpus[0].uuid = "");
+  REFUSED(sample.gpus[1].uuid = "GPU-a");
+  REFUSED(sample.xids[0].gpu = 2);
 #undef REFUSED
 }
 

@@ -44,6 +44,8 @@ static int tear_down(void **state) {
   return chdir("/") == 0 && system(command) == 0 ? 0 : -1;
 }
 
+static const struct gpus no_gpus = {.known = true};
+
 /* With one further argument; NULL: none. */
 static void find_wanted(struct list *models, char *argument) {
   struct options *options;
@@ -52,7 +54,7 @@ static void find_wanted(struct list *models, char *argument) {
   list_init(models);
   if (options_load(argument != NULL ? 2 : 1, argv, (char *[]){NULL}, &options, &err) != MU_OK)
     fail_msg("%s", err.message);
-  if (wanted_models_find(options, 8, NULL, models, &err) != MU_OK) fail_msg("%s", err.message);
+  if (wanted_models_find(options, 8, &no_gpus, NULL, models, &err) != MU_OK) fail_msg("%s", err.message);
   options_free(options); /* the models have what they need of them */
 }
 
