@@ -129,6 +129,7 @@ typedef struct mu_model_info {
   size_t n_outputs;
   const char *runtime;   /* "onnxruntime 1.31.1 CPUExecutionProvider" */
   bool rows_independent; /* the engine knows that rows of a batch cannot influence each other: no self-check needed */
+  uint32_t max_batch;    /* rows that one run takes at most; 0: the model does not say */
 } mu_model_info;
 
 /* One wanted output of a run. In: index; tensor.data either memory of tensor.size bytes for exactly tensor.dims
@@ -166,6 +167,10 @@ typedef struct mu_engine {
 
   /* Optional (may be NULL). Any thread: the run in progress, if any, should end soon with MU_CANCELED. */
   void (*stop)(mu_engine_instance *instance);
+
+  /* An output of another shape than its memory is for is never a reason to fail: it then stands in the engine's own. So
+   * a run that failed need not be tried again without such memory. */
+  bool any_shape;
 } mu_engine;
 
 #ifdef __cplusplus

@@ -4,11 +4,14 @@
 #include <string.h>
 
 #include "engine/onnxruntime/onnxruntime.h"
+#include "engine/remote/remote.h"
+#include "engine/remote/remote_network.h"
 #include "engine/sim/sim.h"
 
 static const struct engine_entry entries[] = {
-    {&engine_onnxruntime, ".onnx", "onnxruntime_onnx"},
-    {&engine_sim, NULL, "sim"},
+    {&engine_onnxruntime, ".onnx", "onnxruntime_onnx", NULL, NULL, NULL},
+    {&engine_sim, NULL, "sim", NULL, NULL, NULL},
+    {&engine_remote, NULL, "remote", remote_network_find, remote_network_instances, remote_report},
 };
 enum { N_ENTRIES = sizeof entries / sizeof entries[0] };
 

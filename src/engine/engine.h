@@ -5,12 +5,32 @@
 #ifndef ENGINE_ENGINE_H
 #define ENGINE_ENGINE_H
 
-#include "base/status.h"
+#include "base/arena.h"
+#include "base/buffer.h"
+
+/* What of the network a model reaches; a worker's fence lets through no more than that. */
+struct engine_network {
+  const char *addresses; /* for the engine, as ENGINE_ADDRESSES_PARAMETER of the specification */
+  uint16_t *ports;       /* TCP, each once */
+  size_t n_ports;
+  struct arena memory; /* of all of it */
+};
+#define ENGINE_ADDRESSES_PARAMETER "muster.addresses"
 
 struct engine_entry {
   const mu_engine *engine;
   const char *extension; /* of the model files that `auto` gives to it: ".onnx"; NULL where it is only had by name */
   const char *platform;  /* what Triton's protocol calls it: "onnxruntime_onnx" */
+
+  /* NULL where an engine needs no network. Finds what the model with these parameters needs of it; blocks while names
+   * are looked up, and is called before the fence stands. MU_INVALID, MU_EXISTS, MU_NOT_FOUND: a name that nobody
+   * knows; MU_NO_MEMORY. */
+  mu_status (*find_network)(const mu_parameter *parameters, size_t n, struct engine_network *ret_network,
+                            mu_error *err);
+  /* NULL where runs keep this machine busy, else how many instances are useful where nobody says it. */
+  mu_status (*useful_instances)(const mu_parameter *parameters, size_t n, size_t *ret_instances, mu_error *err);
+  /* JSON of what the engine wants shown of a loaded model, appended to out; NULL: nothing. Any thread. */
+  mu_status (*report)(const mu_engine_model *model, struct buffer *out);
 };
 
 /*

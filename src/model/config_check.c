@@ -221,9 +221,9 @@ static mu_status check_dynamic_batching(struct config_decoder *decoder, const st
 /* What `platform` and `backend` may say, and the engine that it means. */
 static const struct {
   const char *word, *engine;
-} platforms[] = {{"", ""}, {"onnxruntime_onnx", "onnxruntime"}, {"sim", "sim"}},
-  backends[] = {{"", ""}, {"onnxruntime", "onnxruntime"}, {"sim", "sim"}};
-enum { N_ENGINES = 3 };
+} platforms[] = {{"", ""}, {"onnxruntime_onnx", "onnxruntime"}, {"sim", "sim"}, {"remote", "remote"}},
+  backends[] = {{"", ""}, {"onnxruntime", "onnxruntime"}, {"sim", "sim"}, {"remote", "remote"}};
+enum { N_ENGINES = 4 };
 
 const char *model_config_engine(const struct model_config *config) {
   for (int i = 1; i < N_ENGINES; i++)
@@ -249,6 +249,11 @@ static mu_status check_engine(struct config_decoder *decoder, const struct model
     return config_fail(decoder, MU_INVALID, place_of(message, "backend", 0),
                        "platform '%s' and backend '%s' contradict one another", config->platform, config->backend);
   return MU_OK;
+}
+
+bool model_config_needs_file(const struct model_config *config) {
+  const char *engine = model_config_engine(config);
+  return strcmp(engine, "sim") != 0 && strcmp(engine, "remote") != 0;
 }
 
 /* The simulated engine has no model file to learn its tensors from. */

@@ -152,8 +152,11 @@ bool model_config_is_json(const char *text, size_t len);
 /* Reads the label files of the outputs below folder. MU_NOT_FOUND, MU_IO, MU_NO_MEMORY. */
 MUST_CHECK mu_status model_config_read_labels(struct model_config *config, const char *folder, mu_error *err);
 
-/* The engine that `platform` and `backend` name: "onnxruntime", "sim", or "" when neither is given. */
+/* The engine that `platform` and `backend` name: "onnxruntime", "sim", "remote", or "" when neither is given. */
 const char *model_config_engine(const struct model_config *config);
+
+/* Whether a version of the model is a file; the engines sim and remote have none. */
+bool model_config_needs_file(const struct model_config *config);
 
 /* "TYPE_FP32", as configurations name element types; "TYPE_STRING" for MU_BYTES. */
 const char *model_config_dtype_name(mu_dtype dtype);

@@ -247,11 +247,12 @@ static const char *or_else(const char *text, const char *otherwise) { return *te
 static void put_model(struct builder *b, json_t *root) {
   const struct model_config *config = b->model->config;
   const struct model_metadata *metadata = b->model->metadata;
-  bool simulated = strcmp(metadata != NULL ? metadata->platform : model_config_engine(config), "sim") == 0;
+  const char *engine = metadata != NULL ? metadata->platform : model_config_engine(config);
+  bool file = strcmp(engine, "sim") != 0 && strcmp(engine, "remote") != 0; /* of the others there is but one */
   uint32_t max_batch = metadata != NULL ? metadata->max_batch : (uint32_t)config->max_batch_size;
   put_text(b, root, "name", b->model->name);
-  put_text(b, root, "platform", metadata != NULL ? metadata->platform : simulated ? "sim" : "onnxruntime_onnx");
-  put_text(b, root, "backend", simulated ? "sim" : "onnxruntime");
+  put_text(b, root, "platform", metadata == NULL && file ? "onnxruntime_onnx" : engine);
+  put_text(b, root, "backend", file ? "onnxruntime" : engine);
   put_text(b, root, "runtime", "");
   put_version_policy(b, root);
   put_number(b, root, "max_batch_size", max_batch);
@@ -262,7 +263,7 @@ static void put_model(struct builder *b, json_t *root) {
   put_optimization(b, root);
   if (config->has_dynamic_batching || max_batch > 1) put_dynamic_batching(b, root);
   put_instance_groups(b, root);
-  put_text(b, root, "default_model_filename", or_else(config->default_model_filename, simulated ? "" : "model.onnx"));
+  put_text(b, root, "default_model_filename", or_else(config->default_model_filename, file ? "model.onnx" : ""));
   put(b, root, "cc_model_filenames", json_object());
   put(b, root, "metric_tags", json_object());
   put_parameters(b, root);

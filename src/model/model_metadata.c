@@ -159,8 +159,13 @@ static mu_status decide_batching(struct merge *merge, const struct side *sides, 
   metadata->batch_note = "";
   if (merge->config->has_max_batch_size) {
     metadata->max_batch = (uint32_t)merge->config->max_batch_size;
-    return MU_OK;
+    uint32_t most = merge->info->max_batch;
+    if (most == 0 || metadata->max_batch <= most) return MU_OK;
+    return mu_fail(merge->err, MU_INVALID, "%s: max_batch_size is %u, but the model takes no more than %u rows",
+                   merge->config->source, metadata->max_batch, most);
   }
+  if (merge->info->max_batch > 0 && default_max_batch > merge->info->max_batch)
+    default_max_batch = merge->info->max_batch;
   mu_error note;
   if (default_max_batch == 0)
     mu_fail(&note, MU_OK, "batching is switched off");

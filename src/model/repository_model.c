@@ -153,7 +153,7 @@ static mu_status find_file(char *path, char **ret_path, mu_error *problem) {
 static mu_status find_version_file(const struct repository_model *model, struct repository_version *version,
                                    mu_error *problem) {
   const char *file = model->config->default_model_filename;
-  if (strcmp(model_config_engine(model->config), "sim") == 0) return MU_OK;
+  if (!model_config_needs_file(model->config)) return MU_OK;
   char *path = NULL;
   if (asprintf(&path, "%s/%lld/%s", model->folder, (long long)version->version,
                *file != '\0' ? file : repository_default_file) < 0)

@@ -9,6 +9,7 @@
 
 #include <fcntl.h>
 #include <linux/prctl.h>
+#include <netinet/in.h>
 #include <sched.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
@@ -16,29 +17,35 @@
 #define GATEWAY (1U << SANDBOX_GATEWAY)
 #define CPU (1U << SANDBOX_WORKER_CPU)
 #define GPU (1U << SANDBOX_WORKER_GPU)
-#define LISTED (GATEWAY | CPU)
+#define REMOTE (1U << SANDBOX_WORKER_REMOTE)
+#define LOCAL (GATEWAY | CPU)
+#define LISTED (LOCAL | REMOTE)
 #define ALL (LISTED | GPU)
 
-#define ALLOW(profiles, call)                                     \
-  {                                                               \
-    SCMP_SYS(call), CALL_ALLOWED, (profiles), false, false, { 0 } \
+#define N_CONDITIONS(...) (sizeof((struct scmp_arg_cmp[]){__VA_ARGS__}) / sizeof(struct scmp_arg_cmp))
+#define ROW(set, call, answer)                   \
+  {                                              \
+    SCMP_SYS(call), (answer), (set), 0, false, { \
+      { 0 }                                      \
+    }                                            \
   }
-#define ALLOW_IF(profiles, call, ...) \
-  { SCMP_SYS(call), CALL_ALLOWED, (profiles), true, false, __VA_ARGS__ }
-#define ALLOW_OWN(profiles, call) \
-  { SCMP_SYS(call), CALL_ALLOWED, (profiles), true, true, SELF(SCMP_CMP_EQ) }
-#define REFUSE(profiles, call)                                    \
-  {                                                               \
-    SCMP_SYS(call), CALL_REFUSED, (profiles), false, false, { 0 } \
+#define ROW_IF(set, call, answer, ...)                                                 \
+  {                                                                                    \
+    SCMP_SYS(call), (answer), (set), N_CONDITIONS(__VA_ARGS__), false, { __VA_ARGS__ } \
   }
-#define ABSENT(profiles, call)                                   \
-  {                                                              \
-    SCMP_SYS(call), CALL_ABSENT, (profiles), false, false, { 0 } \
+#define ROW_SELF(set, call, answer, compare)    \
+  {                                             \
+    SCMP_SYS(call), (answer), (set), 1, true, { \
+      { 0, (compare), 0, 0 }                    \
+    }                                           \
   }
-#define REFUSE_IF(profiles, call, ...) \
-  { SCMP_SYS(call), CALL_REFUSED, (profiles), true, false, __VA_ARGS__ }
-#define REFUSE_OTHERS(profiles, call) \
-  { SCMP_SYS(call), CALL_REFUSED, (profiles), true, true, SELF(SCMP_CMP_NE) }
+#define ALLOW(profiles, call) ROW(profiles, call, CALL_ALLOWED)
+#define ALLOW_IF(profiles, call, ...) ROW_IF(profiles, call, CALL_ALLOWED, __VA_ARGS__)
+#define ALLOW_OWN(profiles, call) ROW_SELF(profiles, call, CALL_ALLOWED, SCMP_CMP_EQ)
+#define REFUSE(profiles, call) ROW(profiles, call, CALL_REFUSED)
+#define ABSENT(profiles, call) ROW(profiles, call, CALL_ABSENT)
+#define REFUSE_IF(profiles, call, ...) ROW_IF(profiles, call, CALL_REFUSED, __VA_ARGS__)
+#define REFUSE_OTHERS(profiles, call) ROW_SELF(profiles, call, CALL_REFUSED, SCMP_CMP_NE)
 
 /* Conditions. The kernel looks at 32 bits of these arguments, a filter at 64: IS demands that the upper ones are zero,
  * BITS looks only at those in the mask. */
@@ -48,8 +55,6 @@
   { (argument), SCMP_CMP_NE, (value), 0 }
 #define BITS(argument, mask, value) \
   { (argument), SCMP_CMP_MASKED_EQ, (mask), (value) }
-#define SELF(compare) \
-  { 0, (compare), 0, 0 }
 
 /* Two ways to name a file and say for what; opening it for reading is fine, all else is refused. */
 #define OPEN_ONLY_TO_READ(profiles, call, flags)                                  \
@@ -82,7 +87,7 @@
 static const struct call_row rows[] = {
     /* every request, every batch */
     ALLOW(LISTED, read), ALLOW(LISTED, write), ALLOW(LISTED, readv), ALLOW(LISTED, writev), ALLOW(LISTED, recvmsg),
-    ALLOW(LISTED, sendmsg), ALLOW(LISTED, futex), ALLOW(LISTED, poll), ALLOW(LISTED, ppoll), ALLOW(LISTED, epoll_wait),
+    ALLOW(LOCAL, sendmsg), ALLOW(LISTED, futex), ALLOW(LISTED, poll), ALLOW(LISTED, ppoll), ALLOW(LISTED, epoll_wait),
     ALLOW(LISTED, epoll_pwait), ALLOW(LISTED, epoll_pwait2), ALLOW(LISTED, epoll_ctl), ALLOW(LISTED, timerfd_settime),
     ALLOW(LISTED, sched_yield), ALLOW(LISTED, clock_gettime), ALLOW(LISTED, clock_nanosleep), ALLOW(LISTED, pause),
 
@@ -127,9 +132,18 @@ static const struct call_row rows[] = {
     ALLOW_IF(LISTED, prlimit64, IS(2, 0)), ALLOW(LISTED, getrlimit),
 
     /* the gateway: connections come in by sockets that the supervisor opened, none goes out */
-    ALLOW(LISTED, recvfrom), ALLOW(LISTED, sendto), ALLOW(LISTED, shutdown), ALLOW(LISTED, getsockopt),
+    ALLOW(LISTED, recvfrom), ALLOW(LOCAL, sendto), ALLOW(LISTED, shutdown), ALLOW(LISTED, getsockopt),
     ALLOW(GATEWAY, accept), ALLOW(GATEWAY, accept4), ALLOW(GATEWAY, setsockopt), ALLOW(GATEWAY, getsockname),
     ALLOW(GATEWAY, getpeername), ALLOW(GATEWAY, listen), ALLOW(GATEWAY, epoll_create1), ALLOW(GATEWAY, timerfd_create),
+
+    /* a remote worker: TCP and nothing else goes out, to the ports that Landlock leaves (which does not see MPTCP, nor
+     * what connects while it sends) */
+    ALLOW_IF(REMOTE, socket, IS(0, AF_INET), BITS(1, 0xf, SOCK_STREAM), IS(2, IPPROTO_TCP)),
+    ALLOW_IF(REMOTE, socket, IS(0, AF_INET6), BITS(1, 0xf, SOCK_STREAM), IS(2, IPPROTO_TCP)),
+    ALLOW(REMOTE, connect), ALLOW(REMOTE, setsockopt), ALLOW(REMOTE, getsockname), ALLOW(REMOTE, getpeername),
+    ALLOW_IF(REMOTE, sendto, BITS(3, MSG_FASTOPEN, 0)), ALLOW_IF(REMOTE, sendmsg, BITS(2, MSG_FASTOPEN, 0)),
+    REFUSE_IF(REMOTE, sendto, BITS(3, MSG_FASTOPEN, MSG_FASTOPEN)),
+    REFUSE_IF(REMOTE, sendmsg, BITS(2, MSG_FASTOPEN, MSG_FASTOPEN)),
 
     /* other programs, and processes of its own, which could outlive it (clone: at the end) */
     REFUSE(ALL, execve), REFUSE(ALL, execveat), REFUSE(ALL, fork), REFUSE(ALL, vfork),
@@ -138,8 +152,8 @@ static const struct call_row rows[] = {
     REFUSE(ALL, process_vm_readv), REFUSE(ALL, process_vm_writev), REFUSE(ALL, pidfd_getfd), REFUSE(ALL, kcmp),
     REFUSE(ALL, process_madvise), REFUSE(LISTED, pidfd_open),
     /* network: the GPU's driver meets its daemon (MPS) at Unix sockets */
-    REFUSE(LISTED, socket), REFUSE_IF(GPU, socket, IS_NOT(0, AF_UNIX)), REFUSE(LISTED, socketpair),
-    REFUSE(LISTED, connect), REFUSE(LISTED, bind),
+    REFUSE(LOCAL, socket), REFUSE_IF(GPU, socket, IS_NOT(0, AF_UNIX)), REFUSE(LISTED, socketpair),
+    REFUSE(LOCAL, connect), REFUSE(LISTED, bind),
     /* mounts and namespaces */
     REFUSE(ALL, mount), REFUSE(ALL, umount2), REFUSE(ALL, pivot_root), REFUSE(ALL, chroot), REFUSE(ALL, move_mount),
     REFUSE(ALL, open_tree), REFUSE(ALL, fsopen), REFUSE(ALL, fsconfig), REFUSE(ALL, fsmount), REFUSE(ALL, fspick),

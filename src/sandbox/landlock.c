@@ -1,7 +1,8 @@
 /*
- * A Landlock domain without a single exception: the rights that it handles are gone, those that it does not handle are
- * untouched. Reading stays free, since libraries, models and their external data lie wherever the administrator put
- * them. Being in a domain also forbids to trace, or to reach through /proc/PID/mem, any process outside of it.
+ * A Landlock domain without an exception (but the ports of a remote worker's backends): the rights that it handles are
+ * gone, those that it does not handle are untouched. Reading stays free, since libraries, models and their external
+ * data lie wherever the administrator put them. Being in a domain also forbids to trace, or to reach through
+ * /proc/PID/mem, any process outside of it.
  *
  * Numbers here are the kernel's (linux/landlock.h); older headers know only some of them.
  */
@@ -13,7 +14,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { CREATE_RULESET_VERSION = 1 };
+enum { CREATE_RULESET_VERSION = 1, RULE_NET_PORT = 2 };
 
 enum {
   FS_EXECUTE = 1 << 0,
@@ -22,6 +23,7 @@ enum {
   FS_READ_DIR = 1 << 3,
   FS_MAKE_CHAR = 1 << 6,
   FS_MAKE_BLOCK = 1 << 11,
+  NET_CONNECT = 2,
   NET_BIND_AND_CONNECT = 3,
   SCOPE_ABSTRACT_UNIX = 1,
   SCOPE_SIGNAL = 2,
@@ -47,6 +49,8 @@ static const struct rights denied[] = {
                          SCOPE_ABSTRACT_UNIX | SCOPE_SIGNAL},
     [SANDBOX_WORKER_CPU] = {~(uint64_t)(FS_READ_FILE | FS_READ_DIR), NET_BIND_AND_CONNECT,
                             SCOPE_ABSTRACT_UNIX | SCOPE_SIGNAL},
+    [SANDBOX_WORKER_REMOTE] = {~(uint64_t)(FS_READ_FILE | FS_READ_DIR), NET_BIND_AND_CONNECT,
+                               SCOPE_ABSTRACT_UNIX | SCOPE_SIGNAL},
     [SANDBOX_WORKER_GPU] = {FS_EXECUTE | FS_MAKE_CHAR | FS_MAKE_BLOCK, NET_BIND_AND_CONNECT, SCOPE_SIGNAL},
 };
 
@@ -55,7 +59,21 @@ int sandbox_landlock_version(void) {
   return version > 0 ? (int)version : 0;
 }
 
-mu_status landlock_enter(enum sandbox_profile profile, mu_error *err) {
+/* struct landlock_net_port_attr, which older headers do not have. */
+struct port_rule {
+  uint64_t allowed, port;
+};
+
+static mu_status allow_ports(int ruleset, const uint16_t *ports, size_t n, mu_error *err) {
+  for (size_t i = 0; i < n; i++) {
+    const struct port_rule rule = {NET_CONNECT, ports[i]};
+    if (syscall(SYS_landlock_add_rule, ruleset, RULE_NET_PORT, &rule, 0) != 0)
+      return mu_fail(err, MU_IO, "cannot add port %u to a Landlock ruleset: %s", ports[i], strerror(errno));
+  }
+  return MU_OK;
+}
+
+mu_status landlock_enter(enum sandbox_profile profile, const uint16_t *ports, size_t n, mu_error *err) {
   int version = sandbox_landlock_version();
   if (version == 0) return MU_OK;
   const struct rights *can = &known[version < NEWEST ? version : NEWEST], *wanted = &denied[profile];
@@ -63,6 +81,10 @@ mu_status landlock_enter(enum sandbox_profile profile, mu_error *err) {
   /* Trailing zeros of a larger structure than the kernel's are accepted. */
   int ruleset = (int)syscall(SYS_landlock_create_ruleset, &handled, sizeof handled, 0);
   if (ruleset < 0) return mu_fail(err, MU_IO, "cannot make a Landlock ruleset: %s", strerror(errno));
+  if (allow_ports(ruleset, ports, (handled.net & NET_CONNECT) != 0 ? n : 0, err) != MU_OK) {
+    close(ruleset);
+    return MU_IO;
+  }
   long result = syscall(SYS_landlock_restrict_self, ruleset, 0);
   int error = errno;
   close(ruleset);

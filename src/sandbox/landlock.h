@@ -4,7 +4,8 @@
 
 #include "sandbox/sandbox.h"
 
-/* For this thread and those that it starts. Without Landlock in the kernel: MU_OK, nothing done. MU_IO. */
-MUST_CHECK mu_status landlock_enter(enum sandbox_profile profile, mu_error *err);
+/* For this thread and those that it starts; TCP connections to the n ports stay possible. Without Landlock in the
+ * kernel: MU_OK, nothing done. MU_IO. */
+MUST_CHECK mu_status landlock_enter(enum sandbox_profile profile, const uint16_t *ports, size_t n, mu_error *err);
 
 #endif

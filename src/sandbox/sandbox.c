@@ -17,6 +17,7 @@ static const uint64_t kept_capabilities[] = {
     [SANDBOX_GATEWAY] = 0,
     [SANDBOX_WORKER_CPU] = CAPABILITY(CAP_DAC_READ_SEARCH),
     [SANDBOX_WORKER_GPU] = CAPABILITY(CAP_DAC_READ_SEARCH),
+    [SANDBOX_WORKER_REMOTE] = 0,
 };
 
 static mu_status forgo_privileges(mu_error *err) {
@@ -43,15 +44,21 @@ mu_status sandbox_hide(mu_error *err) {
   return mu_fail(err, MU_IO, "PR_SET_DUMPABLE: %s", strerror(errno));
 }
 
-mu_status sandbox_enter(enum sandbox_profile profile, mu_error *err) {
+static mu_status enter(enum sandbox_profile profile, const uint16_t *ports, size_t n, mu_error *err) {
   mu_error why = {""};
   mu_status status = forgo_privileges(&why);
   if (status == MU_OK && profile == SANDBOX_OFF) return MU_OK;
   if (status == MU_OK) status = sandbox_hide(&why);
-  if (status == MU_OK) status = landlock_enter(profile, &why);
+  if (status == MU_OK) status = landlock_enter(profile, ports, n, &why);
   if (status == MU_OK) status = drop_capabilities(kept_capabilities[profile], &why);
   /* Last: of the calls above hardly one is allowed afterwards. */
   if (status == MU_OK) status = seccomp_filter_enter(profile, &why);
   if (status == MU_OK) return MU_OK;
   return mu_fail(err, status, "no sandbox: %.300s (--sandbox=off serves without one)", why.message);
+}
+
+mu_status sandbox_enter(enum sandbox_profile profile, mu_error *err) { return enter(profile, NULL, 0, err); }
+
+mu_status sandbox_enter_remote(const uint16_t *ports, size_t n, mu_error *err) {
+  return enter(SANDBOX_WORKER_REMOTE, ports, n, err);
 }

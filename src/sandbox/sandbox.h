@@ -3,8 +3,9 @@
  * (requests in the gateway, models in a worker), so that who takes such a process over has gained little.
  *
  *   gateway, CPU worker   a list of allowed system calls (call_table.c); everything else fails
+ *   remote worker         the same list, and TCP connections to the ports of its backends
  *   GPU worker            everything but a list of refused calls: a driver's needs are nobody's to list
- *   all three             no new privileges, no capabilities but reading models, hidden from processes of the same user
+ *   all                   no new privileges, no capabilities but reading models, hidden from processes of the same user
  *                         (no ptrace, no /proc/PID/mem), and where the kernel has Landlock no new file to write or
  *                         execute, no TCP connection, no signal to anybody outside
  *
@@ -21,10 +22,15 @@ enum sandbox_profile {
   SANDBOX_GATEWAY,
   SANDBOX_WORKER_CPU,
   SANDBOX_WORKER_GPU,
+  SANDBOX_WORKER_REMOTE,
 };
 
 /* MU_UNSUPPORTED: the kernel, or what surrounds this process, does not let it; the message names --sandbox. MU_IO. */
 MUST_CHECK mu_status sandbox_enter(enum sandbox_profile profile, mu_error *err);
+
+/* SANDBOX_WORKER_REMOTE: a CPU worker that may also connect to these TCP ports (of any machine; where the kernel has no
+ * Landlock for that, to any port). As sandbox_enter. */
+MUST_CHECK mu_status sandbox_enter_remote(const uint16_t *ports, size_t n, mu_error *err);
 
 /* Only the part that hides a process from others of the same user: for the supervisor, which has to stay able to do
  * everything else. Ends with exec. MU_IO. */

@@ -17,9 +17,10 @@ static uint32_t default_action(enum sandbox_profile profile) {
 
 static int add_row(scmp_filter_ctx filter, const struct call_row *row) {
   const uint32_t actions[] = {SCMP_ACT_ALLOW, SCMP_ACT_ERRNO(EPERM), SCMP_ACT_ERRNO(ENOSYS)};
-  struct scmp_arg_cmp condition = row->condition;
-  if (row->self) condition.datum_a = (scmp_datum_t)getpid();
-  return seccomp_rule_add_array(filter, actions[row->verdict], row->number, row->conditional ? 1 : 0, &condition);
+  struct scmp_arg_cmp conditions[CALL_CONDITIONS_MAX];
+  memcpy(conditions, row->conditions, sizeof conditions);
+  if (row->self) conditions[0].datum_a = (scmp_datum_t)getpid();
+  return seccomp_rule_add_array(filter, actions[row->verdict], row->number, row->n_conditions, conditions);
 }
 
 static int fill(scmp_filter_ctx filter, enum sandbox_profile profile) {

@@ -7,16 +7,15 @@
 #include "channel/channel.h"
 #include "engine/engine.h"
 
-static const char cpu[] = "cpu";
+static const char cpu[] = "cpu", elsewhere[] = "remote";
 
 /* The model's option, else what its configuration says, else by the file. */
 static mu_status choose_engine(const struct model_options *options, const struct model_config *config, const char *path,
-                               struct worker_plan *plan, mu_error *err) {
+                               struct worker_plan *plan, const struct engine_entry **ret_entry, mu_error *err) {
   const char *name = options->engine, *configured = model_config_engine(config);
   if (strcmp(name, "auto") == 0 && configured[0] != '\0') name = configured;
-  const struct engine_entry *entry;
-  mu_status status = engine_find(name, path, &entry, err);
-  if (status == MU_OK) plan->engine = entry->engine->name;
+  mu_status status = engine_find(name, path, ret_entry, err);
+  if (status == MU_OK) plan->engine = (*ret_entry)->engine->name;
   return status;
 }
 
@@ -78,12 +77,31 @@ static mu_status choose_devices(const struct model_options *options, const struc
       status = add_group(plan, &config->instance_groups[i], cpu, err);
     if (status == MU_OK && plan->n_groups == 0) status = add_instances(plan, cpu, 1, err);
   }
-  if (status != MU_OK || options->instances <= 0) return status;
+  return status;
+}
+
+/* The option's number holds for every device. */
+static mu_status set_instances(const struct model_options *options, struct worker_plan *plan, mu_error *err) {
+  if (options->instances <= 0) return MU_OK;
   if (options->instances > CHANNEL_LANES_MAX)
     return mu_fail(err, MU_INVALID, "instances %lld: a worker has 1 to %d", (long long)options->instances,
                    CHANNEL_LANES_MAX);
   for (uint32_t i = 0; i < plan->n_groups; i++) plan->groups[i].instances = (uint32_t)options->instances;
   return MU_OK;
+}
+
+/* What runs elsewhere keeps no device of this machine busy: one process, with as many instances as are useful there
+ * where nobody says it. */
+static mu_status choose_remote(const struct model_options *options, const struct model_config *config,
+                               const struct engine_entry *entry, struct worker_plan *plan, mu_error *err) {
+  size_t count = 0;
+  mu_status status = entry->useful_instances(config->parameters, config->n_parameters, &count, err);
+  if (status != MU_OK) return status;
+  if (strcmp(options->device, "auto") != 0 && strcmp(options->device, elsewhere) != 0)
+    return mu_fail(err, MU_INVALID, "device %s for the engine %s, which runs nothing on this machine", options->device,
+                   plan->engine);
+  if (config->n_instance_groups > 0) return add_named_device(plan, config, elsewhere, err);
+  return add_instances(plan, elsewhere, count < CHANNEL_LANES_MAX ? (int64_t)count : CHANNEL_LANES_MAX, err);
 }
 
 /* ---- threads ----------------------------------------------------------------------------------------------------- */
@@ -132,14 +150,19 @@ bool worker_plan_wants_gpus(const struct model_options *options, const struct mo
 mu_status worker_plan_make(const struct model_options *options, const struct model_config *config, const char *path,
                            uint32_t cores, struct worker_plan *ret_plan, mu_error *err) {
   struct worker_plan plan = {.processes = options->processes < 1 ? 1 : (uint32_t)options->processes};
-  mu_status status = choose_engine(options, config, path, &plan, err);
-  if (status == MU_OK) status = choose_devices(options, config, &plan, err);
+  const struct engine_entry *entry;
+  mu_status status = choose_engine(options, config, path, &plan, &entry, err);
+  if (status == MU_OK)
+    status = entry->useful_instances != NULL ? choose_remote(options, config, entry, &plan, err)
+                                             : choose_devices(options, config, &plan, err);
+  if (status == MU_OK) status = set_instances(options, &plan, err);
   if (status == MU_OK) status = choose_threads(options, config, cores, &plan, err);
   if (status == MU_OK) *ret_plan = plan;
   return status;
 }
 
 struct device_tokens worker_plan_tokens(const char *device, uint32_t threads, uint32_t cores, int64_t cpu_slots) {
+  if (strcmp(device, elsewhere) == 0) return (struct device_tokens){PLAN_REMOTE_TOKENS, 1};
   if (strcmp(device, cpu) != 0) return (struct device_tokens){PLAN_GPU_TOKENS, 1};
   if (cpu_slots > 0) return (struct device_tokens){(uint32_t)cpu_slots, 1};
   return (struct device_tokens){cores, threads < cores ? threads : cores};

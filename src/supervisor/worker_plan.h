@@ -8,11 +8,11 @@
 #include "config/options.h"
 #include "model/model_config.h"
 
-enum { PLAN_DEVICES_MAX = 64, PLAN_DEVICE_NAME = 64, PLAN_GPU_TOKENS = 2 };
+enum { PLAN_DEVICES_MAX = 64, PLAN_DEVICE_NAME = 64, PLAN_GPU_TOKENS = 2, PLAN_REMOTE_TOKENS = 1 << 20 };
 
 /* On one device: `processes` of the plan, each with so many instances. */
 struct worker_group {
-  char device[PLAN_DEVICE_NAME]; /* "cpu", "gpu:0" */
+  char device[PLAN_DEVICE_NAME]; /* "cpu", "gpu:0", "remote" */
   uint32_t instances;            /* in one process */
 };
 

@@ -196,7 +196,7 @@ static mu_status run_batch(struct lane_seat *seat, const struct channel_job *job
   set_running(seat->lane, seat, job->batch);
   bool offered = offer_places(seat, job, true);
   mu_status status = run_engine(seat, job, err);
-  if (offered && (status == MU_INVALID || status == MU_INTERNAL)) {
+  if (offered && !seat->lane->engine->any_shape && (status == MU_INVALID || status == MU_INTERNAL)) {
     /* Perhaps a shape was not what everybody thought. Without memory of ours the engine says what it is. */
     offer_places(seat, job, false);
     status = run_engine(seat, job, err);

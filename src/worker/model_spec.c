@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "engine/engine.h"
 #include "engine/onnxruntime/onnxruntime.h"
 
 /* ---- parameters -------------------------------------------------------------------------------------------------- */
@@ -46,13 +47,14 @@ static mu_status add_accelerator(struct parameter_list *list, const struct model
 }
 
 static size_t count_parameters(const struct model_config *config) {
-  size_t n = config->n_parameters + 1;
+  size_t n = config->n_parameters + 2;
   for (uint32_t i = 0; i < config->n_gpu_accelerators; i++) n += 1 + config->gpu_accelerators[i].n_parameters;
   return n;
 }
 
-static mu_status collect_parameters(const struct model_config *config, const struct options *options, bool gpu,
-                                    struct arena *memory, struct parameter_list *list, mu_error *err) {
+static mu_status collect_parameters(const struct model_config *config, const struct options *options,
+                                    const char *addresses, bool gpu, struct arena *memory, struct parameter_list *list,
+                                    mu_error *err) {
   list->items = arena_alloc(memory, count_parameters(config), sizeof *list->items);
   if (list->items == NULL) return mu_fail(err, MU_NO_MEMORY, "no memory");
   for (uint32_t i = 0; i < config->n_parameters; i++) {
@@ -62,6 +64,7 @@ static mu_status collect_parameters(const struct model_config *config, const str
     }
     add(list, p->key, p->value);
   }
+  if (addresses != NULL) add(list, ENGINE_ADDRESSES_PARAMETER, addresses);
   if (options->onnxruntime_library[0] != '\0') {
     add(list, ONNXRUNTIME_LIBRARY_PARAMETER, options->onnxruntime_library);
   }
@@ -123,8 +126,8 @@ static int graph_level(const struct model_config *config) {
 }
 
 mu_status model_spec_create(const struct control_worker_start *start, const struct model_config *config,
-                            const struct options *options, struct arena *memory, mu_model_spec *ret_spec,
-                            mu_error *err) {
+                            const struct options *options, const char *addresses, struct arena *memory,
+                            mu_model_spec *ret_spec, mu_error *err) {
   mu_model_spec spec = {
       .name = start->name,
       .path = start->path[0] != '\0' ? start->path : NULL,
@@ -135,7 +138,7 @@ mu_status model_spec_create(const struct control_worker_start *start, const stru
   };
   bool gpu = strncmp(start->device, "gpu", 3) == 0;
   struct parameter_list parameters = {0};
-  mu_status status = collect_parameters(config, options, gpu, memory, &parameters, err);
+  mu_status status = collect_parameters(config, options, addresses, gpu, memory, &parameters, err);
   spec.parameters = parameters.items;
   spec.n_parameters = parameters.n;
   if (status == MU_OK) {

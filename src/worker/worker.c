@@ -29,6 +29,7 @@ struct worker {
   int wake; /* eventfd: a lane's thread has ended */
   struct control_packet start;
   char file[32]; /* path of the model file, where it came as a descriptor */
+  struct engine_network network;
   struct worker_model model;
   struct lane **lanes;
   struct peer *peers[PEERS_MAX]; /* NULL: none */
@@ -91,17 +92,37 @@ static mu_status receive_start(struct worker *worker, mu_error *err) {
   return MU_OK;
 }
 
+/* Names are looked up before the fence, which so needs no resolver. The configuration is parsed for that here already,
+ * as the supervisor has. */
+static mu_status find_network(struct worker *worker, const struct engine_entry *entry, mu_error *err) {
+  struct model_config *config = NULL;
+  if (entry->find_network == NULL) return MU_OK;
+  mu_status status = worker_model_config(&worker->start.worker_start, &config, err);
+  if (status != MU_OK) return status;
+  status = entry->find_network(config->parameters, config->n_parameters, &worker->network, err);
+  model_config_free(config);
+  return status;
+}
+
+static mu_status enter_fence(const struct worker *worker, const struct engine_entry *entry, bool sandbox,
+                             mu_error *err) {
+  if (!sandbox) return sandbox_enter(SANDBOX_OFF, err);
+  if (entry->find_network != NULL) return sandbox_enter_remote(worker->network.ports, worker->network.n_ports, err);
+  bool gpu = strncmp(worker->start.worker_start.device, "gpu", 3) == 0;
+  if (gpu) device_nodes_make();
+  return sandbox_enter(gpu ? SANDBOX_WORKER_GPU : SANDBOX_WORKER_CPU, err);
+}
+
 /* Before the model is read, which is the first that a stranger has made, and before there is a second thread. */
-static mu_status enter_sandbox(const struct control_worker_start *start, mu_error *err) {
+static mu_status enter_sandbox(struct worker *worker, mu_error *err) {
+  const struct control_worker_start *start = &worker->start.worker_start;
+  const struct engine_entry *entry;
   struct options *options = NULL;
   if (options_decode(start->options.data, start->options.size, &options) != MU_OK)
     return mu_fail(err, MU_INVALID, "the options from the supervisor cannot be read");
-  bool gpu = strncmp(start->device, "gpu", 3) == 0;
-  if (gpu) device_nodes_make();
-  mu_status status = sandbox_enter(!options->sandbox ? SANDBOX_OFF
-                                   : gpu             ? SANDBOX_WORKER_GPU
-                                                     : SANDBOX_WORKER_CPU,
-                                   err);
+  mu_status status = engine_find(start->engine, start->path, &entry, err);
+  if (status == MU_OK) status = find_network(worker, entry, err);
+  if (status == MU_OK) status = enter_fence(worker, entry, options->sandbox, err);
   options_free(options);
   return status;
 }
@@ -121,8 +142,8 @@ static mu_status become_ready(struct worker *worker, mu_error *err) {
   const struct control_worker_start *start = &worker->start.worker_start;
   uint64_t begin = clock_now_ns();
   name_process(start);
-  mu_status status = enter_sandbox(start, err);
-  if (status == MU_OK) status = worker_model_load(start, &worker->model, err);
+  mu_status status = enter_sandbox(worker, err);
+  if (status == MU_OK) status = worker_model_load(start, worker->network.addresses, &worker->model, err);
   if (status == MU_OK && start->max_batch > 0 && worker->model.metadata->batch_note[0] != '\0') {
     LOG_WARNING("requests for this model are not batched", LOG_STR("model", start->name),
                 LOG_STR("because", worker->model.metadata->batch_note),
@@ -301,6 +322,7 @@ static void free_worker(struct worker *worker) {
   for (uint32_t i = 0; worker->lanes != NULL && i < worker->model.n_instances; i++) lane_free(worker->lanes[i]);
   free(worker->lanes);
   worker_model_free(&worker->model);
+  arena_free(&worker->network.memory);
   control_packet_free(&worker->start);
   if (worker->wake >= 0) close(worker->wake);
 }

@@ -20,13 +20,14 @@ static mu_status check_start(const struct control_worker_start *start, mu_error 
   return MU_OK;
 }
 
-static mu_status parse_config(const struct control_worker_start *start, struct worker_model *model, mu_error *err) {
+mu_status worker_model_config(const struct control_worker_start *start, struct model_config **ret_config,
+                              mu_error *err) {
   char source[512];
   if (model_config_is_json(start->config.data, start->config.size))
     snprintf(source, sizeof source, "config override");
   else
     snprintf(source, sizeof source, "%s/config.pbtxt", start->folder[0] != '\0' ? start->folder : start->name);
-  return model_config_parse(start->config.data, start->config.size, source, start->name, &model->config, err);
+  return model_config_parse(start->config.data, start->config.size, source, start->name, ret_config, err);
 }
 
 static mu_status create_instances(struct worker_model *model, uint32_t n, mu_error *err) {
@@ -40,8 +41,8 @@ static mu_status create_instances(struct worker_model *model, uint32_t n, mu_err
   return MU_OK;
 }
 
-static mu_status load(const struct control_worker_start *start, struct worker_model *model, const char **ret_platform,
-                      mu_error *err) {
+static mu_status load(const struct control_worker_start *start, const char *addresses, struct worker_model *model,
+                      const char **ret_platform, mu_error *err) {
   const struct engine_entry *entry = NULL;
   struct options *options = NULL;
   struct arena memory = {0};
@@ -51,8 +52,9 @@ static mu_status load(const struct control_worker_start *start, struct worker_mo
     status = options_decode(start->options.data, start->options.size, &options);
     if (status != MU_OK) mu_fail(err, status, "the options from the supervisor cannot be read");
   }
-  if (status == MU_OK) status = model_spec_create(start, model->config, options, &memory, &spec, err);
+  if (status == MU_OK) status = model_spec_create(start, model->config, options, addresses, &memory, &spec, err);
   if (status == MU_OK) {
+    model->entry = entry;
     model->engine = entry->engine;
     *ret_platform = entry->platform;
     status = entry->engine->model_load(&spec, &model->model, err);
@@ -81,12 +83,13 @@ static mu_status decide_batching(struct worker_model *model, mu_error *err) {
   return status == MU_OK ? MU_OK : mu_fail(err, status, "no memory");
 }
 
-mu_status worker_model_load(const struct control_worker_start *start, struct worker_model *ret_model, mu_error *err) {
+mu_status worker_model_load(const struct control_worker_start *start, const char *addresses,
+                            struct worker_model *ret_model, mu_error *err) {
   struct worker_model model = {0};
   const char *platform = "";
   mu_status status = check_start(start, err);
-  if (status == MU_OK) status = parse_config(start, &model, err);
-  if (status == MU_OK) status = load(start, &model, &platform, err);
+  if (status == MU_OK) status = worker_model_config(start, &model.config, err);
+  if (status == MU_OK) status = load(start, addresses, &model, &platform, err);
   if (status == MU_OK) status = check_tensors(&model, err);
   if (status == MU_OK) {
     status = model_metadata_create(model.config, model.info, platform, start->max_batch, &model.metadata, err);

@@ -125,7 +125,7 @@ static int describe(void **state) {
   static char x[] = "x", y[] = "y", batch[] = "N";
   const mu_tensor_info in = {.name = x, .dtype = MU_FP32, .rank = 2, .dims = {-1, ROW}, .symbols = {batch}};
   const mu_tensor_info out = {.name = y, .dtype = MU_FP32, .rank = 2, .dims = {-1, -1}, .symbols = {batch}};
-  const mu_model_info info = {&in, 1, &out, 1, "engine 1.0", true};
+  const mu_model_info info = {&in, 1, &out, 1, "engine 1.0", true, 0};
   struct options *options = NULL;
   struct model_config *config = NULL;
   struct model_metadata *metadata = NULL;

@@ -136,7 +136,7 @@ static mu_status describe(void *context) {
   const mu_tensor_info inputs[] = {{.name = a, .dtype = MU_FP32, .rank = 3, .dims = {-1, 3, -1}, .symbols = {batch}},
                                    {.name = b, .dtype = MU_INT64, .rank = 3, .dims = {-1, 2, 2}, .symbols = {batch}}};
   const mu_tensor_info outputs[] = {{.name = y, .dtype = MU_FP32, .rank = 2, .dims = {-1, 2}, .symbols = {batch}}};
-  const mu_model_info info = {inputs, 2, outputs, 1, "engine 1.0", false};
+  const mu_model_info info = {inputs, 2, outputs, 1, "engine 1.0", false, 0};
   struct model_config *config = NULL;
   struct model_metadata *metadata = NULL, *back = NULL;
   struct buffer bytes;

@@ -58,7 +58,7 @@ static mu_status load(void *context) {
   struct worker_model model = {0};
   char note[WARMUP_NOTE_MAX] = "", batch_note[BATCH_NOTE_MAX] = "";
   mu_error err = {""};
-  mu_status status = worker_model_load(&start, &model, &err);
+  mu_status status = worker_model_load(&start, NULL, &model, &err);
   if (status == MU_OK) status = warmup_run(&model, "", note, &err);
   if (status == MU_OK) {
     assert_string_equal(note, "");
@@ -127,7 +127,7 @@ static mu_status serve(void *context) {
   struct peer *peer = NULL;
   mu_error err = {""};
   allocations_work();
-  assert_int_equal(worker_model_load(&start, &model, &err), MU_OK);
+  assert_int_equal(worker_model_load(&start, NULL, &model, &err), MU_OK);
   struct gate g = gate_open();
   int wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
   allocations_fail();

@@ -38,14 +38,14 @@ static struct control_worker_start start_of(const char *engine, const char *file
 static struct worker_model load(const struct control_worker_start *start) {
   struct worker_model model = {0};
   mu_error err = {{0}};
-  if (worker_model_load(start, &model, &err) != MU_OK) fail_msg("%s", err.message);
+  if (worker_model_load(start, NULL, &model, &err) != MU_OK) fail_msg("%s", err.message);
   return model;
 }
 
 static void check_refusal(const struct control_worker_start *start, mu_status expected, const char *word) {
   struct worker_model model = {0};
   mu_error err = {{0}};
-  mu_status status = worker_model_load(start, &model, &err);
+  mu_status status = worker_model_load(start, NULL, &model, &err);
   if (status != expected || strstr(err.message, word) == NULL) {
     fail_msg("expected %d and \"%s\", got %d: %s", expected, word, status, err.message);
   }
