@@ -29,7 +29,15 @@ struct nvml_event {
   uint64_t xid;             /* 0: a double-bit ECC error that came without one */
 };
 
-/* Waits for an Xid or a double-bit ECC error. MU_TIMEOUT: none came; MU_UNSUPPORTED: no GPU here reports events. */
+/* For who watches this thread's calls from outside (a thread or, in shared memory, a process): from here on *slot holds
+ * the number of NVML's function that is being called, -1 between calls. NULL: no more. nvml_wait_event's own wait,
+ * which is meant to last, is not noted. */
+void nvml_watch_calls(_Atomic int32_t *slot);
+const char *nvml_call_name(int32_t number); /* "nvmlDeviceGetTemperature"; "" for what is none */
+
+/* Waits for an Xid or a double-bit ECC error. MU_TIMEOUT: none came; MU_UNSUPPORTED: no GPU here reports events;
+ * MU_IO: what NVML said, which it may say again at once (a lost GPU): pause before the next call. The first call
+ * registers the GPUs that there are then; one that cannot be is left out. */
 MUST_CHECK mu_status nvml_wait_event(struct nvml *nvml, uint64_t timeout_ns, struct nvml_event *ret_event,
                                      mu_error *err);
 
