@@ -14,7 +14,7 @@
 #include "base/status.h"
 #include "control/fields.h"
 
-enum { CONTROL_VERSION = 4, CONTROL_FDS_MAX = 64, CONTROL_PACKET_MAX = 1 << 20 };
+enum { CONTROL_VERSION = 5, CONTROL_FDS_MAX = 64, CONTROL_PACKET_MAX = 1 << 20 };
 
 enum control_type {
   /* supervisor -> gateway */
@@ -215,6 +215,7 @@ struct control_worker_start {
   uint32_t threads;             /* of one run */
   uint32_t instances;
   uint32_t max_batch; /* default where the model does not say */
+  const char *cores;  /* of the CPU, on which it runs: "0-7,16-23"; "": not pinned */
 };
 struct control_worker_peer {
   uint64_t epoch;

@@ -14,6 +14,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "config/options.h"
+#include "gpu/locality.h"
 #include "sandbox/sandbox.h"
 #include "worker/device_nodes.h"
 #include "worker/peer.h"
@@ -113,6 +114,19 @@ static mu_status enter_fence(const struct worker *worker, const struct engine_en
   return sandbox_enter(gpu ? SANDBOX_WORKER_GPU : SANDBOX_WORKER_CPU, err);
 }
 
+/* Before there is a second thread. Cores that are gone by now cost speed only. */
+static mu_status pin(const struct control_worker_start *start, mu_error *err) {
+  cpu_set_t cores;
+  if (start->cores[0] == '\0') return MU_OK;
+  if (gpu_cores_parse(start->cores, &cores) != MU_OK)
+    return mu_fail(err, MU_INVALID, "the cores from the supervisor cannot be read: %.100s", start->cores);
+  if (sched_setaffinity(0, sizeof cores, &cores) != 0) {
+    LOG_WARNING("a worker cannot run on the cores next to its GPU", LOG_STR("model", start->name),
+                LOG_STR("cores", start->cores), LOG_STR("error", strerror(errno)));
+  }
+  return MU_OK;
+}
+
 /* Before the model is read, which is the first that a stranger has made, and before there is a second thread. */
 static mu_status enter_sandbox(struct worker *worker, mu_error *err) {
   const struct control_worker_start *start = &worker->start.worker_start;
@@ -142,7 +156,8 @@ static mu_status become_ready(struct worker *worker, mu_error *err) {
   const struct control_worker_start *start = &worker->start.worker_start;
   uint64_t begin = clock_now_ns();
   name_process(start);
-  mu_status status = enter_sandbox(worker, err);
+  mu_status status = pin(start, err);
+  if (status == MU_OK) status = enter_sandbox(worker, err);
   if (status == MU_OK) status = worker_model_load(start, worker->network.addresses, &worker->model, err);
   if (status == MU_OK && start->max_batch > 0 && worker->model.metadata->batch_note[0] != '\0') {
     LOG_WARNING("requests for this model are not batched", LOG_STR("model", start->name),
