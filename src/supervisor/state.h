@@ -287,6 +287,7 @@ struct supervisor {
   uint32_t n_regions;
   char devices[PLAN_DEVICES_MAX][PLAN_DEVICE_NAME]; /* by number; "cpu" is 0 */
   uint32_t n_devices;
+  int sim_gpus[PLAN_DEVICES_MAX]; /* by device, the memory of a simulated GPU that workers share; 0: none yet */
   struct reload reload;
   struct list choices; /* struct model_choice */
   struct operations operations;

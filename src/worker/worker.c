@@ -29,7 +29,8 @@ struct worker {
   int control;
   int wake; /* eventfd: a lane's thread has ended */
   struct control_packet start;
-  char file[32]; /* path of the model file, where it came as a descriptor */
+  char file[32];    /* path of the model file, where it came as a descriptor */
+  char sim_gpu[16]; /* descriptor of the simulated GPU */
   struct engine_network network;
   struct worker_model model;
   struct lane **lanes;
@@ -87,9 +88,17 @@ static mu_status receive_start(struct worker *worker, mu_error *err) {
   if (status != MU_OK) return status;
   if (worker->start.type != CONTROL_WORKER_START)
     return mu_fail(err, MU_INVALID, "the first message is of type %d", (int)worker->start.type);
-  if (worker->start.n_fds == 0) return MU_OK;
-  snprintf(worker->file, sizeof worker->file, "/proc/self/fd/%d", worker->start.fds[0]);
-  worker->start.worker_start.path = worker->file;
+  struct control_worker_start *start = &worker->start.worker_start;
+  if (worker->start.n_fds != (size_t)start->has_file + start->has_sim_gpu)
+    return mu_fail(err, MU_INTERNAL, "%zu descriptors came with the first message", worker->start.n_fds);
+  if (start->has_file) {
+    snprintf(worker->file, sizeof worker->file, "/proc/self/fd/%d", worker->start.fds[0]);
+    start->path = worker->file;
+  }
+  if (start->has_sim_gpu) {
+    snprintf(worker->sim_gpu, sizeof worker->sim_gpu, "%d", worker->start.fds[start->has_file]);
+    start->sim_gpu = worker->sim_gpu;
+  }
   return MU_OK;
 }
 
