@@ -433,6 +433,9 @@ void workers_attached(struct gateway *gateway, const struct control_worker_event
 void workers_condemn(struct gateway *gateway, const struct control_worker_event *event, enum death_wish wish);
 /* Those of a model that is not needed any more: they leave. */
 void workers_leave(struct supervisor *s, struct served_model *model);
+/* That one gets no new batch, finishes what it has, leaves and is started again. MU_NOT_FOUND; MU_UNAVAILABLE: not now,
+ * or it is the only one of its model that serves. */
+MUST_CHECK mu_status workers_drain(struct supervisor *s, uint32_t number, mu_error *err);
 /* Word of the gateway: it holds no request any more. */
 void workers_retired(struct gateway *gateway, const struct control_worker_event *event);
 /* All that run hear of it: changed settings. */

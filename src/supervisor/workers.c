@@ -242,6 +242,12 @@ static bool is_for_good(mu_status failure) {
 
 static void log_end(const struct worker *worker) {
   const struct served_model *model = worker->model;
+  if (worker->wish == DEATH_STOPPED && worker->state == WORKER_BACKOFF) {
+    LOG_INFO("worker has left as it was told, will be started again", LOG_STR("model", model->name),
+             LOG_INT("version", model->version), LOG_STR("device", worker->group->device),
+             LOG_INT("worker", worker->number));
+    return;
+  }
   if (worker->state == WORKER_FAILED)
     LOG_ERROR("worker failed", LOG_STR("model", model->name), LOG_INT("version", model->version),
               LOG_STR("device", worker->group->device), LOG_INT("worker", worker->number),
@@ -534,6 +540,31 @@ static void retire(struct worker *worker, uint64_t within_ns) {
 static bool can_retire(const struct worker *worker) {
   const struct gateway *gateway = worker->supervisor->gateway;
   return worker->attachments[gateway->slot].attached && worker->state == WORKER_READY && gateway->link != NULL;
+}
+
+/* Why it cannot be drained; NULL: it can. */
+static const char *find_obstacle(const struct supervisor *s, const struct worker *worker) {
+  if (s->phase != PHASE_SERVING) return "the server is starting or stopping";
+  if (s->reload.going || upgrade_is_going(s)) return "a reload or an upgrade is going on";
+  if (worker->model->role != SERVED) return "its model is coming or leaving";
+  if (!can_retire(worker)) return "it is not ready";
+  for (size_t i = 0; i < worker->model->n_workers; i++)
+    if (&worker->model->workers[i] != worker && can_retire(&worker->model->workers[i])) return NULL;
+  return "no other worker of its model is ready";
+}
+
+mu_status workers_drain(struct supervisor *s, uint32_t number, mu_error *err) {
+  list_each (link, &s->workers) {
+    struct worker *worker = list_item(link, struct worker, all);
+    if (worker->process == NULL || worker->number != number) continue;
+    const char *obstacle = find_obstacle(s, worker);
+    if (obstacle != NULL) return mu_fail(err, MU_UNAVAILABLE, "worker %u cannot be drained: %s", number, obstacle);
+    LOG_INFO("draining a worker", LOG_STR("model", worker->model->name), LOG_INT("worker", number),
+             LOG_INT("pid", process_pid(worker->process)));
+    retire(worker, attach_ns(worker));
+    return MU_OK;
+  }
+  return mu_fail(err, MU_NOT_FOUND, "there is no worker %u", number);
 }
 
 void workers_leave(struct supervisor *s, struct served_model *model) {
