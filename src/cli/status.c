@@ -18,6 +18,8 @@ static void cell_text(const json_t *row, const char *key, char text[CELL_MAX]) {
   const json_t *value = json_object_get(row, key);
   if (json_is_integer(value))
     snprintf(text, CELL_MAX, "%" JSON_INTEGER_FORMAT, json_integer_value(value));
+  else if (json_is_boolean(value))
+    snprintf(text, CELL_MAX, "%s", json_is_true(value) ? "yes" : "no");
   else
     snprintf(text, CELL_MAX, "%s", json_is_string(value) ? json_string_value(value) : "");
   clean(text);
@@ -31,6 +33,14 @@ static const struct column model_columns[] = {
 static const struct column worker_columns[] = {{"WORKER", "worker"},     {"PID", "pid"},       {"MODEL", "model"},
                                                {"VERSION", "version"},   {"DEVICE", "device"}, {"STATE", "state"},
                                                {"RESTARTS", "restarts"}, {"REASON", "reason"}, {0}};
+
+static const struct column backend_columns[] = {{"MODEL", "model"},
+                                                {"BACKEND", "address"},
+                                                {"HEALTHY", "healthy"},
+                                                {"REQUESTS", "total_requests"},
+                                                {"ERRORS", "error_count"},
+                                                {"LAST ERROR", "error"},
+                                                {0}};
 
 /* rows: an array of objects; the last column is not padded. */
 static void print_table(struct buffer *out, const struct column *columns, const json_t *rows) {
@@ -103,6 +113,24 @@ static void print_upgrade(struct buffer *out, const json_t *upgrade) {
                error[0] != '\0' ? ": " : "", error);
 }
 
+/* Those of remote models; nothing where there are none. */
+static void print_backends(struct buffer *out, const json_t *workers) {
+  json_t *rows = json_array(), *backend;
+  const json_t *worker;
+  size_t w, b;
+  json_array_foreach(workers, w, worker) {
+    json_array_foreach(json_object_get(worker, "backends"), b, backend) {
+      json_object_set(backend, "model", json_object_get(worker, "model"));
+      json_array_append(rows, backend);
+    }
+  }
+  if (json_array_size(rows) > 0) {
+    buffer_putc(out, '\n');
+    print_table(out, backend_columns, rows);
+  }
+  json_decref(rows);
+}
+
 static void print_status(struct buffer *out, const json_t *status) {
   char state[CELL_MAX], pid[CELL_MAX], version[CELL_MAX], gateway[CELL_MAX], restarts[CELL_MAX], gateway_pid[CELL_MAX];
   const json_t *gateway_status = json_object_get(status, "gateway");
@@ -125,6 +153,7 @@ static void print_status(struct buffer *out, const json_t *status) {
   print_table(out, model_columns, json_object_get(status, "models"));
   buffer_putc(out, '\n');
   print_table(out, worker_columns, json_object_get(status, "workers"));
+  print_backends(out, json_object_get(status, "workers"));
 }
 
 /* ---- the command ------------------------------------------------------------------------------------------------- */

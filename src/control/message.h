@@ -14,7 +14,7 @@
 #include "base/status.h"
 #include "control/fields.h"
 
-enum { CONTROL_VERSION = 5, CONTROL_FDS_MAX = 64, CONTROL_PACKET_MAX = 1 << 20 };
+enum { CONTROL_VERSION = 4, CONTROL_FDS_MAX = 64, CONTROL_PACKET_MAX = 1 << 20 };
 
 enum control_type {
   /* supervisor -> gateway */
@@ -53,7 +53,7 @@ enum control_type {
   /* gateway -> the next gateway */
   CONTROL_CONNECTION, /* + fd: a connection that is between two requests */
   /* supervisor -> worker */
-  CONTROL_WORKER_START, /* + fds as it says: the model file, the simulated GPU */
+  CONTROL_WORKER_START, /* + fd, where path names another file by now: the model file */
   CONTROL_WORKER_PEER,  /* a gateway wants to attach; + fd: the worker's end of the channel socket */
   CONTROL_STOP,         /* leave */
   /* supervisor -> both, and gateway -> supervisor: a client has changed them */
@@ -61,9 +61,10 @@ enum control_type {
   /* supervisor -> both */
   CONTROL_OPTIONS, /* settings have changed: those that a reload can change hold from here on */
   /* worker -> supervisor */
-  CONTROL_LOADED, /* metadata; warm-up follows */
-  CONTROL_READY,  /* warm */
-  CONTROL_FAILED, /* cannot serve this model; the worker leaves by itself */
+  CONTROL_LOADED,          /* metadata; warm-up follows */
+  CONTROL_READY,           /* warm */
+  CONTROL_FAILED,          /* cannot serve this model; the worker leaves by itself */
+  CONTROL_WORKER_BACKENDS, /* of a remote model: how they are */
   CONTROL_TYPE_COUNT
 };
 
@@ -215,11 +216,6 @@ struct control_worker_start {
   uint32_t threads;             /* of one run */
   uint32_t instances;
   uint32_t max_batch; /* default where the model does not say */
-  const char *cores;  /* of the CPU, on which it runs: "0-7,16-23"; "": not pinned */
-  bool has_file;      /* + fd: the model file, as path names another one by now */
-  bool has_sim_gpu;   /* + fd: the memory of the GPU, which is simulated */
-  /* Not sent: the worker's number of the latter, as text; NULL: none. */
-  const char *sim_gpu;
 };
 struct control_worker_peer {
   uint64_t epoch;
@@ -230,6 +226,10 @@ struct control_failed {
 };
 struct control_loaded {
   struct control_bytes metadata;
+};
+
+struct control_worker_backends {
+  struct control_bytes json; /* an array, of the engine's making */
 };
 
 /* A received message. */
@@ -261,6 +261,7 @@ struct control_packet {
     struct control_worker_peer worker_peer;
     struct control_failed failed;
     struct control_loaded loaded;
+    struct control_worker_backends worker_backends;
     struct control_model_load model_load;
     struct control_model_unload model_unload;
     struct control_model_index model_index;

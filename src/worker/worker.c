@@ -14,9 +14,9 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "config/options.h"
-#include "gpu/locality.h"
 #include "sandbox/sandbox.h"
 #include "worker/device_nodes.h"
+#include "worker/engine_report.h"
 #include "worker/peer.h"
 #include "worker/warmup.h"
 
@@ -29,10 +29,10 @@ struct worker {
   int control;
   int wake; /* eventfd: a lane's thread has ended */
   struct control_packet start;
-  char file[32];    /* path of the model file, where it came as a descriptor */
-  char sim_gpu[16]; /* descriptor of the simulated GPU */
+  char file[32]; /* path of the model file, where it came as a descriptor */
   struct engine_network network;
   struct worker_model model;
+  struct engine_report report;
   struct lane **lanes;
   struct peer *peers[PEERS_MAX]; /* NULL: none */
   int next;                      /* socket of a gateway that waits until it can be a peer; -1: none */
@@ -88,17 +88,9 @@ static mu_status receive_start(struct worker *worker, mu_error *err) {
   if (status != MU_OK) return status;
   if (worker->start.type != CONTROL_WORKER_START)
     return mu_fail(err, MU_INVALID, "the first message is of type %d", (int)worker->start.type);
-  struct control_worker_start *start = &worker->start.worker_start;
-  if (worker->start.n_fds != (size_t)start->has_file + start->has_sim_gpu)
-    return mu_fail(err, MU_INTERNAL, "%zu descriptors came with the first message", worker->start.n_fds);
-  if (start->has_file) {
-    snprintf(worker->file, sizeof worker->file, "/proc/self/fd/%d", worker->start.fds[0]);
-    start->path = worker->file;
-  }
-  if (start->has_sim_gpu) {
-    snprintf(worker->sim_gpu, sizeof worker->sim_gpu, "%d", worker->start.fds[start->has_file]);
-    start->sim_gpu = worker->sim_gpu;
-  }
+  if (worker->start.n_fds == 0) return MU_OK;
+  snprintf(worker->file, sizeof worker->file, "/proc/self/fd/%d", worker->start.fds[0]);
+  worker->start.worker_start.path = worker->file;
   return MU_OK;
 }
 
@@ -121,19 +113,6 @@ static mu_status enter_fence(const struct worker *worker, const struct engine_en
   bool gpu = strncmp(worker->start.worker_start.device, "gpu", 3) == 0;
   if (gpu) device_nodes_make();
   return sandbox_enter(gpu ? SANDBOX_WORKER_GPU : SANDBOX_WORKER_CPU, err);
-}
-
-/* Before there is a second thread. Cores that are gone by now cost speed only. */
-static mu_status pin(const struct control_worker_start *start, mu_error *err) {
-  cpu_set_t cores;
-  if (start->cores[0] == '\0') return MU_OK;
-  if (gpu_cores_parse(start->cores, &cores) != MU_OK)
-    return mu_fail(err, MU_INVALID, "the cores from the supervisor cannot be read: %.100s", start->cores);
-  if (sched_setaffinity(0, sizeof cores, &cores) != 0) {
-    LOG_WARNING("a worker cannot run on the cores next to its GPU", LOG_STR("model", start->name),
-                LOG_STR("cores", start->cores), LOG_STR("error", strerror(errno)));
-  }
-  return MU_OK;
 }
 
 /* Before the model is read, which is the first that a stranger has made, and before there is a second thread. */
@@ -165,8 +144,7 @@ static mu_status become_ready(struct worker *worker, mu_error *err) {
   const struct control_worker_start *start = &worker->start.worker_start;
   uint64_t begin = clock_now_ns();
   name_process(start);
-  mu_status status = pin(start, err);
-  if (status == MU_OK) status = enter_sandbox(worker, err);
+  mu_status status = enter_sandbox(worker, err);
   if (status == MU_OK) status = worker_model_load(start, worker->network.addresses, &worker->model, err);
   if (status == MU_OK && start->max_batch > 0 && worker->model.metadata->batch_note[0] != '\0') {
     LOG_WARNING("requests for this model are not batched", LOG_STR("model", start->name),
@@ -310,7 +288,8 @@ static bool hurry_peers(struct worker *worker) {
   return hurried;
 }
 
-static mu_status wait_for_something(struct worker *worker, mu_error *err) {
+/* wait_ms: at most; -1: for ever. */
+static mu_status wait_for_something(struct worker *worker, int wait_ms, mu_error *err) {
   enum { CONTROL, WAKE, PEERS, N_FDS = PEERS + PEERS_MAX };
   struct pollfd fds[N_FDS] = {
       [CONTROL] = {.fd = worker->control, .events = POLLIN}, [WAKE] = {.fd = worker->wake, .events = POLLIN}};
@@ -318,7 +297,7 @@ static mu_status wait_for_something(struct worker *worker, mu_error *err) {
     bool listens = worker->peers[i] != NULL && !peer_closing(worker->peers[i]);
     fds[PEERS + i] = (struct pollfd){.fd = listens ? peer_socket(worker->peers[i]) : -1, .events = POLLIN};
   }
-  int n = poll(fds, N_FDS, hurry_peers(worker) ? HURRY_MS : -1);
+  int n = poll(fds, N_FDS, hurry_peers(worker) ? HURRY_MS : wait_ms);
   if (n < 0 && errno != EINTR) return mu_fail(err, MU_IO, "poll: %s", strerror(errno));
   if (n <= 0) return MU_OK;
   eventfd_t ended;
@@ -334,7 +313,9 @@ static mu_status serve(struct worker *worker, mu_error *err) {
     if (status != MU_OK) return status;
     if (worker->leaving && !has_peers(worker)) return MU_OK;
     attach(worker);
-    status = wait_for_something(worker, err);
+    int wait_ms;
+    status = engine_report_send(&worker->report, &worker->model, worker->control, &wait_ms, err);
+    if (status == MU_OK) status = wait_for_something(worker, wait_ms, err);
     if (status != MU_OK) return status;
   }
 }
@@ -346,6 +327,7 @@ static void free_worker(struct worker *worker) {
   for (uint32_t i = 0; worker->lanes != NULL && i < worker->model.n_instances; i++) lane_free(worker->lanes[i]);
   free(worker->lanes);
   worker_model_free(&worker->model);
+  engine_report_free(&worker->report);
   arena_free(&worker->network.memory);
   control_packet_free(&worker->start);
   if (worker->wake >= 0) close(worker->wake);
@@ -355,6 +337,7 @@ int worker_main(int control) {
   struct worker worker = {.control = control, .wake = -1, .next = -1};
   mu_error err = {{0}};
   settle_process();
+  engine_report_init(&worker.report);
   worker.wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
   mu_status status = worker.wake >= 0 ? MU_OK : mu_fail(&err, MU_IO, "eventfd: %s", strerror(errno));
   if (status == MU_OK) status = receive_start(&worker, &err);

@@ -9,7 +9,8 @@
 
 enum {
   ADDRESSES_MAX = BACKENDS_MAX * 64, /* bytes of text */
-  CALLS_EACH = 8,                    /* that a backend may have at the same time */
+  MODEL_BACKENDS_MAX = 256,
+  CALLS_EACH = 8, /* that a backend may have at the same time */
 };
 
 static mu_status parse(const mu_parameter *parameters, size_t n, struct backend_list *list, mu_error *err) {
@@ -18,6 +19,9 @@ static mu_status parse(const mu_parameter *parameters, size_t n, struct backend_
   mu_status status = remote_settings_read(parameters, n, &settings, err);
   if (status != MU_OK) return status;
   status = backend_list_parse(list, settings.backends, &why);
+  if (status == MU_OK && list->n > MODEL_BACKENDS_MAX)
+    status =
+        mu_fail(&why, MU_INVALID, "%zu backends, more than the %d that a model may have", list->n, MODEL_BACKENDS_MAX);
   return status == MU_OK ? MU_OK : mu_fail(err, status, "parameter remote.backends: %.400s", why.message);
 }
 

@@ -9,6 +9,7 @@
 #include <string.h>
 #include <strings.h>
 #include <sys/eventfd.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -38,12 +39,20 @@ struct remote_transfer {
   long grpc_status; /* -1: none has come */
   char grpc_message[512];
   bool too_large;   /* head or refusal */
+  bool reuse_only;  /* no new connection may be made … */
+  bool refused_new; /* … and one would have been needed */
   mu_status status; /* what begin, take or finish said */
   mu_error error;
 };
 
 static pthread_once_t curl_once = PTHREAD_ONCE_INIT;
-static void init_curl(void) { (void)curl_global_init(CURL_GLOBAL_DEFAULT); }
+static bool forgets_http2; /* libcurl before 8.0 (Debian 12 has 7.88): see run_http2 */
+
+static void init_curl(void) {
+  enum { FIXED = 0x080000 };
+  (void)curl_global_init(CURL_GLOBAL_DEFAULT);
+  forgets_http2 = curl_version_info(CURLVERSION_NOW)->version_num < FIXED;
+}
 
 /* ---- what curl asks and says ------------------------------------------------------------------------------------- */
 
@@ -127,6 +136,13 @@ static size_t on_body(char *data, size_t one, size_t size, void *context) {
   (void)buffer_append(&transfer->refusal, data, size < room ? size : room); /* without it the status has to do */
   transfer->too_large = transfer->refusal_bytes > REFUSAL_READ_MAX;
   return transfer->too_large ? 0 : size;
+}
+
+static curl_socket_t on_open(void *context, curlsocktype purpose, struct curl_sockaddr *address) {
+  struct remote_transfer *transfer = context;
+  transfer->refused_new = transfer->reuse_only;
+  if (transfer->reuse_only) return CURL_SOCKET_BAD;
+  return socket(address->family, address->socktype | SOCK_CLOEXEC, address->protocol);
 }
 
 /* ---- how it ended ------------------------------------------------------------------------------------------------ */
@@ -231,7 +247,9 @@ static long milliseconds_left(uint64_t deadline_ns) {
 static bool set_call(struct remote_transfer *transfer, const struct remote_call *call, const char *url,
                      struct curl_slist *headers) {
   CURL *easy = transfer->easy;
-  long version = call->protocol == REMOTE_GRPC ? CURL_HTTP_VERSION_2_PRIOR_KNOWLEDGE : CURL_HTTP_VERSION_1_1;
+  long version = call->protocol != REMOTE_GRPC ? CURL_HTTP_VERSION_1_1
+                 : transfer->reuse_only        ? CURL_HTTP_VERSION_2_0
+                                               : CURL_HTTP_VERSION_2_PRIOR_KNOWLEDGE;
   bool set = curl_easy_setopt(easy, CURLOPT_URL, url) == CURLE_OK;
   set = set && curl_easy_setopt(easy, CURLOPT_HTTPHEADER, headers) == CURLE_OK;
   curl_easy_setopt(easy, CURLOPT_HTTP_VERSION, version);
@@ -277,11 +295,11 @@ static void clear(struct remote_transfer *transfer, const struct remote_call *ca
   buffer_clear(&transfer->refusal);
   transfer->grpc_status = -1;
   transfer->grpc_message[0] = '\0';
+  transfer->refused_new = false;
   transfer->status = MU_OK;
 }
 
-void remote_transfer_run(struct remote_transfer *transfer, const struct remote_call *call,
-                         struct remote_outcome *ret_outcome) {
+static void run(struct remote_transfer *transfer, const struct remote_call *call, struct remote_outcome *ret_outcome) {
   char url[1024];
   CURLcode code = CURLE_OUT_OF_MEMORY;
   *ret_outcome = (struct remote_outcome){.end = REMOTE_ANSWERED};
@@ -300,6 +318,30 @@ void remote_transfer_run(struct remote_transfer *transfer, const struct remote_c
   if (stopped) conclude(ret_outcome, REMOTE_STOPPED, MU_CANCELED, "the run was told to stop");
   curl_easy_setopt(transfer->easy, CURLOPT_HTTPHEADER, NULL);
   curl_slist_free_all(headers);
+}
+
+/*
+ * Told that a server speaks HTTP/2, libcurl before 8.0 begins to speak it once more on a connection that does already,
+ * and fails. Told only that HTTP/2 would be welcome it uses such a connection, but would begin a new one with
+ * HTTP/1.1. So it is told the latter and may make no new connection; where it would need one, it is told the former.
+ */
+static void run_http2(struct remote_transfer *transfer, const struct remote_call *call,
+                      struct remote_outcome *outcome) {
+  transfer->reuse_only = true;
+  run(transfer, call, outcome);
+  transfer->reuse_only = false;
+  if (outcome->end == REMOTE_ANSWERED || !transfer->refused_new) return;
+  curl_easy_setopt(transfer->easy, CURLOPT_FRESH_CONNECT, 1L);
+  run(transfer, call, outcome);
+  curl_easy_setopt(transfer->easy, CURLOPT_FRESH_CONNECT, 0L);
+}
+
+void remote_transfer_run(struct remote_transfer *transfer, const struct remote_call *call,
+                         struct remote_outcome *ret_outcome) {
+  if (call->protocol == REMOTE_GRPC && forgets_http2)
+    run_http2(transfer, call, ret_outcome);
+  else
+    run(transfer, call, ret_outcome);
 }
 
 /* ---- stopping ---------------------------------------------------------------------------------------------------- */
@@ -334,6 +376,8 @@ static void set_easy(struct remote_transfer *transfer) {
   curl_easy_setopt(easy, CURLOPT_READDATA, transfer);
   curl_easy_setopt(easy, CURLOPT_SEEKFUNCTION, on_seek);
   curl_easy_setopt(easy, CURLOPT_SEEKDATA, transfer);
+  curl_easy_setopt(easy, CURLOPT_OPENSOCKETFUNCTION, on_open);
+  curl_easy_setopt(easy, CURLOPT_OPENSOCKETDATA, transfer);
   curl_easy_setopt(easy, CURLOPT_HEADERFUNCTION, on_header);
   curl_easy_setopt(easy, CURLOPT_HEADERDATA, transfer);
   curl_easy_setopt(easy, CURLOPT_WRITEFUNCTION, on_body);
