@@ -21,7 +21,7 @@ struct command {
 };
 
 extern const struct command command_serve, command_config, command_status, command_reload, command_upgrade,
-    command_stop, command_version, command_help, command_bench;
+    command_stop, command_version, command_help, command_bench, command_top;
 
 /* The table, in the order of `muster help`. */
 const struct command *const *command_table(size_t *ret_n);

@@ -81,16 +81,15 @@ static mu_status fail_transfer(const char *socket, CURLcode code, mu_error *err)
   return mu_fail(err, MU_IO, "the server at %s: %s", socket, curl_easy_strerror(code));
 }
 
-mu_status control_ask(const char *socket, const char *method, const char *target, long timeout_ms, struct buffer *body,
-                      mu_error *err) {
-  char url[128];
+/* server: as it is called in messages; socket: NULL for the address that url has. */
+static mu_status ask(const char *server, const char *url, const char *socket, const char *method, long timeout_ms,
+                     struct buffer *body, mu_error *err) {
   struct buffer answer;
-  snprintf(url, sizeof url, "http://localhost%s", target);
   CURL *curl = curl_easy_init();
   if (curl == NULL) return mu_fail(err, MU_NO_MEMORY, "no memory for the request");
   buffer_init(&answer, BODY_MAX);
   curl_easy_setopt(curl, CURLOPT_URL, url);
-  curl_easy_setopt(curl, CURLOPT_UNIX_SOCKET_PATH, socket);
+  if (socket != NULL) curl_easy_setopt(curl, CURLOPT_UNIX_SOCKET_PATH, socket);
   curl_easy_setopt(curl, CURLOPT_PROXY, ""); /* whatever http_proxy says */
   curl_easy_setopt(curl, CURLOPT_NOSIGNAL, 1L);
   curl_easy_setopt(curl, CURLOPT_CONNECTTIMEOUT_MS, (long)CONNECT_TIMEOUT_MS);
@@ -105,13 +104,34 @@ mu_status control_ask(const char *socket, const char *method, const char *target
 
   mu_status status = MU_OK;
   if (code != CURLE_OK)
-    status = fail_transfer(socket, code, err);
+    status = fail_transfer(server, code, err);
   else if (http_code < 200 || http_code > 299)
-    status = fail_answer(socket, http_code, &answer, err);
+    status = fail_answer(server, http_code, &answer, err);
   else if (buffer_append(body, answer.data, answer.size) != MU_OK)
     status = mu_fail(err, MU_NO_MEMORY, "no memory for the answer");
   buffer_free(&answer);
   return status;
+}
+
+mu_status control_ask(const char *socket, const char *method, const char *target, long timeout_ms, struct buffer *body,
+                      mu_error *err) {
+  char url[16384]; /* a path of PATH_MAX in it may be escaped */
+  if ((size_t)snprintf(url, sizeof url, "http://localhost%s", target) >= sizeof url)
+    return mu_fail(err, MU_INVALID, "that is too long for a request");
+  return ask(socket, url, socket, method, timeout_ms, body, err);
+}
+
+mu_status control_get_page(const char *address, uint16_t port, const char *path, long timeout_ms, struct buffer *body,
+                           mu_error *err) {
+  char url[512];
+  const char *host = strcmp(address, "0.0.0.0") == 0 ? "127.0.0.1" : strcmp(address, "::") == 0 ? "::1" : address;
+  bool v6 = strchr(host, ':') != NULL;
+  size_t length = (size_t)snprintf(url, sizeof url, "http://%s%s%s:%u", v6 ? "[" : "", host, v6 ? "]" : "", port);
+  char server[300];
+  snprintf(server, sizeof server, "%.*s", (int)sizeof server - 1, url);
+  if (length + strlen(path) >= sizeof url) return mu_fail(err, MU_INVALID, "that is too long for a request");
+  memcpy(url + length, path, strlen(path) + 1);
+  return ask(server, url, NULL, "GET", timeout_ms, body, err);
 }
 
 mu_status control_get_status(const char *socket, json_t **ret_status, mu_error *err) {

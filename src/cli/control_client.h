@@ -23,4 +23,9 @@ MUST_CHECK mu_status control_ask(const char *socket, const char *method, const c
 /* GET /status, parsed: an object, the caller's (json_decref). As control_ask; MU_INTERNAL: not what a server says. */
 MUST_CHECK mu_status control_get_status(const char *socket, json_t **ret_status, mu_error *err);
 
+/* GETs path from a port of the server; address as the status has it ("every address" is this machine). As control_ask.
+ */
+MUST_CHECK mu_status control_get_page(const char *address, uint16_t port, const char *path, long timeout_ms,
+                                      struct buffer *body, mu_error *err);
+
 #endif

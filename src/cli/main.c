@@ -12,8 +12,8 @@
 #include <unistd.h>
 
 static const struct command *const commands[] = {
-    &command_serve, &command_bench,  &command_status,  &command_reload, &command_upgrade,
-    &command_stop,  &command_config, &command_version, &command_help,
+    &command_serve,   &command_bench, &command_status, &command_top,     &command_reload,
+    &command_upgrade, &command_stop,  &command_config, &command_version, &command_help,
 };
 enum { N_COMMANDS = sizeof commands / sizeof *commands };
 

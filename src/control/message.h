@@ -14,7 +14,7 @@
 #include "base/status.h"
 #include "control/fields.h"
 
-enum { CONTROL_VERSION = 4, CONTROL_FDS_MAX = 64, CONTROL_PACKET_MAX = 1 << 20 };
+enum { CONTROL_VERSION = 5, CONTROL_FDS_MAX = 64, CONTROL_PACKET_MAX = 1 << 20 };
 
 enum control_type {
   /* supervisor -> gateway */
@@ -53,7 +53,7 @@ enum control_type {
   /* gateway -> the next gateway */
   CONTROL_CONNECTION, /* + fd: a connection that is between two requests */
   /* supervisor -> worker */
-  CONTROL_WORKER_START, /* + fd, where path names another file by now: the model file */
+  CONTROL_WORKER_START, /* + fds as it says: the model file, the simulated GPU */
   CONTROL_WORKER_PEER,  /* a gateway wants to attach; + fd: the worker's end of the channel socket */
   CONTROL_STOP,         /* leave */
   /* supervisor -> both, and gateway -> supervisor: a client has changed them */
@@ -216,6 +216,11 @@ struct control_worker_start {
   uint32_t threads;             /* of one run */
   uint32_t instances;
   uint32_t max_batch; /* default where the model does not say */
+  const char *cores;  /* of the CPU, on which it runs: "0-7,16-23"; "": not pinned */
+  bool has_file;      /* + fd: the model file, as path names another one by now */
+  bool has_sim_gpu;   /* + fd: the memory of the GPU, which is simulated */
+  /* Not sent: the worker's number of the latter, as text; NULL: none. */
+  const char *sim_gpu;
 };
 struct control_worker_peer {
   uint64_t epoch;

@@ -19,6 +19,7 @@ enum {
   GPU_PCI_SIZE = 32,
   GPU_PROCESSES_MAX = 256, /* of all GPUs together */
   GPU_TEXT_SIZE = 256,
+  GPU_CORES_SIZE = 1024,
 };
 
 #define GPU_UNKNOWN (-1) /* in a signed field: the driver does not say */
@@ -51,6 +52,9 @@ struct gpu {
   int32_t numa_node;    /* GPU_UNKNOWN: none, or not known */
   int64_t memory_total; /* bytes */
   int32_t persistence;  /* 0, 1, GPU_UNKNOWN */
+  /* CPU cores next to it that muster may use, "0-7,16-23" (gpu/locality.h); "": not known. A worker on it runs there.
+   */
+  char cores[GPU_CORES_SIZE];
 };
 
 struct gpu_reading {

@@ -29,6 +29,7 @@ static const struct figure gpu_figures[] = {
     FIGURE(gpu, FIGURE_INT32, numa_node),
     FIGURE(gpu, FIGURE_INT64, memory_total),
     FIGURE(gpu, FIGURE_INT32, persistence),
+    FIGURE(gpu, FIGURE_TEXT, cores),
 };
 
 static const struct figure reading_figures[] = {
@@ -68,7 +69,7 @@ static const struct figure machine_figures[] = {
 
 /* What is no UTF-8 would be no JSON. */
 static json_t *text_to_json(const char *text, size_t size) {
-  char clean[GPU_TEXT_SIZE];
+  char clean[GPU_CORES_SIZE]; /* the longest text */
   json_t *json = json_string(text);
   if (json != NULL) return json;
   for (size_t i = 0; i < size; i++) clean[i] = (char)((unsigned char)text[i] < 0x80 ? text[i] : '?');

@@ -111,6 +111,7 @@ void nvml_close(struct nvml *nvml) {
   if (nvml == NULL) return;
   if (nvml->events != NULL) (void)NVML_CALL(nvml, events_free, nvml->events);
   if (nvml->initialized) (void)NVML_CALL(nvml, shutdown);
+  gpu_locality_free(nvml->locality);
   if (nvml->library != NULL) dlclose(nvml->library);
   free(nvml);
 }

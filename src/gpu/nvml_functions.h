@@ -8,6 +8,7 @@
 
 #include <pthread.h>
 
+#include "gpu/locality.h"
 #include "gpu/nvml.h"
 #include "gpu/nvml_abi.h"
 
@@ -87,6 +88,7 @@ struct nvml {
   } functions;
   const char *(*error_text)(nvml_return result);
   bool initialized;
+  struct gpu_locality *locality;     /* made when first needed */
   struct nvml_known known[GPUS_MAX]; /* of the inventory that was read last, position for position;
                                       * device NULL: could not be found */
   uint32_t n_known;

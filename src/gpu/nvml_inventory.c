@@ -67,6 +67,12 @@ static void describe_board(struct nvml *nvml, nvml_device device, struct gpu *gp
   gpu->persistence = said ? persistence != 0 : GPU_UNKNOWN;
 }
 
+static void find_cores(struct nvml *nvml, struct gpu *gpu) {
+  cpu_set_t cores;
+  gpu_locality_cores(nvml->locality, gpu, &cores);
+  (void)gpu_cores_print(&cores, gpu->cores, sizeof gpu->cores);
+}
+
 /* ---- all of them
  * ----------------------------------------------------------------------------------------------------- */
 
@@ -122,6 +128,7 @@ static void add_gpu(struct nvml *nvml, struct gpu_inventory *inventory, uint32_t
   } else if (read_texts(nvml, device, &gpu, &reading) == NVML_SUCCESS) {
     uint32_t now = 0, pending = 0;
     describe_board(nvml, device, &gpu);
+    find_cores(nvml, &gpu);
     gpu.memory_total = read_memory_total(nvml, device);
     gpu.mig_enabled = NVML_CALL(nvml, mig_mode, device, &now, &pending) == NVML_SUCCESS && now == 1;
     if (reading.error[0] == '\0') nvml_read_device(nvml, device, false, &reading);
@@ -178,6 +185,10 @@ mu_status nvml_read_inventory(struct nvml *nvml, struct gpu_inventory *ret_inven
   int cuda = 0;
   nvml_return result = NVML_CALL(nvml, count, &n);
   if (result != NVML_SUCCESS) return nvml_fail(nvml, NVML_FN_count, result, err);
+  if (nvml->locality == NULL) {
+    mu_status status = gpu_locality_create(NULL, &nvml->locality, err);
+    if (status != MU_OK) return status;
+  }
   char driver[GPU_NAME_SIZE] = "";
   result = NVML_CALL(nvml, driver, driver, sizeof driver);
   if (result != NVML_SUCCESS) return nvml_fail(nvml, NVML_FN_driver, result, err);

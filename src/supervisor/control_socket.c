@@ -114,6 +114,27 @@ static void answer_stop(struct supervisor *s, struct exchange *exchange) {
 
 static void answer_reload(struct supervisor *s, struct exchange *exchange) { reload_request(s, exchange); }
 
+/* ---- POST /workers/drain?worker=N -------------------------------------------------------------------------------- */
+
+static void answer_drain(struct supervisor *s, struct exchange *exchange) {
+  static const char key[] = "worker=", done[] = "{\"state\":\"retiring\"}";
+  const char *text = exchange->query;
+  uint32_t number;
+  mu_error err;
+  int end = 0;
+  if (strncmp(text, key, sizeof key - 1) != 0 || text[sizeof key - 1] < '0' || text[sizeof key - 1] > '9' ||
+      sscanf(text + sizeof key - 1, "%9" SCNu32 "%n", &number, &end) != 1 ||
+      text[sizeof key - 1 + (size_t)end] != '\0') {
+    exchange_reply_error(exchange, 400, "worker has to be the number of a worker");
+    return;
+  }
+  mu_status status = workers_drain(s, number, &err);
+  if (status == MU_OK)
+    exchange_reply_json(exchange, 202, done, sizeof done - 1);
+  else
+    exchange_reply_error(exchange, status == MU_NOT_FOUND ? 404 : 409, err.message);
+}
+
 /* ---- the service ------------------------------------------------------------------------------------------------- */
 
 static const struct route {
@@ -123,7 +144,7 @@ static const struct route {
     {"/status", "GET", answer_status},          {"/stop", "POST", answer_stop},
     {"/reload", "POST", answer_reload},         {"/gpus", "GET", gpus_answer_list},
     {"/gpus/fence", "POST", gpus_answer_fence}, {"/gpus/unfence", "POST", gpus_answer_unfence},
-    {"/upgrade", "POST", upgrade_request},
+    {"/upgrade", "POST", upgrade_request},      {"/workers/drain", "POST", answer_drain},
 };
 
 static void on_begin(void *context, struct exchange *exchange) {}
@@ -139,7 +160,8 @@ static void on_end(void *context, struct exchange *exchange) {
       exchange_reply_error(exchange, 405, "wrong method");
     return;
   }
-  exchange_reply_error(exchange, 404, "there are GET /status, POST /stop, POST /reload and POST /upgrade");
+  exchange_reply_error(exchange, 404,
+                       "there are GET /status, POST /stop, POST /reload, POST /upgrade and POST /workers/drain");
 }
 
 static mu_status choose_path(struct supervisor *s, char path[CONTROL_SOCKET_PATH_MAX], mu_error *err) {

@@ -35,7 +35,8 @@ FIELDS(gateway_fields, F(slot), F(state), F(pid), F(pidfd), F(control));
 #undef F
 #define F(member) FIELD(handover_model, member)
 FIELDS(model_fields, F(number), F(name), F(version), F(folder), F(has_path), F(path), F(file), F(text), F(named),
-       F(given), F(planned), F(engine), F(processes), F(threads), F(metadata), F(state), F(reason), F(was_ready));
+       F(given), F(planned), F(engine), F(processes), F(threads), F(overlap), F(metadata), F(state), F(reason),
+       F(was_ready));
 #undef F
 #define F(member) FIELD(handover_group, member)
 FIELDS(group_fields, F(model), F(device), F(instances));

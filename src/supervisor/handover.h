@@ -12,7 +12,7 @@
 #include "control/message.h"
 
 /* Of the format. Another one is refused: whoever changes a record counts up. */
-enum { HANDOVER_VERSION = 4, HANDOVER_GATEWAYS = 2 };
+enum { HANDOVER_VERSION = 5, HANDOVER_GATEWAYS = 2 };
 
 struct handover_server {
   const char *version;          /* of muster */
@@ -63,6 +63,7 @@ struct handover_model {
   bool given; /* the file came with a request to load it */
   const char *engine;
   uint32_t processes, threads;
+  bool overlap; /* of the processes on a GPU */
   struct control_bytes metadata;
   uint32_t state;
   const char *reason;

@@ -67,6 +67,7 @@ static void give_model(const struct served_model *model, struct handover *state)
       .engine = plan->engine,
       .processes = plan->processes,
       .threads = plan->threads,
+      .overlap = plan->overlap,
       .metadata = {model->metadata.data, model->metadata.size},
       .state = model->state,
       .reason = model->reason,
@@ -319,6 +320,7 @@ static void take_plan(const struct handover *state, const struct handover_model 
   plan->engine = entry->engine->name;
   plan->processes = from->processes;
   plan->threads = from->threads;
+  plan->overlap = from->overlap;
   for (size_t i = 0; i < state->n_groups && plan->n_groups < PLAN_DEVICES_MAX; i++) {
     if (state->groups[i].model != from->number) continue;
     struct worker_group *group = &plan->groups[plan->n_groups++];

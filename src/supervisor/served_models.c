@@ -143,7 +143,7 @@ static void tell_state(struct supervisor *s, const struct served_model *model) {
 
 static struct control_model_loaded metadata_message(const struct supervisor *s, const struct served_model *model) {
   const struct device_tokens tokens =
-      worker_plan_tokens(model->plan.groups[0].device, model->plan.threads, s->cores, s->options->cpu_slots);
+      worker_plan_tokens(&model->plan, &model->plan.groups[0], s->cores, s->options->cpu_slots);
   return (struct control_model_loaded){
       .model = model->number,
       .metadata = {model->metadata.data, model->metadata.size},

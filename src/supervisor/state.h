@@ -288,6 +288,7 @@ struct supervisor {
   uint32_t n_regions;
   char devices[PLAN_DEVICES_MAX][PLAN_DEVICE_NAME]; /* by number; "cpu" is 0 */
   uint32_t n_devices;
+  int sim_gpus[PLAN_DEVICES_MAX]; /* by device, the memory of a simulated GPU that workers share; 0: none yet */
   struct reload reload;
   struct list choices; /* struct model_choice */
   struct operations operations;
@@ -433,6 +434,9 @@ void workers_attached(struct gateway *gateway, const struct control_worker_event
 void workers_condemn(struct gateway *gateway, const struct control_worker_event *event, enum death_wish wish);
 /* Those of a model that is not needed any more: they leave. */
 void workers_leave(struct supervisor *s, struct served_model *model);
+/* That one gets no new batch, finishes what it has, leaves and is started again. MU_NOT_FOUND; MU_UNAVAILABLE: not now,
+ * or it is the only one of its model that serves. */
+MUST_CHECK mu_status workers_drain(struct supervisor *s, uint32_t number, mu_error *err);
 /* Word of the gateway: it holds no request any more. */
 void workers_retired(struct gateway *gateway, const struct control_worker_event *event);
 /* All that run hear of it: changed settings. */

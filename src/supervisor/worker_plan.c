@@ -149,7 +149,9 @@ bool worker_plan_wants_gpus(const struct model_options *options, const struct mo
 
 mu_status worker_plan_make(const struct model_options *options, const struct model_config *config, const char *path,
                            uint32_t cores, struct worker_plan *ret_plan, mu_error *err) {
-  struct worker_plan plan = {.processes = options->processes < 1 ? 1 : (uint32_t)options->processes};
+  const char *sharing = model_config_parameter(config, "sim.sharing");
+  struct worker_plan plan = {.processes = options->processes < 1 ? 1 : (uint32_t)options->processes,
+                             .overlap = sharing != NULL && strcmp(sharing, "mps") == 0};
   const struct engine_entry *entry;
   mu_status status = choose_engine(options, config, path, &plan, &entry, err);
   if (status == MU_OK)
@@ -161,9 +163,14 @@ mu_status worker_plan_make(const struct model_options *options, const struct mod
   return status;
 }
 
-struct device_tokens worker_plan_tokens(const char *device, uint32_t threads, uint32_t cores, int64_t cpu_slots) {
-  if (strcmp(device, elsewhere) == 0) return (struct device_tokens){PLAN_REMOTE_TOKENS, 1};
-  if (strcmp(device, cpu) != 0) return (struct device_tokens){PLAN_GPU_TOKENS, 1};
+struct device_tokens worker_plan_tokens(const struct worker_plan *plan, const struct worker_group *group,
+                                        uint32_t cores, int64_t cpu_slots) {
+  uint32_t threads = plan->threads, runs = plan->processes * group->instances;
+  if (strcmp(group->device, elsewhere) == 0) return (struct device_tokens){PLAN_REMOTE_TOKENS, 1};
+  if (strcmp(group->device, cpu) != 0) {
+    bool more = plan->overlap && runs > PLAN_GPU_TOKENS;
+    return (struct device_tokens){more ? runs : PLAN_GPU_TOKENS, 1};
+  }
   if (cpu_slots > 0) return (struct device_tokens){(uint32_t)cpu_slots, 1};
   return (struct device_tokens){cores, threads < cores ? threads : cores};
 }

@@ -20,6 +20,7 @@ struct worker_plan {
   const char *engine; /* a name of engine/engine.h; not copied */
   uint32_t processes; /* on each device */
   uint32_t threads;   /* of one run */
+  bool overlap;       /* processes on one GPU run there at the same time */
   struct worker_group groups[PLAN_DEVICES_MAX];
   uint32_t n_groups; /* at least 1 */
 };
@@ -35,11 +36,12 @@ MUST_CHECK mu_status worker_plan_make(const struct model_options *options, const
 /* Whether the plan depends on which GPUs the machine has. */
 bool worker_plan_wants_gpus(const struct model_options *options, const struct model_config *config);
 
-/* What runs at once on a device, in tokens, and how many of them one batch of `threads` takes. cpu_slots: of the
- * options. */
+/* What runs at once on the device of a group of the plan, in tokens, and how many of them one batch takes. cpu_slots:
+ * of the options. */
 struct device_tokens {
   uint32_t device, batch;
 };
-struct device_tokens worker_plan_tokens(const char *device, uint32_t threads, uint32_t cores, int64_t cpu_slots);
+struct device_tokens worker_plan_tokens(const struct worker_plan *plan, const struct worker_group *group,
+                                        uint32_t cores, int64_t cpu_slots);
 
 #endif

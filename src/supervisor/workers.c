@@ -5,6 +5,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "engine/sim/sim.h"
+#include "engine/sim/sim_gpu.h"
 #include "supervisor/state.h"
 
 /* A worker that says that it leaves, or has closed its control socket, has this long to be gone. */
@@ -68,7 +70,7 @@ static void attach(struct worker *worker, struct gateway *gateway) {
   }
   *attachment = (struct attachment){.epoch = ++s->last_epoch};
   const struct device_tokens tokens =
-      worker_plan_tokens(worker->group->device, worker->model->plan.threads, s->cores, s->options->cpu_slots);
+      worker_plan_tokens(&worker->model->plan, worker->group, s->cores, s->options->cpu_slots);
   const struct control_worker_attach message = {
       .worker = worker->number,
       .model = worker->model->number,
@@ -257,6 +259,12 @@ static bool is_for_good(mu_status failure) {
 
 static void log_end(const struct worker *worker) {
   const struct served_model *model = worker->model;
+  if (worker->wish == DEATH_STOPPED && worker->state == WORKER_BACKOFF) {
+    LOG_INFO("worker has left as it was told, will be started again", LOG_STR("model", model->name),
+             LOG_INT("version", model->version), LOG_STR("device", worker->group->device),
+             LOG_INT("worker", worker->number));
+    return;
+  }
   if (worker->state == WORKER_FAILED)
     LOG_ERROR("worker failed", LOG_STR("model", model->name), LOG_INT("version", model->version),
               LOG_STR("device", worker->group->device), LOG_INT("worker", worker->number),
@@ -394,8 +402,27 @@ static void on_timer(uv_timer_t *timer) {
   }
 }
 
-static mu_status send_start(struct worker *worker) {
+/* The GPU that a worker of the sim engine shares with others there. It begins anew with an upgrade, which starts all
+ * workers anew. */
+static mu_status find_sim_gpu(struct worker *worker, int *ret_fd, mu_error *err) {
+  int *gpu = &worker->supervisor->sim_gpus[worker->device];
+  mu_status status = *gpu > 0 ? MU_OK : sim_gpu_create(gpu, err);
+  if (status == MU_OK) *ret_fd = *gpu;
+  return status;
+}
+
+static bool has_sim_gpu(const struct worker *worker) {
+  return strcmp(worker->model->plan.engine, engine_sim.name) == 0 && strncmp(worker->group->device, "gpu:", 4) == 0;
+}
+
+static mu_status send_start(struct worker *worker, mu_error *err) {
   const struct served_model *model = worker->model;
+  int fds[2], n_fds = 0;
+  /* A model that was replaced on disk and not reloaded, or not yet, goes on as it was. */
+  bool has_file = model->given || !fingerprint_has_file(model);
+  if (has_file) fds[n_fds++] = model->file;
+  mu_status status = has_sim_gpu(worker) ? find_sim_gpu(worker, &fds[n_fds++], err) : MU_OK;
+  if (status != MU_OK) return status;
   const struct control_worker_start message = {
       .worker = worker->number,
       .model = model->number,
@@ -410,13 +437,14 @@ static mu_status send_start(struct worker *worker) {
       .threads = model->plan.threads,
       .instances = worker->group->instances,
       .max_batch = (uint32_t)model->options.max_batch_size,
+      .has_file = has_file,
+      .has_sim_gpu = has_sim_gpu(worker),
   };
-  /* A model that was replaced on disk and not reloaded, or not yet, goes on as it was. */
-  size_t n_files = model->given || !fingerprint_has_file(model) ? 1 : 0;
-  if (n_files > 0 && !model->given)
+  if (has_file && !model->given)
     LOG_WARNING("the model's file is another one now: the one before is loaded again, until muster reload",
                 LOG_STR("model", model->name), LOG_INT("version", model->version), LOG_STR("file", model->path));
-  return control_link_send(worker->link, CONTROL_WORKER_START, &message, &model->file, n_files);
+  status = control_link_send(worker->link, CONTROL_WORKER_START, &message, fds, (size_t)n_fds);
+  return status == MU_OK ? MU_OK : mu_fail(err, status, "%s", status_name(status));
 }
 
 static const struct control_link_events link_events = {on_message, on_lost};
@@ -454,8 +482,8 @@ static void start(struct worker *worker) {
   }
   worker->state = WORKER_LOADING;
   set_timer(worker, (uint64_t)s->options->load_timeout_ns);
-  mu_status status = worker->link != NULL ? send_start(worker) : MU_NO_MEMORY;
-  if (status != MU_OK) condemn(worker, DEATH_UNREACHABLE, status_name(status));
+  mu_status status = worker->link != NULL ? send_start(worker, &err) : mu_fail(&err, MU_NO_MEMORY, "no memory");
+  if (status != MU_OK) condemn(worker, DEATH_UNREACHABLE, err.message);
   LOG_INFO("worker started", LOG_STR("model", worker->model->name), LOG_INT("version", worker->model->version),
            LOG_STR("device", worker->group->device), LOG_INT("worker", worker->number),
            LOG_INT("pid", process_pid(worker->process)), LOG_INT("instances", worker->group->instances),
@@ -530,6 +558,31 @@ static void retire(struct worker *worker, uint64_t within_ns) {
 static bool can_retire(const struct worker *worker) {
   const struct gateway *gateway = worker->supervisor->gateway;
   return worker->attachments[gateway->slot].attached && worker->state == WORKER_READY && gateway->link != NULL;
+}
+
+/* Why it cannot be drained; NULL: it can. */
+static const char *find_obstacle(const struct supervisor *s, const struct worker *worker) {
+  if (s->phase != PHASE_SERVING) return "the server is starting or stopping";
+  if (s->reload.going || upgrade_is_going(s)) return "a reload or an upgrade is going on";
+  if (worker->model->role != SERVED) return "its model is coming or leaving";
+  if (!can_retire(worker)) return "it is not ready";
+  for (size_t i = 0; i < worker->model->n_workers; i++)
+    if (&worker->model->workers[i] != worker && can_retire(&worker->model->workers[i])) return NULL;
+  return "no other worker of its model is ready";
+}
+
+mu_status workers_drain(struct supervisor *s, uint32_t number, mu_error *err) {
+  list_each (link, &s->workers) {
+    struct worker *worker = list_item(link, struct worker, all);
+    if (worker->process == NULL || worker->number != number) continue;
+    const char *obstacle = find_obstacle(s, worker);
+    if (obstacle != NULL) return mu_fail(err, MU_UNAVAILABLE, "worker %u cannot be drained: %s", number, obstacle);
+    LOG_INFO("draining a worker", LOG_STR("model", worker->model->name), LOG_INT("worker", number),
+             LOG_INT("pid", process_pid(worker->process)));
+    retire(worker, attach_ns(worker));
+    return MU_OK;
+  }
+  return mu_fail(err, MU_NOT_FOUND, "there is no worker %u", number);
 }
 
 void workers_leave(struct supervisor *s, struct served_model *model) {

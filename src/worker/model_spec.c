@@ -5,6 +5,7 @@
 
 #include "engine/engine.h"
 #include "engine/onnxruntime/onnxruntime.h"
+#include "engine/sim/sim_gpu.h"
 
 /* ---- parameters -------------------------------------------------------------------------------------------------- */
 
@@ -47,7 +48,7 @@ static mu_status add_accelerator(struct parameter_list *list, const struct model
 }
 
 static size_t count_parameters(const struct model_config *config) {
-  size_t n = config->n_parameters + 2;
+  size_t n = config->n_parameters + 3; /* the library, the addresses, the simulated GPU */
   for (uint32_t i = 0; i < config->n_gpu_accelerators; i++) n += 1 + config->gpu_accelerators[i].n_parameters;
   return n;
 }
@@ -139,6 +140,7 @@ mu_status model_spec_create(const struct control_worker_start *start, const stru
   bool gpu = strncmp(start->device, "gpu", 3) == 0;
   struct parameter_list parameters = {0};
   mu_status status = collect_parameters(config, options, addresses, gpu, memory, &parameters, err);
+  if (status == MU_OK && start->sim_gpu != NULL) add(&parameters, SIM_GPU_PARAMETER, start->sim_gpu);
   spec.parameters = parameters.items;
   spec.n_parameters = parameters.n;
   if (status == MU_OK) {

@@ -14,6 +14,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "config/options.h"
+#include "gpu/locality.h"
 #include "sandbox/sandbox.h"
 #include "worker/device_nodes.h"
 #include "worker/engine_report.h"
@@ -29,7 +30,8 @@ struct worker {
   int control;
   int wake; /* eventfd: a lane's thread has ended */
   struct control_packet start;
-  char file[32]; /* path of the model file, where it came as a descriptor */
+  char file[32];    /* path of the model file, where it came as a descriptor */
+  char sim_gpu[16]; /* descriptor of the simulated GPU */
   struct engine_network network;
   struct worker_model model;
   struct engine_report report;
@@ -88,9 +90,17 @@ static mu_status receive_start(struct worker *worker, mu_error *err) {
   if (status != MU_OK) return status;
   if (worker->start.type != CONTROL_WORKER_START)
     return mu_fail(err, MU_INVALID, "the first message is of type %d", (int)worker->start.type);
-  if (worker->start.n_fds == 0) return MU_OK;
-  snprintf(worker->file, sizeof worker->file, "/proc/self/fd/%d", worker->start.fds[0]);
-  worker->start.worker_start.path = worker->file;
+  struct control_worker_start *start = &worker->start.worker_start;
+  if (worker->start.n_fds != (size_t)start->has_file + start->has_sim_gpu)
+    return mu_fail(err, MU_INTERNAL, "%zu descriptors came with the first message", worker->start.n_fds);
+  if (start->has_file) {
+    snprintf(worker->file, sizeof worker->file, "/proc/self/fd/%d", worker->start.fds[0]);
+    start->path = worker->file;
+  }
+  if (start->has_sim_gpu) {
+    snprintf(worker->sim_gpu, sizeof worker->sim_gpu, "%d", worker->start.fds[start->has_file]);
+    start->sim_gpu = worker->sim_gpu;
+  }
   return MU_OK;
 }
 
@@ -113,6 +123,19 @@ static mu_status enter_fence(const struct worker *worker, const struct engine_en
   bool gpu = strncmp(worker->start.worker_start.device, "gpu", 3) == 0;
   if (gpu) device_nodes_make();
   return sandbox_enter(gpu ? SANDBOX_WORKER_GPU : SANDBOX_WORKER_CPU, err);
+}
+
+/* Before there is a second thread. Cores that are gone by now cost speed only. */
+static mu_status pin(const struct control_worker_start *start, mu_error *err) {
+  cpu_set_t cores;
+  if (start->cores[0] == '\0') return MU_OK;
+  if (gpu_cores_parse(start->cores, &cores) != MU_OK)
+    return mu_fail(err, MU_INVALID, "the cores from the supervisor cannot be read: %.100s", start->cores);
+  if (sched_setaffinity(0, sizeof cores, &cores) != 0) {
+    LOG_WARNING("a worker cannot run on the cores next to its GPU", LOG_STR("model", start->name),
+                LOG_STR("cores", start->cores), LOG_STR("error", strerror(errno)));
+  }
+  return MU_OK;
 }
 
 /* Before the model is read, which is the first that a stranger has made, and before there is a second thread. */
@@ -144,7 +167,8 @@ static mu_status become_ready(struct worker *worker, mu_error *err) {
   const struct control_worker_start *start = &worker->start.worker_start;
   uint64_t begin = clock_now_ns();
   name_process(start);
-  mu_status status = enter_sandbox(worker, err);
+  mu_status status = pin(start, err);
+  if (status == MU_OK) status = enter_sandbox(worker, err);
   if (status == MU_OK) status = worker_model_load(start, worker->network.addresses, &worker->model, err);
   if (status == MU_OK && start->max_batch > 0 && worker->model.metadata->batch_note[0] != '\0') {
     LOG_WARNING("requests for this model are not batched", LOG_STR("model", start->name),

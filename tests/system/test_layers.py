@@ -30,6 +30,8 @@ INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.M)
 # Third-party headers stay in one place each.
 THIRD_PARTY = {"onnxruntime_c_api.h": "engine/onnxruntime", "llhttp.h": "proto/http1", "cyaml/cyaml.h": "config",
                "yaml.h": "config", "curl/curl.h": ("cli", "engine/remote"),
+               "hwloc.h": "gpu",
+               "ncurses.h": "cli/top",
                "seccomp.h": "sandbox", "nghttp2/nghttp2.h": "net", "wslay/wslay.h": "proto/websocket",
                "protobuf-c/protobuf-c.h": "api"}
 

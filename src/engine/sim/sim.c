@@ -1,7 +1,11 @@
 #include "engine/sim/sim.h"
 
+#include <errno.h>
+#include <limits.h>
+#include <math.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -11,13 +15,16 @@
 #include "base/arena.h"
 #include "base/buffer.h"
 #include "base/clock.h"
+#include "engine/engine.h"
 #include "engine/sim/sim_element.h"
+#include "engine/sim/sim_gpu.h"
 #include "engine/sim/sim_settings.h"
 
 enum { SIM_OUTPUT_MAX = INT32_MAX }; /* bytes of one produced output */
 
 struct mu_engine_model {
   struct sim_settings settings;
+  struct sim_gpu *gpu; /* NULL: on a CPU */
   mu_model_info info;
   struct arena memory;
   uint32_t instances; /* created so far: each draws other random numbers */
@@ -29,7 +36,8 @@ struct mu_engine_instance {
   struct buffer *outputs; /* by position: what the last run produced and the caller gave no memory for */
   pthread_mutex_t lock;
   pthread_cond_t stop_asked;
-  bool running, stopped;
+  bool running;
+  atomic_bool stopped;
 };
 
 /* ---- the model --------------------------------------------------------------------------------------------------- */
@@ -64,6 +72,7 @@ static mu_status copy_infos(struct arena *memory, const mu_tensor_info *from, si
 
 static void model_free(mu_engine_model *model) {
   if (model == NULL) return;
+  sim_gpu_close(model->gpu);
   arena_free(&model->memory);
   free(model);
 }
@@ -71,8 +80,8 @@ static void model_free(mu_engine_model *model) {
 /* The texts of the settings have to outlive the call. */
 static mu_status keep_texts(mu_engine_model *model, mu_error *err) {
   struct sim_settings *settings = &model->settings;
-  const char **const texts[] = {&settings->fail_on, &settings->crash_on, &settings->hang_on, &settings->memory_on,
-                                &settings->crash_by};
+  const char **const texts[] = {&settings->fail_on,  &settings->crash_on, &settings->hang_on, &settings->memory_on,
+                                &settings->crash_by, &settings->profile,  &settings->sharing};
   for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
     if (*texts[i] == NULL) continue;
     *texts[i] = arena_copy(&model->memory, *texts[i], strlen(*texts[i]));
@@ -89,6 +98,25 @@ static void crash(const struct sim_settings *settings) {
   raise(settings->crash_signal);
 }
 
+/* Its context and weights, on the GPU that spec's descriptor is. */
+static mu_status join_gpu(const mu_model_spec *spec, mu_engine_model *model, mu_error *err) {
+  const struct sim_settings *settings = &model->settings;
+  if (!settings->on_gpu) return MU_OK;
+  const char *text = engine_parameter(spec, SIM_GPU_PARAMETER);
+  char *end = NULL;
+  errno = 0;
+  long fd = text != NULL ? strtol(text, &end, 10) : -1;
+  if (text == NULL || end == text || *end != '\0' || errno != 0 || fd < 0 || fd > INT_MAX)
+    return mu_fail(err, MU_INVALID, "the sim engine got no simulated GPU for %s", spec->device);
+  const double mib = 1 << 20;
+  const struct sim_gpu_claim claim = {.device = spec->device,
+                                      .memory = (uint64_t)(settings->gpu_memory_mib * mib),
+                                      .total = (uint64_t)(settings->gpu_total_mib * mib),
+                                      .mps = settings->mps,
+                                      .cap = settings->sm_share};
+  return sim_gpu_open((int)fd, &claim, &model->gpu, err);
+}
+
 static mu_status model_load(const mu_model_spec *spec, mu_engine_model **ret_model, mu_error *err) {
   if (spec->n_inputs == 0 || spec->n_outputs == 0) {
     return mu_fail(err, MU_INVALID,
@@ -101,6 +129,7 @@ static mu_status model_load(const mu_model_spec *spec, mu_engine_model **ret_mod
   if (status == MU_OK) status = copy_infos(&model->memory, spec->inputs, spec->n_inputs, &model->info.inputs, err);
   if (status == MU_OK) status = copy_infos(&model->memory, spec->outputs, spec->n_outputs, &model->info.outputs, err);
   if (status == MU_OK) sleep_ms(model->settings.load_ms);
+  if (status == MU_OK) status = join_gpu(spec, model, err);
   if (status == MU_OK && model->settings.load_fail != 0) {
     status = mu_fail(err, MU_INTERNAL, "sim: told to fail at load (sim.load_fail)");
   }
@@ -165,21 +194,52 @@ static double draw(mu_engine_instance *instance) {
   return (double)((z ^ (z >> 31)) >> 11) * 0x1p-53;
 }
 
-/* false: stop was called. */
-static bool wait_ms(mu_engine_instance *instance, double ms) {
+static void begin_run(mu_engine_instance *instance) {
+  pthread_mutex_lock(&instance->lock);
+  instance->running = true;
+  atomic_store(&instance->stopped, false);
+  pthread_mutex_unlock(&instance->lock);
+}
+
+static void end_run(mu_engine_instance *instance) {
+  pthread_mutex_lock(&instance->lock);
+  instance->running = false;
+  pthread_mutex_unlock(&instance->lock);
+}
+
+static mu_status wait_ms(mu_engine_instance *instance, double ms, mu_error *err) {
   uint64_t until = time_add(clock_now_ns(), (uint64_t)(ms * NS_PER_MS));
   struct timespec at = {.tv_sec = (time_t)(until / NS_PER_S), .tv_nsec = (long)(until % NS_PER_S)};
   pthread_mutex_lock(&instance->lock);
-  instance->running = true;
-  instance->stopped = false;
   int waited = 0;
   while (!instance->stopped && waited == 0 && ms > 0) {
     waited = pthread_cond_timedwait(&instance->stop_asked, &instance->lock, &at);
   }
   bool finished = !instance->stopped;
-  instance->running = false;
   pthread_mutex_unlock(&instance->lock);
-  return finished;
+  return finished ? MU_OK : mu_fail(err, MU_CANCELED, "the run was told to stop");
+}
+
+/* As long as the longest chain of its kernels takes, or as all SMs together need for its work: what is longer. */
+static mu_status run_on_gpu(mu_engine_instance *instance, int64_t rows, mu_error *err) {
+  const struct sim_settings *settings = &instance->model->settings;
+  double work = settings->gpu_work_ms + settings->gpu_work_per_item_ms * (double)rows;
+  double alone = fmax(settings->gpu_ms + settings->gpu_per_item_ms * (double)rows, work);
+  if (instance->model->gpu == NULL || alone <= 0) return MU_OK;
+  /* A kernel without work would have no share to advance with: it uses next to nothing. */
+  double share = fmax(work / alone, 1e-6);
+  return sim_gpu_run(instance->model->gpu, share, alone / settings->gpu_speed * NS_PER_MS, &instance->stopped, err);
+}
+
+/* What a run takes: its part on the host, then that on the GPU. MU_CANCELED: stop was called. */
+static mu_status take_time(mu_engine_instance *instance, int64_t rows, mu_error *err) {
+  const struct sim_settings *settings = &instance->model->settings;
+  double ms = settings->base_ms + settings->per_item_ms * (double)rows + settings->jitter_ms * draw(instance);
+  begin_run(instance);
+  mu_status status = wait_ms(instance, ms, err);
+  if (status == MU_OK) status = run_on_gpu(instance, rows, err);
+  end_run(instance);
+  return status;
 }
 
 static void sim_stop(mu_engine_instance *instance) {
@@ -187,6 +247,7 @@ static void sim_stop(mu_engine_instance *instance) {
   instance->stopped = instance->running;
   pthread_cond_signal(&instance->stop_asked);
   pthread_mutex_unlock(&instance->lock);
+  if (instance->model->gpu != NULL) sim_gpu_wake(instance->model->gpu);
 }
 
 static void hang(void) {
@@ -292,15 +353,13 @@ static mu_status misbehave(mu_engine_instance *instance, const mu_tensor *first,
 static mu_status sim_run(mu_engine_instance *instance, const mu_input *inputs, size_t n_inputs, mu_output *outputs,
                          size_t n_outputs, mu_error *err) {
   const mu_engine_model *model = instance->model;
-  const struct sim_settings *settings = &model->settings;
   const mu_tensor *first = find_input(inputs, n_inputs, 0);
   int64_t rows = first != NULL && first->rank > 0 ? first->dims[0] : 1;
   if (n_outputs > model->info.n_outputs) {
     return mu_fail(err, MU_INVALID, "%zu outputs of a model that has %zu", n_outputs, model->info.n_outputs);
   }
-  double ms = settings->base_ms + settings->per_item_ms * (double)rows + settings->jitter_ms * draw(instance);
-  if (!wait_ms(instance, ms)) return mu_fail(err, MU_CANCELED, "the run was told to stop");
-  mu_status status = misbehave(instance, first, err);
+  mu_status status = take_time(instance, rows, err);
+  if (status == MU_OK) status = misbehave(instance, first, err);
   for (size_t i = 0; status == MU_OK && i < n_outputs; i++) {
     if (outputs[i].index >= model->info.n_outputs) {
       return mu_fail(err, MU_INVALID, "there is no output %u", outputs[i].index);

@@ -50,7 +50,8 @@ static const struct control_hand_over hand_over = {28};
 static const struct control_connection connection = {true};
 static const struct control_worker_event worker_event = {20, 21, "batch 5 ran for 61 s"};
 static const struct control_worker_start worker_start = {
-    22, 23, "ocr", INT64_MIN, "/m/ocr.onnx", "", BYTES(""), BYTES("o"), "onnxruntime", "gpu:0", 24, 25, 26};
+    22,      23, "ocr", INT64_MIN, "/m/ocr.onnx", "",   BYTES(""), BYTES("o"), "onnxruntime",
+    "gpu:0", 24, 25,    26,        "0-7,16",      true, true,      NULL};
 static const struct control_worker_peer worker_peer = {27};
 static const struct control_failed failed = {MU_NOT_FOUND, "no such file"};
 static const struct control_region_register region_register = {35, "r", "/k", UINT64_MAX - 36, 37};
@@ -181,6 +182,7 @@ static void assert_worker_start(const struct control_worker_start *m) {
   assert_int_equal(m->threads, worker_start.threads);
   assert_int_equal(m->instances, worker_start.instances);
   assert_int_equal(m->max_batch, worker_start.max_batch);
+  assert_string_equal(m->cores, worker_start.cores);
 }
 
 /* Every field of every message comes back as it was. */

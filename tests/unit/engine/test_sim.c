@@ -1,11 +1,13 @@
 #include "loaded_model.h"
 
 #include <pthread.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "engine/sim/sim_settings.h"
 
 static char input_name[] = "in", output_name[] = "out", other_name[] = "other", symbol[] = "batch";
 
@@ -221,6 +223,7 @@ static void test_wrong_settings(void **state) {
       {"sim.base_ms", "-1"},     {"sim.base_ms", "fast"}, {"sim.base_ms", "1x"},
       {"sim.base_ms", ""},       {"sim.base_ms", "inf"},  {"sim.fail_rate", "1.5"},
       {"sim.crash_rate", "nan"}, {"sim.based_ms", "1"},   {"sim.crash_by", "bug"},
+      {"sim.profile", "seed"},   {"sim.gpu_ms", "1"},     {"sim.gpu_speed", "1"}, /* there is no GPU */
   };
   mu_error err;
   for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
@@ -237,6 +240,86 @@ static void test_wrong_settings(void **state) {
   assert_int_equal(load_status("sim", &spec, &err), MU_INTERNAL);
 }
 
+static struct sim_settings settings_on(const char *device, const mu_parameter *parameters, size_t n) {
+  mu_model_spec spec = sim_spec(parameters, n);
+  spec.device = device;
+  struct sim_settings settings = {0};
+  mu_error err = {{0}};
+  if (sim_settings_read(&spec, &settings, &err) != MU_OK) fail_msg("%s", err.message);
+  return settings;
+}
+
+static void test_wrong_settings_of_a_gpu(void **state) {
+  static const mu_parameter wrong[] = {
+      {"sim.profile", "fast"},   {"sim.sharing", "mig"},    {"sim.gpu_speed", "0"},      {"sim.gpu_speed.1", "x"},
+      {"sim.gpu_speeds", "1"},   {"sim.gpu_ms", "-1"},      {"sim.gpu_memory_mib", "x"}, {"sim.gpu_speed", "1001"},
+      {"sim.gpu_work_ms", "-1"}, {"sim.gpu_speed.0", "-1"},
+  };
+  for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
+    mu_model_spec spec = sim_spec(&wrong[i], 1);
+    spec.device = "gpu:0";
+    struct sim_settings settings;
+    mu_error err = {{0}};
+    assert_int_equal(sim_settings_read(&spec, &settings, &err), MU_INVALID);
+    assert_non_null(strstr(err.message, wrong[i].key));
+  }
+}
+
+static void test_a_gpu_has_a_profile(void **state) {
+  struct sim_settings settings = settings_on("cpu", NULL, 0);
+  assert_true(!settings.on_gpu && settings.gpu_ms == 0 && settings.base_ms == 0);
+  settings = settings_on("gpu:0", NULL, 0);
+  assert_true(settings.on_gpu && settings.gpu_ms > 10 && settings.gpu_work_ms < settings.gpu_ms);
+  const mu_parameter own[] = {{"sim.base_ms", "2"}}; /* who says what a run takes has said all */
+  settings = settings_on("gpu:0", own, 1);
+  assert_true(settings.base_ms == 2 && settings.gpu_ms == 0 && settings.gpu_work_ms == 0);
+  const mu_parameter gpu[] = {{"sim.gpu_ms", "3"}, {"sim.gpu_per_item_ms", "1"}};
+  settings = settings_on("gpu:0", gpu, 2); /* of the work nothing: it is that of the whole GPU */
+  assert_true(settings.gpu_work_ms == 3 && settings.gpu_work_per_item_ms == 1);
+  const mu_parameter changed[] = {{"sim.gpu_ms", "3"}, {"sim.profile", "seed"}};
+  settings = settings_on("gpu:0", changed, 2);
+  assert_true(settings.gpu_ms == 3 && settings.gpu_work_per_item_ms > 1 && settings.jitter_ms > 0);
+  const mu_parameter none[] = {{"sim.profile", "none"}};
+  settings = settings_on("gpu:0", none, 1);
+  assert_true(settings.gpu_ms == 0 && settings.base_ms == 0 && settings.gpu_work_ms == 0);
+}
+
+static void test_each_gpu_has_its_speed(void **state) {
+  const mu_parameter speeds[] = {{"sim.gpu_speed.1", "0.5"}, {"sim.gpu_speed", "2"}, {"sim.gpu_speed.GPU-a", "3"}};
+  assert_true(settings_on("gpu:0", speeds, 3).gpu_speed == 2);
+  assert_true(settings_on("gpu:1", speeds, 3).gpu_speed == 0.5);
+  assert_true(settings_on("gpu:11", speeds, 3).gpu_speed == 2);
+  assert_true(settings_on("gpu:GPU-simulated-1", speeds, 3).gpu_speed == 0.5);
+  assert_true(settings_on("gpu:GPU-a", speeds, 3).gpu_speed == 3);
+  assert_true(settings_on("gpu:1", speeds + 1, 2).gpu_speed == 2);
+  assert_true(settings_on("gpu:1", NULL, 0).gpu_speed == 1);
+}
+
+static void test_mps_comes_with_the_environment(void **state) {
+  const mu_parameter by_turns[] = {{"sim.sharing", "timeslice"}}, mps[] = {{"sim.sharing", "mps"}};
+  struct sim_settings settings = settings_on("gpu:0", NULL, 0);
+  assert_true(!settings.mps && settings.sm_share == 1);
+  assert_true(settings_on("gpu:0", mps, 1).mps);
+  setenv("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE", "40", 1);
+  settings = settings_on("gpu:0", NULL, 0); /* only clients of MPS have one */
+  assert_true(!settings.mps && settings.sm_share == 1);
+  setenv("CUDA_MPS_PIPE_DIRECTORY", "/tmp/nvidia-mps", 1);
+  settings = settings_on("gpu:0", NULL, 0);
+  assert_true(settings.mps && settings.sm_share == 0.4);
+  assert_false(settings_on("gpu:0", by_turns, 1).mps);
+  static const char *const wrong[] = {"0", "101", "x"};
+  for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
+    setenv("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE", wrong[i], 1);
+    mu_model_spec spec = sim_spec(NULL, 0);
+    spec.device = "gpu:0";
+    mu_error err = {{0}};
+    assert_int_equal(sim_settings_read(&spec, &settings, &err), MU_INVALID);
+    assert_non_null(strstr(err.message, "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"));
+  }
+  unsetenv("CUDA_MPS_PIPE_DIRECTORY");
+  unsetenv("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE");
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_echoes_and_clears),
@@ -248,6 +331,10 @@ int main(void) {
       cmocka_unit_test(test_uses_memory_as_told),
       cmocka_unit_test(test_stop_ends_the_wait),
       cmocka_unit_test(test_wrong_settings),
+      cmocka_unit_test(test_wrong_settings_of_a_gpu),
+      cmocka_unit_test(test_a_gpu_has_a_profile),
+      cmocka_unit_test(test_each_gpu_has_its_speed),
+      cmocka_unit_test(test_mps_comes_with_the_environment),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -27,7 +27,8 @@ static struct gpu_inventory *new_inventory(void) {
                                       .compute_mode = i == 0 ? GPU_UNKNOWN : GPU_COMPUTE_EXCLUSIVE_PROCESS,
                                       .numa_node = i - 1,
                                       .memory_total = INT64_C(150754820096) + i,
-                                      .persistence = i};
+                                      .persistence = i,
+                                      .cores = "0-7,16"};
     inventory->readings[i] = (struct gpu_reading){.lost = i == 1,
                                                   .error = "it is \\ lost",
                                                   .memory_used = i - 1,
@@ -116,6 +117,7 @@ static void test_refused(void **state) {
       {"gpus.0", "7"},
       {"gpus.0.uuid", long_text},
       {"gpus.0.uuid", "\"GPU\\u0000\""},
+      {"gpus.0.cores", "0"},
       {"gpus.0.uuid", "null"},
       {"gpus.0.index", "null"},
       {"gpus.0.index", "-1"},

@@ -1,6 +1,7 @@
 #include "fake_machine.h"
 
 #include "base/clock.h"
+#include "gpu/locality.h"
 
 static struct gpu_inventory inventory;
 static mu_error error;
@@ -273,6 +274,18 @@ static void test_events(void **state) {
   nvml_close(nvml);
 }
 
+static void test_cores(void **state) {
+  cpu_set_t own, cores;
+  set_scenario(three);
+  struct nvml *nvml = open_fake(FAKE_NVML_LIBRARY);
+  read_inventory(nvml);
+  assert_int_equal(sched_getaffinity(0, sizeof own, &own), 0);
+  assert_int_equal(gpu_cores_parse(inventory.gpus[0].cores, &cores), MU_OK);
+  CPU_AND(&cores, &cores, &own);
+  assert_true(CPU_COUNT(&cores) > 0);
+  nvml_close(nvml);
+}
+
 /* More processes than the first guess has room for, and than an inventory holds. */
 static void test_many_processes(void **state) {
   static char text[64 * 1024];
@@ -314,6 +327,7 @@ int main(void) {
       cmocka_unit_test(test_cannot_open),
       cmocka_unit_test(test_driver_goes_away),
       cmocka_unit_test(test_events),
+      cmocka_unit_test(test_cores),
       cmocka_unit_test(test_many_processes),
       cmocka_unit_test(test_call_names),
   };

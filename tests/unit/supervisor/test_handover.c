@@ -75,6 +75,7 @@ static int set_up(void **state) {
                                              .engine = "onnxruntime",
                                              .processes = 2,
                                              .threads = 1,
+                                             .overlap = true,
                                              .metadata = {"\1\2\0", 3},
                                              .state = 1,
                                              .reason = "",

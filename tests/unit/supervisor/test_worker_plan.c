@@ -136,19 +136,22 @@ static void a_long_device_name_is_refused(void **state) {
 
 static void tokens_are_cores_or_slots(void **state) {
   static const struct {
-    const char *device;
-    uint32_t threads, cores;
+    struct worker_plan plan; /* of one group */
+    uint32_t cores;
     int64_t slots;
     uint32_t of_device, of_batch;
   } rows[] = {
-      {"cpu", 2, 8, 0, 8, 2},
-      {"cpu", 16, 8, 0, 8, 8},
-      {"cpu", 1, 1, 0, 1, 1},
-      {"cpu", 4, 8, 3, 3, 1},
-      {"gpu:0", 4, 8, 3, PLAN_GPU_TOKENS, 1},
+      {{.threads = 2, .groups = {{"cpu", 1}}}, 8, 0, 8, 2},
+      {{.threads = 16, .groups = {{"cpu", 1}}}, 8, 0, 8, 8},
+      {{.threads = 1, .groups = {{"cpu", 1}}}, 1, 0, 1, 1},
+      {{.threads = 4, .groups = {{"cpu", 1}}}, 8, 3, 3, 1},
+      {{.processes = 4, .threads = 4, .groups = {{"gpu:0", 2}}}, 8, 3, PLAN_GPU_TOKENS, 1},
+      {{.processes = 4, .threads = 4, .overlap = true, .groups = {{"gpu:0", 2}}}, 8, 3, 8, 1},
+      {{.processes = 1, .threads = 4, .overlap = true, .groups = {{"gpu:0", 1}}}, 8, 3, PLAN_GPU_TOKENS, 1},
   };
   for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
-    struct device_tokens tokens = worker_plan_tokens(rows[i].device, rows[i].threads, rows[i].cores, rows[i].slots);
+    struct device_tokens tokens =
+        worker_plan_tokens(&rows[i].plan, &rows[i].plan.groups[0], rows[i].cores, rows[i].slots);
     assert_int_equal(tokens.device, rows[i].of_device);
     assert_int_equal(tokens.batch, rows[i].of_batch);
   }

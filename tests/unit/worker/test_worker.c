@@ -5,7 +5,9 @@
 #include <stdint.h>
 
 #include <cmocka.h>
+#include <dirent.h>
 #include <poll.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -33,6 +35,7 @@ struct fixture {
   struct channel_span spans[64];
   struct channel_job job;
   struct channel_completion done;
+  const char *cores;
 };
 
 static int set_up(void **state) {
@@ -93,6 +96,7 @@ static void start(struct fixture *f, const char *engine, const char *file, const
       .threads = 1,
       .instances = instances,
       .max_batch = 16,
+      .cores = f->cores,
   };
   assert_int_equal(control_send(f->control, CONTROL_WORKER_START, &message, NULL, 0, &err), MU_OK);
   buffer_free(&encoded);
@@ -247,6 +251,47 @@ static void start_sim(struct fixture *f, const char *ms, const char *key, const 
   start(f, "sim", "", config, 1);
 }
 
+/* All of its threads, those of the engine too, run where the supervisor says. */
+static void test_runs_on_the_cores_it_is_given(void **state) {
+  struct fixture *f = *state;
+  char text[16], path[64];
+  cpu_set_t own, given, found;
+  int first = 0;
+  assert_int_equal(sched_getaffinity(0, sizeof own, &own), 0);
+  while (!CPU_ISSET(first, &own)) first++;
+  snprintf(text, sizeof text, "%d", first);
+  f->cores = text;
+  start(f, "auto", MODELS "identity.onnx", "", 2);
+  expect_ready(f);
+  assert_int_equal(attach(f, 2), MU_OK);
+  CPU_ZERO(&given);
+  CPU_SET(first, &given);
+  snprintf(path, sizeof path, "/proc/%d/task", (int)f->worker);
+  DIR *threads = opendir(path);
+  assert_non_null(threads);
+  int n = 0;
+  for (struct dirent *thread; (thread = readdir(threads)) != NULL;) {
+    if (thread->d_name[0] == '.') continue;
+    assert_int_equal(sched_getaffinity(atoi(thread->d_name), sizeof found, &found), 0);
+    assert_true(CPU_EQUAL(&found, &given));
+    n++;
+  }
+  closedir(threads);
+  assert_true(n > 1);
+  tell(f, CONTROL_STOP);
+  assert_int_equal(exit_status(f), 0);
+}
+
+/* Cores that this machine does not have: slower, but served. */
+static void test_cores_that_are_gone(void **state) {
+  struct fixture *f = *state;
+  f->cores = "1023";
+  start(f, "auto", MODELS "identity.onnx", "", 1);
+  expect_ready(f);
+  tell(f, CONTROL_STOP);
+  assert_int_equal(exit_status(f), 0);
+}
+
 static void test_a_new_gateway_takes_over(void **state) {
   struct fixture *f = *state;
   start_sim(f, "0", "seed", "1");
@@ -367,6 +412,13 @@ static void check_failure(struct fixture *f, mu_status status, const char *word)
   assert_true(WIFEXITED(ended) && WEXITSTATUS(ended) != 0);
 }
 
+static void test_cores_that_are_none(void **state) {
+  struct fixture *f = *state;
+  f->cores = "0-";
+  start(f, "auto", MODELS "identity.onnx", "", 1);
+  check_failure(f, MU_INVALID, "the cores from the supervisor cannot be read: 0-");
+}
+
 static void test_a_model_that_cannot_be_loaded(void **state) {
   struct fixture *f = *state;
   start(f, "auto", MODELS "nothing.onnx", "", 1);
@@ -420,6 +472,9 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       WORKER_TEST(test_serves_batches_of_a_model),
       WORKER_TEST(test_gathers_from_scattered_members),
+      WORKER_TEST(test_runs_on_the_cores_it_is_given),
+      WORKER_TEST(test_cores_that_are_gone),
+      WORKER_TEST(test_cores_that_are_none),
       WORKER_TEST(test_a_new_gateway_takes_over),
       WORKER_TEST(test_two_gateways_at_once),
       WORKER_TEST(test_a_stop_reaches_the_run),
