@@ -113,7 +113,7 @@ def measure(row, seconds):
     runs = row.gpus * row.processes * row.instances * row.batch
     with tempfile.TemporaryDirectory(prefix="muster-bench-") as folder:
         folder = pathlib.Path(folder)
-        with Server(folder, put_model(folder, row), ["--processes", str(row.processes)]) as server:
+        with Server(folder, put_model(folder, row), ["--simulate-gpus", str(row.gpus), "--processes", str(row.processes)]) as server:
             result = server.bench("sim", 2 * runs + 16, seconds)
     if result["errors"]:
         sys.exit(f"{row.profile}, {row.name}: {result['errors']} requests failed")

@@ -8,6 +8,7 @@ import pytest
 from muster_server import put_model, sim_config, wait_for
 
 ON_GPU = {"instance_group": "{ kind: KIND_GPU gpus: [0] }", "max_batch_size": 8}
+ONE = ["--simulate-gpus=1"]
 
 
 def workers(server):
@@ -21,7 +22,7 @@ def ask(server, value, model="s"):
 @pytest.mark.parametrize("sharing", ["mps", "timeslice"])
 def test_processes_share_a_gpu(serve, tmp_path, sharing):
     config = sim_config(gpu_ms=2, gpu_work_ms=1, sharing=sharing, **ON_GPU)
-    server = serve(put_model(tmp_path / "models", "s", config=config), "--processes=3")
+    server = serve(put_model(tmp_path / "models", "s", config=config), *ONE, "--processes=3")
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         replies = list(pool.map(lambda i: (i, ask(server, i)), range(60)))
     for i, reply in replies:
@@ -30,7 +31,7 @@ def test_processes_share_a_gpu(serve, tmp_path, sharing):
 
 
 def test_without_times_it_is_saturating(serve, tmp_path):
-    server = serve(put_model(tmp_path / "models", "s", config=sim_config(gpu_speed=100, **ON_GPU)))
+    server = serve(put_model(tmp_path / "models", "s", config=sim_config(gpu_speed=100, **ON_GPU)), *ONE)
     assert ask(server, 5).json["outputs"][0]["data"] == [5] * 4
 
 
@@ -40,7 +41,7 @@ def test_without_times_it_is_saturating(serve, tmp_path):
     ({"profile": "fast"}, 'sim.profile = "fast"'), ({"sharing": "mig"}, 'sim.sharing = "mig"'), ({"gpu_speed": 0}, "sim.gpu_speed"),
 ])
 def test_what_a_gpu_cannot_load(serve, tmp_path, parameters, reason):
-    server = serve(put_model(tmp_path / "models", "s", config=sim_config(**parameters, **ON_GPU)), wait=False)
+    server = serve(put_model(tmp_path / "models", "s", config=sim_config(**parameters, **ON_GPU)), *ONE, wait=False)
     wait_for(lambda: any(reason in worker["reason"] for worker in workers(server)), "the worker's reason")
 
 
@@ -52,7 +53,7 @@ def test_a_parameter_of_a_gpu_on_a_cpu_is_refused(serve, tmp_path):
 def test_one_fits_and_the_next_does_not(serve, tmp_path):
     """The second worker gets in when the first is dead and gone."""
     config = sim_config(profile="none", gpu_memory_mib=50000, **ON_GPU)
-    server = serve(put_model(tmp_path / "models", "s", config=config), "--processes=2", wait=False)
+    server = serve(put_model(tmp_path / "models", "s", config=config), *ONE, "--processes=2", wait=False)
     full = "50000 MiB wanted, 1 other process holds 50000 of 81920 MiB"
     wait_for(lambda: [w["state"] for w in workers(server)].count("ready") == 1 and full in server.log, "one of two to load")
     assert ask(server, 1).status == 200
@@ -65,7 +66,7 @@ def test_one_fits_and_the_next_does_not(serve, tmp_path):
 def test_a_worker_is_killed_in_the_middle_of_a_kernel(serve, tmp_path):
     """Nearly all of the GPU's memory is its own and it has the GPU: its successor needs both. The request is answered."""
     config = sim_config(gpu_ms=400, gpu_memory_mib=80000, **ON_GPU)
-    server = serve(put_model(tmp_path / "models", "s", config=config))
+    server = serve(put_model(tmp_path / "models", "s", config=config), *ONE)
     worker = server.workers("s")[0]
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         reply = pool.submit(ask, server, 9)

@@ -46,7 +46,7 @@ static const struct {
 };
 enum { N_ROWS = sizeof rows / sizeof rows[0] };
 
-/* Fitted to public measurements: docs/engine-sim.md has the derivation, bench/sharing.py the fit. */
+/* Fitted to public measurements: docs/engine-sim.md has the derivation; bench/sharing.py has them too. */
 static const struct {
   const char *name;
   double base_ms, jitter_ms;                /* not on the GPU */
