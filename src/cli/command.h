@@ -20,8 +20,17 @@ struct command {
   int (*run)(int argc, char **argv);
 };
 
-extern const struct command command_serve, command_config, command_status, command_reload, command_upgrade,
-    command_stop, command_version, command_help, command_bench, command_top;
+extern const struct command command_serve;
+extern const struct command command_config;
+extern const struct command command_status;
+extern const struct command command_reload;
+extern const struct command command_upgrade;
+extern const struct command command_stop;
+extern const struct command command_version;
+extern const struct command command_help;
+extern const struct command command_bench;
+extern const struct command command_top;
+extern const struct command command_gpus;
 
 /* The table, in the order of `muster help`. */
 const struct command *const *command_table(size_t *ret_n);

@@ -11,10 +11,12 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+/* clang-format off: one a line */
 static const struct command *const commands[] = {
-    &command_serve,   &command_bench, &command_status, &command_top,     &command_reload,
+    &command_serve,   &command_bench, &command_gpus,   &command_status,  &command_top,  &command_reload,
     &command_upgrade, &command_stop,  &command_config, &command_version, &command_help,
 };
+/* clang-format on */
 enum { N_COMMANDS = sizeof commands / sizeof *commands };
 
 const struct command *const *command_table(size_t *ret_n) {
