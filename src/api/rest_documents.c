@@ -267,7 +267,7 @@ mu_status document_region_register(const char *body, size_t body_size, char *key
 
 /* ---- /health and /stats ------------------------------------------------------------------------------------------ */
 
-mu_status document_health(struct buffer *out, const struct backend_view *backends, size_t n_backends,
+mu_status document_health(struct buffer *out, const struct backend_view *backends, size_t n_backends, json_t *gpus,
                           bool *ret_healthy) {
   json_t *array = json_array();
   bool complete = array != NULL;
@@ -279,10 +279,13 @@ mu_status document_health(struct buffer *out, const struct backend_view *backend
                                                       b->healthy, "total_requests", (json_int_t)b->total_requests,
                                                       "error_count", (json_int_t)b->error_count)) == 0;
   }
-  const mu_status status =
-      write_document(json_pack("{s:b,s:I,s:I,s:o}", "healthy", healthy > 0, "total_backends", (json_int_t)n_backends,
-                               "healthy_count", (json_int_t)healthy, "backends", checked_array(array, complete)),
-                     out);
+  json_t *document = json_pack("{s:b,s:I,s:I,s:o}", "healthy", healthy > 0, "total_backends", (json_int_t)n_backends,
+                               "healthy_count", (json_int_t)healthy, "backends", checked_array(array, complete));
+  if (document != NULL && gpus != NULL && json_object_update(document, gpus) != 0) {
+    json_decref(document);
+    document = NULL;
+  }
+  const mu_status status = write_document(document, out);
   if (status == MU_OK) *ret_healthy = healthy > 0;
   return status;
 }

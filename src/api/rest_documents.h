@@ -55,10 +55,11 @@ struct backend_view {
   uint32_t queue_depth; /* requests waiting for or running on it */
 };
 
-/* GET /health: {healthy,total_backends,healthy_count,backends[{address,healthy,total_requests,error_count}]};
+/* GET /health: {healthy,total_backends,healthy_count,backends[{address,healthy,total_requests,error_count}]}, and all
+ * of gpus (an object: what is known of the machine's GPUs; NULL: nothing, there are none);
  * *ret_healthy (one backend at least is) chooses 200 or 503. */
 MUST_CHECK mu_status document_health(struct buffer *out, const struct backend_view *backends, size_t n_backends,
-                                     bool *ret_healthy);
+                                     json_t *gpus, bool *ret_healthy);
 
 /* GET /stats: total_requests, total_batches, avg_batch_size, queue_depth (the sums over all backends), models[] (names
  * of those that are ready), per_gpu_stats[{gpu_id, current_queue_depth,total_requests,total_batches,avg_batch_size}] (a

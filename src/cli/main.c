@@ -3,6 +3,7 @@
  * with --role, the control socket as descriptor 3), or tries another binary (--role upgrade-check).
  */
 #include "cli/command.h"
+#include "fleet/fleet.h"
 #include "gateway/gateway.h"
 #include "worker/worker.h"
 
@@ -38,7 +39,7 @@ static const char role_log[] = "MUSTER_ROLE_LOG"; /* the supervisor's log settin
 static const struct {
   const char *name;
   int (*run)(int control);
-} roles[] = {{"gateway", gateway_main}, {"worker", worker_main}};
+} roles[] = {{"gateway", gateway_main}, {"worker", worker_main}, {"fleet", fleet_main}};
 
 static int refuse_role(const char *why) {
   fprintf(stderr, "muster: --role is for muster's own processes: %s\n", why);
@@ -73,7 +74,7 @@ static int run_role(int argc, char **argv) {
     unsetenv(role_log);
     return roles[i].run(CONTROL_FD);
   }
-  return refuse_role("the roles are gateway and worker");
+  return refuse_role("the roles are gateway, worker and fleet");
 }
 
 /* ---- commands ---------------------------------------------------------------------------------------------------- */

@@ -45,7 +45,6 @@ static const struct foreign_flag flags[] = {
     {"allow-vertex-ai", .why = "there is no such endpoint", .refused = true},
     {"vertex-ai-*", .why = "there is no such endpoint", .refused = true},
     /* what is observed */
-    {"allow-gpu-metrics", .why = "figures of GPUs are not part of the metrics"},
     {"log-file", .why = "the log goes to standard error"},
     {"id", .why = "the server is called muster"},
 };

@@ -96,8 +96,12 @@ static const struct option_row rows[] = {
          "is every page. May repeat. Clients that are no browsers send no origin and are not asked."},
     {"allow-cpu-metrics", .group = LISTEN, BOOL(allow_cpu_metrics, "true"),
      .help = "Metrics of the whole machine: nv_cpu_utilization, nv_cpu_memory_total_bytes, nv_cpu_memory_used_bytes."},
+    {"allow-gpu-metrics", .group = LISTEN, BOOL(allow_gpu_metrics, "true"),
+     .help = "Metrics of GPUs: nv_gpu_*, nv_energy_consumption, muster_gpu_*."},
     {"metrics-interval-ms", .group = LISTEN, COUNT(metrics_interval_ms, 1, 3600000, "2000"),
-     .help = "How old a reading of the machine's figures may be, in milliseconds, when somebody asks for the metrics."},
+     .help =
+         "How old a reading of the machine's figures may be, in milliseconds, when somebody asks for the metrics; and "
+         "how often GPUs are read."},
     {"metrics-config", .group = LISTEN, .type = OPTION_LIST, .offset = AT(metrics_config),
      .placeholder = "SETTING=VALUE",
      .help = "Which metrics of times there are: counter_latencies (true), histogram_latencies (false), "

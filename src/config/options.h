@@ -90,7 +90,7 @@ struct options {
   bool sandbox;
   int64_t log_verbose; /* > 0: verbose */
   bool log_info, log_warning, log_error;
-  bool allow_cpu_metrics;
+  bool allow_cpu_metrics, allow_gpu_metrics;
   int64_t metrics_interval_ms;
   struct option_list metrics_config; /* SETTING=VALUE: metrics/metrics_config.h */
   struct option_list trace_config;   /* [MODE,]SETTING=VALUE: config/trace_config.h */

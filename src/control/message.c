@@ -97,6 +97,12 @@ static const struct message_type message_types[CONTROL_TYPE_COUNT] = {
     ROW(WORKER_BACKENDS, FIELD(control_worker_backends, json)),
     EMPTY(READY),
     ROW(FAILED, FIELD(control_failed, status), FIELD(control_failed, message)),
+    ROW(FLEET_START, FIELD(control_fleet_start, options)),
+    ROW(FLEET_INVENTORY, FIELD(control_fleet_inventory, status), FIELD(control_fleet_inventory, inventory)),
+    ROW(FLEET_ALIVE, FIELD(control_fleet_alive, call_ns), FIELD(control_fleet_alive, call),
+        FIELD(control_fleet_alive, opening)),
+    ROW(FLEET_EVENT, FIELD(control_fleet_event, uuid), FIELD(control_fleet_event, xid)),
+    ROW(GPUS, FIELD(control_gpus, inventory), FIELD(control_gpus, state)),
 };
 
 /* Every message's struct stands at the same place of the packet: decoding needs no table of members. */

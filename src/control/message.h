@@ -14,7 +14,7 @@
 #include "base/status.h"
 #include "control/fields.h"
 
-enum { CONTROL_VERSION = 5, CONTROL_FDS_MAX = 64, CONTROL_PACKET_MAX = 1 << 20 };
+enum { CONTROL_VERSION = 6, CONTROL_FDS_MAX = 64, CONTROL_PACKET_MAX = 1 << 20 };
 
 enum control_type {
   /* supervisor -> gateway */
@@ -65,6 +65,14 @@ enum control_type {
   CONTROL_READY,           /* warm */
   CONTROL_FAILED,          /* cannot serve this model; the worker leaves by itself */
   CONTROL_WORKER_BACKENDS, /* of a remote model: how they are */
+  /* supervisor -> fleet */
+  CONTROL_FLEET_START,
+  /* fleet -> supervisor */
+  CONTROL_FLEET_INVENTORY, /* what GPUs there are, and how they do: at first and then every now and then */
+  CONTROL_FLEET_ALIVE,     /* a sign of life, also while NVML does not come back from a call */
+  CONTROL_FLEET_EVENT,     /* a GPU has reported a fault */
+  /* supervisor -> gateway */
+  CONTROL_GPUS, /* how they are, and what was decided about them */
   CONTROL_TYPE_COUNT
 };
 
@@ -232,6 +240,26 @@ struct control_failed {
 struct control_loaded {
   struct control_bytes metadata;
 };
+struct control_fleet_start {
+  struct control_bytes options; /* options_encode */
+};
+struct control_fleet_inventory {
+  int32_t status;                 /* mu_status; not MU_OK: there is no NVML, the inventory says why, and it leaves */
+  struct control_bytes inventory; /* gpu_inventory_to_json */
+};
+struct control_fleet_alive {
+  uint64_t call_ns; /* how long it has been in a call of NVML; 0: it is in none */
+  const char *call; /* which one, where that is known */
+  bool opening;     /* for the first time: the driver may have to wake the GPUs */
+};
+struct control_fleet_event {
+  const char *uuid; /* "" : the driver does not say which GPU */
+  uint64_t xid;     /* 0: an ECC error without one */
+};
+struct control_gpus {
+  struct control_bytes inventory; /* gpu_inventory_to_json; none where the readings are old */
+  struct control_bytes state;     /* {"fleet": {…}, "gpus": [{…}]}: supervisor/gpus.h */
+};
 
 struct control_worker_backends {
   struct control_bytes json; /* an array, of the engine's making */
@@ -272,6 +300,11 @@ struct control_packet {
     struct control_model_index model_index;
     struct control_model_note model_note;
     struct control_model_control_done model_control_done;
+    struct control_fleet_start fleet_start;
+    struct control_fleet_inventory fleet_inventory;
+    struct control_fleet_alive fleet_alive;
+    struct control_fleet_event fleet_event;
+    struct control_gpus gpus;
   };
   int fds[CONTROL_FDS_MAX]; /* CLOEXEC; those still >= 0 are closed by control_packet_free */
   size_t n_fds;

@@ -16,6 +16,7 @@
 #include "channel/channel.h"
 #include "config/options.h"
 #include "control/link.h"
+#include "gateway/gpus.h"
 #include "gateway/grpc_inbox.h"
 #include "gateway/regions.h"
 #include "gateway/trace.h"
@@ -139,6 +140,8 @@ struct core {
   bool report_posted;
   struct net_post log_post; /* the supervisor is to be told of changed log settings */
   bool log_posted;
+
+  struct gateway_gpus gpus;
 
   struct metrics_config metrics_config;
   struct tracer tracer;

@@ -222,7 +222,7 @@ static void health(struct call *call) {
   size_t n = 0;
   pthread_mutex_lock(&core->lock);
   struct backend_view *views = view_backends(core, &n);
-  mu_status status = views != NULL ? document_health(&call->reply, views, n, &healthy) : MU_NO_MEMORY;
+  mu_status status = views != NULL ? document_health(&call->reply, views, n, core->gpus.state, &healthy) : MU_NO_MEMORY;
   pthread_mutex_unlock(&core->lock);
   free(views);
   if (status == MU_OK)
@@ -306,9 +306,14 @@ static void metrics(struct call *call) {
   server.ready = ready;
   server.machine = &machine;
   struct exposition_model *models = expose_models(core);
+  struct exposition_gpu *gpus =
+      core->options->allow_gpu_metrics ? gateway_gpus_expose(&core->gpus, &server.n_gpus) : NULL;
+  server.gpus = gpus;
+  server.fleet = core->options->allow_gpu_metrics ? json_object_get(core->gpus.state, "fleet") : NULL;
   mu_status status = models != NULL ? exposition_print(&call->reply, &server, models, core->n_models) : MU_NO_MEMORY;
   pthread_mutex_unlock(&core->lock);
   free(models);
+  free(gpus);
   if (status == MU_OK)
     answer(call, 200, "text/plain; version=0.0.4; charset=utf-8");
   else

@@ -429,6 +429,10 @@ static void on_model_note(struct gateway *gateway, struct control_packet *packet
   core_note_model(&gateway->core, &packet->model_note);
 }
 
+static void on_gpus(struct gateway *gateway, struct control_packet *packet) {
+  gateway_gpus_take(&gateway->core, &packet->gpus);
+}
+
 static void on_control_done(struct gateway *gateway, struct control_packet *packet) {
   model_control_done(&gateway->core, &packet->model_control_done);
 }
@@ -452,6 +456,7 @@ static void (*const message_handlers[CONTROL_TYPE_COUNT])(struct gateway *, stru
     [CONTROL_REGION_CHANGED] = on_region_changed,
     [CONTROL_MODEL_NOTE] = on_model_note,
     [CONTROL_MODEL_CONTROL_DONE] = on_control_done,
+    [CONTROL_GPUS] = on_gpus,
 };
 
 static void on_message(void *context, struct control_packet *packet) {

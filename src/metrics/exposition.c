@@ -4,6 +4,8 @@
 
 #include <inttypes.h>
 #include <math.h>
+#include <stddef.h>
+#include <string.h>
 
 struct metric;
 
@@ -27,6 +29,7 @@ struct metric {
   const struct histogram_bounds *bounds;   /* of a histogram */
   enum summary_figure summary;             /* of a summary */
   bool (*wanted)(const struct page *page); /* NULL: always on the page */
+  bool (*wanted_figure)(const struct page *page, const struct metric *metric); /* the same, by the metric */
   const char *help;
 };
 
@@ -233,11 +236,80 @@ static bool knows_machine(const struct page *page) {
   return page->server->machine != NULL && page->server->machine->read;
 }
 
+/* ---- GPUs -------------------------------------------------------------------------------------------------------- */
+
+static void print_gpu_series(const struct page *page, const struct metric *metric, const struct exposition_gpu *gpu) {
+  buffer_print(page->out, "%s{gpu_uuid=\"", metric->name);
+  print_label(page->out, gpu->uuid);
+  buffer_putc(page->out, '"');
+}
+
+static double gpu_figure(const struct exposition_gpu *gpu, const struct metric *metric) {
+  return *(const double *)(const void *)((const char *)gpu + metric->offset);
+}
+
+static void print_gpu(const struct page *page, const struct metric *metric) {
+  for (size_t i = 0; i < page->server->n_gpus; i++) {
+    const struct exposition_gpu *gpu = &page->server->gpus[i];
+    double value = gpu_figure(gpu, metric);
+    if (isnan(value)) continue;
+    print_gpu_series(page, metric, gpu);
+    buffer_print(page->out, "} %.15g\n", value);
+  }
+}
+
+static void print_gpu_flag(const struct page *page, const struct metric *metric) {
+  for (size_t i = 0; i < page->server->n_gpus; i++) {
+    const struct exposition_gpu *gpu = &page->server->gpus[i];
+    print_gpu_series(page, metric, gpu);
+    buffer_print(page->out, "} %d\n", *(const bool *)(const void *)((const char *)gpu + metric->offset) ? 1 : 0);
+  }
+}
+
+static void print_gpu_xids(const struct page *page, const struct metric *metric) {
+  for (size_t i = 0; i < page->server->n_gpus; i++) {
+    const struct exposition_gpu *gpu = &page->server->gpus[i];
+    const char *xid;
+    json_t *count;
+    json_object_foreach((json_t *)(uintptr_t)gpu->xids, xid, count) {
+      print_gpu_series(page, metric, gpu);
+      buffer_print(page->out, ",xid=\"%s\"} %" JSON_INTEGER_FORMAT "\n", xid, json_integer_value(count));
+    }
+  }
+}
+
+static void print_fleet_state(const struct page *page, const struct metric *metric) {
+  const char *state = json_string_value(json_object_get(page->server->fleet, "state"));
+  buffer_print(page->out, "%s %d\n", metric->name, state != NULL && strcmp(state, "not answering") == 0 ? 0 : 1);
+}
+
+static void print_fleet_stalls(const struct page *page, const struct metric *metric) {
+  buffer_print(page->out, "%s %" JSON_INTEGER_FORMAT "\n", metric->name,
+               json_integer_value(json_object_get(page->server->fleet, "stalls")));
+}
+
+static void print_fleet_restarts(const struct page *page, const struct metric *metric) {
+  buffer_print(page->out, "%s %" JSON_INTEGER_FORMAT "\n", metric->name,
+               json_integer_value(json_object_get(page->server->fleet, "restarts")));
+}
+
+static bool has_gpus(const struct page *page) { return page->server->n_gpus > 0; }
+static bool has_fleet(const struct page *page) { return page->server->fleet != NULL; }
+
+/* One of them at least says it. */
+static bool is_known_of_gpus(const struct page *page, const struct metric *metric) {
+  for (size_t i = 0; i < page->server->n_gpus; i++)
+    if (!isnan(gpu_figure(&page->server->gpus[i], metric))) return true;
+  return false;
+}
+
 /* ---- the table --------------------------------------------------------------------------------------------------- */
 
 #define STAT(member) .offset = offsetof(struct model_stats, member)
 #define SERVER(member) .offset = offsetof(struct exposition_server, member)
 #define MACHINE(member) .offset = offsetof(struct machine, member), .wanted = knows_machine
+#define GPU(member) .offset = offsetof(struct exposition_gpu, member), .wanted_figure = is_known_of_gpus
+#define GPU_FLAG(member) .offset = offsetof(struct exposition_gpu, member), .wanted = has_gpus
 #define SUMMARY(figure, member) .summary = (figure), STAT(member), .wanted = wants_summaries
 
 static const struct metric metrics[] = {
@@ -282,7 +354,32 @@ static const struct metric metrics[] = {
      .help = "Memory of the machine"},
     {"nv_cpu_memory_used_bytes", METRIC_GAUGE, print_machine_bytes, MACHINE(memory_used),
      .help = "Memory of the machine that is not available"},
+    {"nv_gpu_utilization", METRIC_GAUGE, print_gpu, GPU(utilization),
+     .help = "Share of time in which the GPU was busy, 0 to 1"},
+    {"nv_gpu_memory_total_bytes", METRIC_GAUGE, print_gpu, GPU(memory_total), .help = "Memory of the GPU"},
+    {"nv_gpu_memory_used_bytes", METRIC_GAUGE, print_gpu, GPU(memory_used), .help = "Memory of the GPU in use"},
+    {"nv_gpu_power_usage", METRIC_GAUGE, print_gpu, GPU(power), .help = "Power that the GPU draws, in watts"},
+    {"nv_gpu_power_limit", METRIC_GAUGE, print_gpu, GPU(power_limit),
+     .help = "Most power that the GPU may draw, in watts"},
+    {"nv_energy_consumption", METRIC_COUNTER, print_gpu, GPU(energy),
+     .help = "Energy that the GPU has used since the server started, in joules"},
     /* muster's own, in base units */
+    {"muster_gpu_temperature_celsius", METRIC_GAUGE, print_gpu, GPU(temperature), .help = "Temperature of the GPU"},
+    {"muster_gpu_sm_clock_hertz", METRIC_GAUGE, print_gpu, GPU(sm_clock), .help = "Clock of the GPU's multiprocessors"},
+    {"muster_gpu_memory_clock_hertz", METRIC_GAUGE, print_gpu, GPU(memory_clock), .help = "Clock of the GPU's memory"},
+    {"muster_gpu_throttled", METRIC_GAUGE, print_gpu, GPU(throttled),
+     .help = "1 while power or heat slow the GPU down"},
+    {"muster_gpu_fenced", METRIC_GAUGE, print_gpu_flag, GPU_FLAG(fenced),
+     .help = "1 while no worker runs on the GPU, because of a fault or by hand"},
+    {"muster_gpu_lost", METRIC_GAUGE, print_gpu_flag, GPU_FLAG(lost), .help = "1 if the GPU does not answer any more"},
+    {"muster_gpu_xid_total", METRIC_COUNTER, print_gpu_xids, .wanted = has_gpus,
+     .help = "Faults that the driver has reported, by Xid"},
+    {"muster_fleet_answering", METRIC_GAUGE, print_fleet_state, .wanted = has_fleet,
+     .help = "0 while nothing is to be had from NVML"},
+    {"muster_fleet_stalls_total", METRIC_COUNTER, print_fleet_stalls, .wanted = has_fleet,
+     .help = "Times that NVML did not answer, or its process ended"},
+    {"muster_fleet_restarts_total", METRIC_COUNTER, print_fleet_restarts, .wanted = has_fleet,
+     .help = "Times that the process that asks NVML was started again"},
     {"muster_request_duration_seconds", METRIC_HISTOGRAM, print_times, STAT(latency), .bounds = &histogram_times,
      .help = "Time of answered requests from first byte to reply"},
     {"muster_queue_duration_seconds", METRIC_HISTOGRAM, print_times, STAT(queue_time), .bounds = &histogram_times,
@@ -323,6 +420,7 @@ mu_status exposition_print(struct buffer *out, const struct exposition_server *s
                             .n_models = n_models};
   for (size_t i = 0; i < sizeof metrics / sizeof *metrics; i++) {
     if (metrics[i].wanted != NULL && !metrics[i].wanted(&page)) continue;
+    if (metrics[i].wanted_figure != NULL && !metrics[i].wanted_figure(&page, &metrics[i])) continue;
     buffer_print(out, "# HELP %s %s\n# TYPE %s %s\n", metrics[i].name, metrics[i].help, metrics[i].name,
                  type_names[metrics[i].type]);
     metrics[i].print(&page, &metrics[i]);

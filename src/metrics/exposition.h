@@ -5,6 +5,8 @@
 #ifndef METRICS_EXPOSITION_H
 #define METRICS_EXPOSITION_H
 
+#include <jansson.h>
+
 #include "base/buffer.h"
 #include "metrics/machine.h"
 #include "metrics/metrics_config.h"
@@ -19,6 +21,21 @@ struct exposition_model {
   uint32_t instances_ready; /* instances that can take a batch now */
 };
 
+/* A GPU. NAN: not known, and then not on the page. */
+struct exposition_gpu {
+  const char *uuid;
+  const json_t *xids; /* {"79": how often} */
+  bool fenced;        /* no worker runs there */
+  bool lost;
+  double utilization;               /* 0 to 1 */
+  double memory_total, memory_used; /* bytes */
+  double power, power_limit;        /* watts */
+  double energy;                    /* joules since the server first saw it */
+  double temperature;               /* degrees Celsius */
+  double sm_clock, memory_clock;    /* hertz */
+  double throttled;                 /* 0 or 1 */
+};
+
 /* What belongs to the whole server. */
 struct exposition_server {
   uint64_t connections_open;
@@ -31,7 +48,10 @@ struct exposition_server {
   bool ready;
   const struct metrics_config *config; /* NULL: the defaults */
   const struct machine *machine;       /* NULL: nothing about it is on the page */
-  uint64_t now_ns;                     /* summaries are of the minute before */
+  const struct exposition_gpu *gpus;
+  size_t n_gpus;
+  const json_t *fleet; /* {"state", "restarts", "stalls"} of the process that asks the GPUs; NULL: not on the page */
+  uint64_t now_ns;     /* summaries are of the minute before */
 };
 
 /* Appends the whole page to out. Label values are escaped. MU_NO_MEMORY: it did not fit into out. */

@@ -7,6 +7,10 @@ enum end {
   END_CRASH, /* its process ended by itself: this batch may be why, or one beside it */
 };
 
+/* A batch whose processes die that often for reasons of somebody else's (a GPU that fails under it) may have the reason
+ * in it after all: from then on its jobs run one by one, so that it costs the others no more attempts. */
+enum { DEATHS_TOGETHER = 3 };
+
 /* One job of such a batch: back to the queue, or back to its owner. */
 static void requeue(struct sched_job *job, enum end end) {
   const struct sched_model *model = job->key->model;
@@ -24,7 +28,7 @@ static void requeue(struct sched_job *job, enum end end) {
   } else if (job->attempts > model->sched->params.max_attempts) {
     job_send_back(job, BACK_ATTEMPTS);
   } else {
-    job->solo = job->solo || end != END_DEATH;
+    job->solo = job->solo || end != END_DEATH || job->attempts >= DEATHS_TOGETHER;
     job->suspect = job->suspect || end == END_CRASH;
     job->queue_until_ns = TIME_NEVER; /* its time in the queue was over when it was dispatched */
     queue_push(job);

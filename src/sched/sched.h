@@ -160,7 +160,7 @@ void *sched_instance_owner(const struct sched_instance *instance);
  * Nobody knows by which of its batches, so every job that was in flight there is a suspect from now on: it runs alone
  * in a whole process, which is set apart for it while other work goes elsewhere (where there is only one process, in
  * turn with other work); a suspect whose process dies again is dropped with MU_INTERNAL. Not blamed: requeued until the
- * deadline, at most max_attempts times. Jobs cancelled or late meanwhile are dropped (SCHED_DROP with MU_CANCELED /
+ * deadline, at most max_attempts times, after the third one of its batch alone. Jobs cancelled or late meanwhile are dropped (SCHED_DROP with MU_CANCELED /
  * MU_TIMEOUT) so that their memory can go.
  */
 void sched_instance_lost(struct sched *sched, struct sched_instance *instance, bool blamed, uint64_t now_ns);

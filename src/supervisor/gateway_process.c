@@ -386,6 +386,7 @@ static mu_status start(struct gateway *gateway, mu_error *err) {
   served_models_tell(s, gateway);
   regions_tell(s, gateway);
   model_notes_tell(s, gateway);
+  gpus_tell_gateway(s, gateway);
   return MU_OK;
 }
 

@@ -22,7 +22,7 @@ FIELDS(server_fields, F(version), F(options), F(started_ns), F(last_model), F(la
        F(settled), F(control_socket), F(control_path), F(http_address), F(grpc_address), F(metrics_address),
        F(http_port), F(grpc_port), F(metrics_port), F(n_http), F(n_grpc), F(n_metrics), F(gateway), F(gateway_restarts),
        F(gateway_early_deaths), F(gateway_was_ready), F(gateway_restarted), F(gateway_ready_ns), F(gateway_delay_ns),
-       F(upgrade_started_ns), F(upgrades), F(trace_begun), F(trace_files));
+       F(upgrade_started_ns), F(upgrades), F(trace_begun), F(trace_files), F(inventory));
 #undef F
 #define F(member) FIELD(handover_socket, member)
 FIELDS(socket_fields, F(fd));
@@ -63,6 +63,9 @@ FIELDS(note_fields, F(name), F(version), F(reason));
 FIELDS(gpu_fields, F(uuid), F(name), F(index), F(condition), F(reason), F(since_ns), F(fault_ns), F(restart_delay_ns),
        F(recovery_action), F(energy_start_mj));
 #undef F
+#define F(member) FIELD(handover_fleet, member)
+FIELDS(fleet_fields, F(pid), F(pidfd));
+#undef F
 #define F(member) FIELD(handover_xid, member)
 FIELDS(xid_fields, F(gpu), F(xid), F(count));
 #undef F
@@ -83,7 +86,7 @@ static const struct kind {
     KIND(gateways, gateway_fields), KIND(models, model_fields),   KIND(groups, group_fields),
     KIND(workers, worker_fields),   KIND(regions, region_fields), KIND(choices, choice_fields),
     KIND(given, given_fields),      KIND(notes, note_fields),     KIND(gpus, gpu_fields),
-    KIND(xids, xid_fields),
+    KIND(xids, xid_fields),         KIND(fleet, fleet_fields),
 };
 enum { N_KINDS = sizeof kinds / sizeof *kinds };
 
@@ -241,6 +244,8 @@ static bool check_gpus(const struct handover *state) {
   }
   for (size_t i = 0; i < state->n_xids; i++)
     if (state->xids[i].gpu >= state->n_gpus) return false;
+  for (size_t i = 0; i < state->n_fleet; i++)
+    if (state->fleet[i].pid <= 1 || state->fleet[i].pidfd <= 2) return false;
   return true;
 }
 

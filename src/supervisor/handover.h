@@ -12,7 +12,7 @@
 #include "control/message.h"
 
 /* Of the format. Another one is refused: whoever changes a record counts up. */
-enum { HANDOVER_VERSION = 5, HANDOVER_GATEWAYS = 2 };
+enum { HANDOVER_VERSION = 6, HANDOVER_GATEWAYS = 2 };
 
 struct handover_server {
   const char *version;          /* of muster */
@@ -35,6 +35,7 @@ struct handover_server {
   uint32_t upgrades;           /* before this one */
   bool trace_begun;
   uint32_t trace_files;
+  struct control_bytes inventory; /* what GPUs there were: gpu_inventory_to_json; empty: not known */
 };
 
 struct handover_socket {
@@ -104,6 +105,11 @@ struct handover_gpu {
   int64_t energy_start_mj;
 };
 
+/* A process that asks NVML: it is to go. */
+struct handover_fleet {
+  int32_t pid, pidfd;
+};
+
 /* An Xid that a GPU has had. */
 struct handover_xid {
   uint32_t gpu; /* which of the above */
@@ -165,6 +171,8 @@ struct handover {
   size_t n_gpus;
   struct handover_xid *xids;
   size_t n_xids;
+  struct handover_fleet *fleet;
+  size_t n_fleet;
 };
 
 /* MU_TOO_LARGE, MU_NO_MEMORY. */

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include "engine/engine.h"
+#include "gpu/inventory_json.h"
 #include "supervisor/inherit.h"
 
 /* ---- giving ------------------------------------------------------------------------------------------------------ */
@@ -143,6 +144,19 @@ static void give_gpus(const struct gpus *gpus, struct handover *state) {
   }
 }
 
+static mu_status give_inventory(const struct gpus *gpus, struct arena *memory, struct handover_server *server,
+                                mu_error *err) {
+  server->inventory = (struct control_bytes){"", 0};
+  if (!gpus->known) return MU_OK;
+  json_t *json = gpu_inventory_to_json(&gpus->inventory);
+  char *text = json != NULL ? json_dumps(json, JSON_COMPACT) : NULL;
+  const char *kept = text != NULL ? arena_copy(memory, text, strlen(text)) : NULL;
+  if (kept != NULL) server->inventory = (struct control_bytes){kept, strlen(kept)};
+  json_decref(json);
+  free(text);
+  return kept != NULL ? MU_OK : mu_fail(err, MU_NO_MEMORY, "no memory for the GPUs");
+}
+
 static size_t count_given(const struct supervisor *s) {
   size_t n = 0;
   list_each (link, &s->choices) n += list_item(link, struct model_choice, link)->n_files;
@@ -171,11 +185,13 @@ mu_status inherit_give(const struct supervisor *s, struct arena *memory, struct 
       .given = arena_alloc(memory, count_given(s) + 1, sizeof *state.given),
       .notes = arena_alloc(memory, count_list(&s->operations.notes) + 1, sizeof *state.notes),
       .gpus = arena_alloc(memory, s->gpus.n_guards + 1, sizeof *state.gpus),
+      .fleet = arena_alloc(memory, fleet_count(s) + 1, sizeof *state.fleet),
       .xids = arena_alloc(memory, (size_t)s->gpus.n_guards * GPU_XIDS_MAX + 1, sizeof *state.xids),
   };
   if (state.server == NULL || state.sockets == NULL || state.devices == NULL || state.gateways == NULL ||
       state.models == NULL || state.groups == NULL || state.workers == NULL || state.regions == NULL ||
-      state.choices == NULL || state.given == NULL || state.notes == NULL || state.gpus == NULL || state.xids == NULL)
+      state.choices == NULL || state.given == NULL || state.notes == NULL || state.gpus == NULL || state.xids == NULL ||
+      state.fleet == NULL)
     return mu_fail(err, MU_NO_MEMORY, "no memory for the state");
   give_server(s, state.server);
   state.n_server = 1;
@@ -193,6 +209,9 @@ mu_status inherit_give(const struct supervisor *s, struct arena *memory, struct 
     state.notes[state.n_notes++] = (struct handover_note){note->name, note->version, note->reason};
   }
   give_gpus(&s->gpus, &state);
+  fleet_give(s, &state);
+  mu_status status = give_inventory(&s->gpus, memory, state.server, err);
+  if (status != MU_OK) return status;
   *ret_state = state;
   return MU_OK;
 }
@@ -216,15 +235,29 @@ static mu_status take_gpu(struct gpus *gpus, const struct handover_gpu *from, mu
   return MU_OK;
 }
 
+static mu_status take_inventory(struct gpus *gpus, const struct control_bytes *from, mu_error *err) {
+  static struct gpu_inventory inventory; /* large; only one thread is here */
+  if (from->size == 0) return MU_OK;
+  json_t *json = json_loadb(from->data, from->size, 0, NULL);
+  mu_status status = json != NULL ? gpu_inventory_from_json(json, &inventory, err)
+                                  : mu_fail(err, MU_INVALID, "the state's GPUs are no JSON");
+  json_decref(json);
+  if (status == MU_OK) gpus_take(gpus, &inventory);
+  return status;
+}
+
 /* Into a struct gpus that knows of none. */
-static mu_status take_gpus(struct gpus *gpus, const struct handover *state, mu_error *err) {
+static mu_status take_gpus(struct supervisor *s, const struct handover *state, mu_error *err) {
+  struct gpus *gpus = &s->gpus;
   mu_status status = MU_OK;
+  for (size_t i = 0; status == MU_OK && i < state->n_fleet; i++) status = fleet_take(s, &state->fleet[i], err);
   for (size_t i = 0; status == MU_OK && i < state->n_gpus; i++) status = take_gpu(gpus, &state->gpus[i], err);
   for (size_t i = 0; status == MU_OK && i < state->n_xids; i++) {
     struct gpu_guard *guard = &gpus->guards[state->xids[i].gpu];
     if (guard->n_xids < GPU_XIDS_MAX)
       guard->xids[guard->n_xids++] = (struct gpu_xid_count){state->xids[i].xid, state->xids[i].count};
   }
+  if (status == MU_OK) status = take_inventory(gpus, &state->server->inventory, err);
   return status;
 }
 
@@ -239,6 +272,7 @@ void inherit_descriptors(const struct handover *state, bool close_on_exec) {
     if (state->models[i].file >= 0) set_close_on_exec(state->models[i].file, close_on_exec);
   for (size_t i = 0; i < state->n_regions; i++) set_close_on_exec(state->regions[i].fd, close_on_exec);
   for (size_t i = 0; i < state->n_given; i++) set_close_on_exec(state->given[i].fd, close_on_exec);
+  for (size_t i = 0; i < state->n_fleet; i++) set_close_on_exec(state->fleet[i].pidfd, close_on_exec);
   for (size_t i = 0; i < state->n_gateways; i++) {
     set_close_on_exec(state->gateways[i].pidfd, close_on_exec);
     set_close_on_exec(state->gateways[i].control, close_on_exec);
@@ -406,7 +440,7 @@ mu_status inherit_take(struct supervisor *s, const struct handover *state, mu_er
   if (status != MU_OK) return status;
   inherit_descriptors(state, true);
   take_server(s, state);
-  status = take_gpus(&s->gpus, state, err);
+  status = take_gpus(s, state, err);
   if (status == MU_OK) status = take_listeners(s, state, err);
   for (size_t i = 0; status == MU_OK && i < state->n_models; i++) status = take_model(s, state, &state->models[i], err);
   if (status == MU_OK) status = take_workers(s, state, err);

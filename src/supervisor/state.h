@@ -12,6 +12,7 @@
  *   model_choice.c      which ones those are
  *   model_notes.c       what the repository index says of models that are not served
  *   gpus.c              what is known and decided of the machine's GPUs; gpu_faults.c: what follows for workers
+ *   fleet_process.c     the process that asks NVML
  *   workers.c           worker processes: start, attach, death, restart
  *   trace_file.c        files for traces, which the gateway cannot open
  *   gateway_process.c   gateway processes: start, hand-over, drain, death, restart
@@ -165,6 +166,28 @@ struct gateway {
   uv_timer_t timer; /* until it is started again, or listens or has to have taken over, or has to be gone: by state */
 };
 
+/* ---- the fleet process ------------------------------------------------------------------------------------------- */
+
+enum fleet_state {
+  FLEET_NONE, /* there is no NVML, or the GPUs are simulated */
+  FLEET_STARTING,
+  FLEET_ANSWERING,
+  FLEET_STALLED /* it does not answer, or is started again and again */
+};
+
+struct fleet_process;
+
+struct fleet {
+  enum fleet_state state;
+  struct list processes; /* struct fleet_process: the present one, and those that were killed and are not gone */
+  struct fleet_process *present; /* NULL: none */
+  struct restart_policy policy;
+  uint32_t restarts, stalls;
+  uv_timer_t timer; /* until the next sign of life, or the next start */
+  uv_timer_cb on_timer;
+  char error[512]; /* while it is STALLED */
+};
+
 /* ---- listeners --------------------------------------------------------------------------------------------------- */
 
 enum { LISTENERS_MAX = CONTROL_FDS_MAX, ADDRESS_MAX = 256 };
@@ -299,6 +322,7 @@ struct supervisor {
   struct gateway *gateway; /* the present one: it has the listeners, or will have */
   struct restart_policy gateway_policy;
   struct gpus gpus;
+  struct fleet fleet;
   uint32_t gateway_restarts;
   int heir; /* the successor's end is open, this one is for the gateway that hands over to it; -1: none */
   uint32_t last_model, last_worker; /* numbers given last */
@@ -456,8 +480,18 @@ const char *worker_state_name(enum worker_state state);
 
 /* ---- fleet_process.c --------------------------------------------------------------------------------------------- */
 
+void fleet_init(struct supervisor *s);
 /* Looks which GPUs there are: gpus_known follows, at once or when the fleet process has answered. */
 void fleet_start(struct supervisor *s);
+/* The server stops: it is killed, and not waited for. */
+void fleet_stop(struct supervisor *s);
+void fleet_free(struct supervisor *s);
+const char *fleet_state_name(enum fleet_state state);
+json_t *fleet_json(const struct supervisor *s); /* NULL without memory */
+/* An upgrade: what processes there are, for state that has room for fleet_count; and the end of one that there was. */
+size_t fleet_count(const struct supervisor *s);
+void fleet_give(const struct supervisor *s, struct handover *state);
+MUST_CHECK mu_status fleet_take(struct supervisor *s, const struct handover_fleet *from, mu_error *err);
 
 /* ---- gpu_faults.c ------------------------------------------------------------------------------------------------ */
 
@@ -469,8 +503,9 @@ void gpus_answer_unfence(struct supervisor *s, struct exchange *exchange);
 void gpus_answer_list(struct supervisor *s, struct exchange *exchange);
 /* The driver reports a fault of a GPU; uuid "": of one that it does not name. */
 void gpus_xid(struct supervisor *s, const char *uuid, uint64_t xid);
-/* Tells the gateways how the GPUs are. */
+/* Tells the gateways how the GPUs are; or a new one. */
 void gpus_tell(struct supervisor *s);
+void gpus_tell_gateway(struct supervisor *s, struct gateway *gateway);
 /* A new inventory or new readings of it. */
 void gpus_read(struct supervisor *s, const struct gpu_inventory *inventory);
 

@@ -149,6 +149,7 @@ static void kill_all(struct supervisor *s) {
 /* The gateway is done: everybody leaves. */
 static void leave(struct supervisor *s) {
   s->phase = PHASE_STOPPING;
+  fleet_stop(s);
   gateways_stop(s, false);
   workers_stop(s);
   bound_stop(s, leave_ns);
@@ -157,6 +158,7 @@ static void leave(struct supervisor *s) {
 
 static void stop_now(struct supervisor *s) {
   s->phase = PHASE_STOPPING;
+  fleet_stop(s);
   supervisor_tell(s);
   workers_stop(s);
   kill_all(s);
@@ -294,6 +296,7 @@ static mu_status prepare(struct supervisor *s, mu_error *err) {
   uv_timer_init(net_loop_uv(s->loop), &s->stop_timer);
   s->stop_timer.data = s;
   gateways_init(s);
+  fleet_init(s);
   upgrade_init(s);
   open_service_manager(s);
   mu_status status = prepare_sandbox(s->options, err);
@@ -337,6 +340,7 @@ static void release(struct supervisor *s) {
   trace_file_close(s);
   control_socket_close(s);
   listeners_close(s);
+  fleet_free(s);
   net_loop_free(s->loop); /* the handles in s are closed before their memory goes */
   served_models_free(&s->models);
   regions_free(s);

@@ -62,11 +62,11 @@ static void serve(struct lane_thread *self) {
     pass_order(self->peer);
     mu_status run = lane_run(self->seat, &self->job, &self->completion);
     pass_order(self->peer);
-    status = channel_worker_complete(channel, self->number, &self->completion);
-    if (run != MU_OK) {
+    if (run != MU_OK) { /* not answered: with this process's end its requests go elsewhere */
       note_end(self->peer, MU_IO, self->completion.message);
       return;
     }
+    status = channel_worker_complete(channel, self->number, &self->completion);
     if (status != MU_OK) {
       note_end(self->peer, MU_INVALID, "the gateway does not take completions");
       return;

@@ -1,14 +1,19 @@
 """The machine's GPUs: faults, fences, and what becomes of the work on them. No GPU is needed: simulated ones, and a fake
 of NVIDIA's management library."""
 import http.client
+import os
+import pathlib
+import re
+import signal
 import socket
 import threading
 import urllib.parse
 
 import pytest
 
+from fake_nvml import FakeNvml, gpu
 from muster_server import run_muster, wait_for
-from traffic import Client, echo, sim_model
+from traffic import Client, crowd, echo, sim_model
 
 
 def gpu_model(repository, name="echo", gpus="0, 1", **parameters):
@@ -141,3 +146,224 @@ def test_gpus_that_are_not_there(serve_module, module_path, query, status):
     code, answer = ask(server, "POST", "/gpus/fence", **query)
     assert code == status and "error" in answer
     assert {gpu["state"] for gpu in server.status()["gpus"]} == {"serving"}
+
+
+# ---- faults that NVML reports ----------------------------------------------------------------------------------------
+
+UUIDS = [gpu(n)["uuid"] for n in range(2)]
+QUICK = ["--metrics-interval-ms=50"]
+
+
+@pytest.fixture
+def machine(tmp_path):
+    """Two GPUs, as a fake of NVML shows them."""
+    return FakeNvml(tmp_path, [gpu(0), gpu(1)])
+
+
+def fault(machine, number, xid):
+    machine.machine["events"].append({"gpu": number, "xid": xid})
+    machine.write()
+
+
+def gpu_states(server) -> list[str]:
+    return [gpu["state"] for gpu in server.status()["gpus"]]
+
+
+def fleet(server) -> dict:
+    return server.status()["fleet"]
+
+
+def fleet_pid(server) -> int:
+    """Of the process that asks NVML."""
+    def find():
+        for pid in server.family():
+            if pathlib.Path(f"/proc/{pid}/comm").read_text().strip() == "muster-fleet":
+                return pid
+        return None
+    return wait_for(find, "the fleet process")
+
+
+def logged(server, message) -> list[dict]:
+    return [line for line in server.log_lines() if line.get("message") == message]
+
+
+def serve_on(machine, serve, folder, *arguments, **parameters):
+    return serve(gpu_model(folder / "models", **parameters), *QUICK, *arguments, env=machine.environment)
+
+
+def test_what_nvml_says_is_told(serve, tmp_path, machine):
+    server = serve_on(machine, serve, tmp_path)
+    health = server.get("/health").json
+    assert (health["healthy"], health["total_backends"], len(health["gpus"])) == (True, 2, 2)
+    assert [(g["uuid"], g["index"], g["state"], g["healthy"]) for g in health["gpus"]] == [(UUIDS[0], 0, "serving", True), (UUIDS[1], 1, "serving", True)]
+    assert health["fleet"]["state"] == "answering"
+    machine.machine["gpus"][0].update(utilization=[25, 0], power_mw=250_000, energy_mj=1_500_000, throttle_reasons=0x4)
+    machine.machine["gpus"][0].pop("temperature")
+    machine.write()
+    label = f'{{gpu_uuid="{UUIDS[0]}"}}'
+    wait_for(lambda: f"nv_gpu_utilization{label} 0.25\n" in server.metrics(), "the new reading")
+    page = server.metrics()
+    for line in ["nv_gpu_memory_total_bytes%s 151397597184", "nv_gpu_memory_used_bytes%s 1073741824", "nv_gpu_power_usage%s 250",
+                 "nv_gpu_power_limit%s 700", "nv_energy_consumption%s 500", "muster_gpu_sm_clock_hertz%s 1980000000",
+                 "muster_gpu_throttled%s 1", "muster_gpu_fenced%s 0", "muster_gpu_lost%s 0"]:
+        assert line % label + "\n" in page
+    # a figure that is not given is left out, for that GPU alone
+    assert f"muster_gpu_temperature_celsius{label}" not in page and f'celsius{{gpu_uuid="{UUIDS[1]}"}} 40' in page
+    assert "muster_fleet_answering 1" in page
+
+
+def test_gpu_metrics_can_be_left_out(serve, tmp_path, machine):
+    server = serve_on(machine, serve, tmp_path, "--allow-gpu-metrics=false")
+    assert "gpu" not in server.metrics() and "fleet" not in server.metrics()
+
+
+def test_an_application_fault_restarts_the_workers_of_its_gpu(serve, tmp_path, machine):
+    server = serve_on(machine, serve, tmp_path, base_ms=5)
+    with Load(server) as load:
+        before = {worker["device"]: worker["pid"] for worker in server.workers()}
+        fault(machine, 0, 13)
+        fault(machine, 1, 45)
+        wait_for(lambda: any(w["device"] == "gpu:0" and w["state"] == "ready" and w["pid"] != before["gpu:0"] for w in server.workers()),
+                 "the successor")
+        wait_for(lambda: len(logged(server, "GPU fault")) == 2, "both to be told")
+        load.more()
+        assert {w["device"]: w["pid"] for w in server.workers()}["gpu:1"] == before["gpu:1"]
+    ended = logged(server, "worker ended, will be started again")
+    assert [(line["device"], line["error"]) for line in ended] == [("gpu:0", "killed because of its GPU: Xid 13, graphics engine exception")]
+    assert gpu_states(server) == ["serving", "serving"]
+    assert f'muster_gpu_xid_total{{gpu_uuid="{UUIDS[0]}",xid="13"}} 1' in server.metrics()
+
+
+@pytest.mark.parametrize("xid, state", [(48, "drained"), (95, "fenced"), (79, "removed")])
+def test_a_bad_fault_takes_the_gpu_out(serve, tmp_path, machine, xid, state):
+    server = serve_on(machine, serve, tmp_path, base_ms=5)
+    with Load(server) as load:
+        fault(machine, 0, xid)
+        wait_states(server, gpu0="fenced", gpu1="ready")
+        load.more()
+    assert gpu_states(server) == [state, "serving"]
+    (health, _) = server.get("/health").json["gpus"]
+    assert (health["healthy"], health["state"], health["xids"]) == (False, state, {str(xid): 1}) and f"Xid {xid}" in health["reason"]
+    page = server.metrics()
+    assert f'muster_gpu_fenced{{gpu_uuid="{UUIDS[0]}"}} 1' in page and f'muster_gpu_xid_total{{gpu_uuid="{UUIDS[0]}",xid="{xid}"}} 1' in page
+    status, answer = ask(server, "POST", "/gpus/unfence", gpu="0")
+    if state == "removed":
+        assert status == 409 and "restart of the machine" in answer
+        assert states(server) == {"gpu:0": "fenced", "gpu:1": "ready"}
+    else:
+        assert status == 200
+        wait_states(server, gpu0="ready", gpu1="ready")
+
+
+def test_a_gpu_that_is_lost_is_removed(serve, tmp_path, machine):
+    server = serve_on(machine, serve, tmp_path, base_ms=5)
+    with Load(server) as load:
+        machine.machine["gpus"][1]["lost"] = True
+        machine.write()
+        wait_states(server, gpu0="ready", gpu1="fenced")
+        load.more()
+    assert gpu_states(server) == ["serving", "removed"]
+    assert f'muster_gpu_lost{{gpu_uuid="{UUIDS[1]}"}} 1' in server.metrics()
+
+
+def test_the_drivers_wish_is_obeyed_once(serve, tmp_path, machine):
+    server = serve_on(machine, serve, tmp_path)
+    machine.machine["gpus"][0]["recovery_action"] = 1
+    fault(machine, 0, 154)
+    wait_states(server, gpu0="fenced", gpu1="ready")
+    assert "asks for a reset" in server.status()["gpus"][0]["reason"]
+    assert ask(server, "POST", "/gpus/unfence", gpu="0")[0] == 200  # people decide otherwise
+    wait_states(server, gpu0="ready", gpu1="ready")
+    fault(machine, 1, 63)
+    wait_for(lambda: server.status()["gpus"][1]["xids"] == {"63": 1}, "a later event")
+    assert gpu_states(server) == ["serving", "serving"]
+
+
+# ---- NVML itself -----------------------------------------------------------------------------------------------------
+
+def test_a_call_that_never_returns(serve, tmp_path, machine):
+    server = serve_on(machine, serve, tmp_path, "--nvml-timeout=300ms", base_ms=5)
+    with Load(server) as load:
+        before = fleet_pid(server)
+        machine.machine["hang"] = ["nvmlDeviceGetTemperature"]
+        machine.write()
+        wait_for(lambda: fleet(server)["state"] == "not answering", "the fault to be reported")
+        load.more()
+        assert states(server) == {"gpu:0": "ready", "gpu:1": "ready"}
+        assert "muster_fleet_answering 0" in server.metrics() and "nv_gpu_utilization" not in server.metrics()
+        assert "NVML has not answered" in server.get("/health").json["fleet"]["error"]
+        machine.machine.pop("hang")
+        machine.write()
+        wait_for(lambda: fleet(server)["state"] == "answering", "NVML to answer again")
+        load.more()
+    assert fleet(server)["restarts"] >= 1 and fleet_pid(server) != before
+    (told,) = logged(server, "nothing is known of the GPUs for now, serving goes on")
+    assert "nvmlDeviceGetTemperature" in told["error"]
+
+
+def test_a_start_while_nvml_hangs(serve, tmp_path, machine):
+    """Models of the CPU are there at once, those of GPUs say why not, and come when NVML answers."""
+    machine.machine["hang"] = ["nvmlInitWithFlags"]
+    machine.write()
+    models = sim_model(gpu_model(tmp_path / "models"), "plain")
+    server = serve(models, *QUICK, "--nvml-timeout=500ms", wait=False, env=machine.environment)
+    wait_for(lambda: server.status().get("state") == "degraded", "the start to be over")
+    refused = echo(server, 1)
+    assert refused.status == 503 and "NVML has not answered" in refused.error
+    assert echo(server, 1, model="plain").status == 200
+    machine.machine.pop("hang")
+    machine.write()
+    wait_for(lambda: echo(server, 1).status == 200, "the model of the GPUs")
+
+
+def test_a_killed_fleet_process_is_started_again(serve, tmp_path, machine):
+    server = serve_on(machine, serve, tmp_path)
+    ask(server, "POST", "/gpus/fence", gpu="0")
+    before = fleet_pid(server)
+    os.kill(before, signal.SIGKILL)
+    wait_for(lambda: fleet(server)["restarts"] == 1 and fleet(server)["state"] == "answering", "the next one")
+    assert fleet_pid(server) != before
+    assert gpu_states(server) == ["fenced", "serving"]
+    fault(machine, 1, 63)
+    wait_for(lambda: server.status()["gpus"][1]["xids"] == {"63": 1}, "faults to be heard again")
+
+
+def test_an_upgrade_starts_the_fleet_process_anew(serve, tmp_path, machine):
+    server = serve_on(machine, serve, tmp_path)
+    ask(server, "POST", "/gpus/fence", gpu="0", reason="dust")
+    fault(machine, 1, 63)
+    wait_for(lambda: server.status()["gpus"][1]["xids"] == {"63": 1}, "the fault")
+    before = fleet_pid(server)
+    done = run_muster("upgrade", "--control-socket", server.socket, cwd=tmp_path)
+    assert done.returncode == 0, f"{done.stderr}\n{server.log}"
+    assert fleet_pid(server) != before
+    wait_for(lambda: fleet(server)["state"] == "answering", "NVML to answer")
+    assert [(g["state"], g["reason"], bool(g["xids"])) for g in server.status()["gpus"]] == [("fenced", "dust", False), ("serving", "", True)]
+
+
+@pytest.mark.parametrize("arguments, said", [
+    (["--nvml-library=/nowhere/libnvidia-ml.so.1"], "/nowhere"), ({"errors": {"nvmlInitWithFlags": 18}}, "(?i)version")])
+def test_without_nvml(serve, tmp_path, machine, arguments, said):
+    """The library is not there, or does not fit the driver: models of the CPU are served, and nobody waits."""
+    if isinstance(arguments, dict):
+        machine.machine.update(arguments)
+        machine.write()
+        arguments = []
+    server = serve(sim_model(tmp_path / "models"), *arguments, "--log-verbose=1", env=machine.environment)
+    assert echo(server, 1).status == 200
+    wait_for(lambda: fleet(server)["state"] == "none", "the look to be over")
+    assert server.status()["gpus"] == [] and "muster_gpu" not in server.metrics()
+    assert "gpus" not in server.get("/health").json
+    (line,) = logged(server, "no GPUs here")
+    assert re.search(said, line["because"])
+
+
+def test_a_lost_device_costs_nobody_an_answer(serve, tmp_path):
+    """The engine says that its device is lost: that worker leaves, its requests go on with another one."""
+    server = serve(gpu_model(tmp_path / "models", device_lost_on="666", base_ms=20), "--simulate-gpus=2")
+    with crowd(8) as threads:
+        answers = [threads.submit(echo, server, value) for value in (1, 2, 666, 3, 4)]
+        assert [answer.result().status for answer in answers if answer is not answers[2]] == [200] * 4
+        assert answers[2].result().status == 500  # wherever it goes
+    wait_for(lambda: states(server) == {"gpu:0": "ready", "gpu:1": "ready"}, "the workers")
+    assert all("lose its device" in line["error"] for line in logged(server, "worker ended, will be started again"))

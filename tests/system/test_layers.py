@@ -21,7 +21,7 @@ LAYERS = [
     ["process"],
     ["api"],
     ["control"],
-    ["worker", "gateway", "supervisor"],
+    ["worker", "gateway", "fleet", "supervisor"],
     ["cli"],
 ]
 HEIGHT = {name: height for height, names in enumerate(LAYERS) for name in names}

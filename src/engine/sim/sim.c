@@ -80,8 +80,9 @@ static void model_free(mu_engine_model *model) {
 /* The texts of the settings have to outlive the call. */
 static mu_status keep_texts(mu_engine_model *model, mu_error *err) {
   struct sim_settings *settings = &model->settings;
-  const char **const texts[] = {&settings->fail_on,  &settings->crash_on, &settings->hang_on, &settings->memory_on,
-                                &settings->crash_by, &settings->profile,  &settings->sharing};
+  const char **const texts[] = {&settings->fail_on,   &settings->crash_on, &settings->hang_on,
+                                &settings->memory_on, &settings->crash_by, &settings->device_lost_on,
+                                &settings->profile,   &settings->sharing};
   for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
     if (*texts[i] == NULL) continue;
     *texts[i] = arena_copy(&model->memory, *texts[i], strlen(*texts[i]));
@@ -337,6 +338,9 @@ static mu_status misbehave(mu_engine_instance *instance, const mu_tensor *first,
   const struct sim_settings *settings = &instance->model->settings;
   if (first != NULL && sim_any_row_begins(first, settings->crash_on)) crash(settings);
   if (first != NULL && sim_any_row_begins(first, settings->hang_on)) hang();
+  if (first != NULL && sim_any_row_begins(first, settings->device_lost_on)) {
+    return mu_fail(err, MU_IO, "sim: told to lose its device on %s (sim.device_lost_on)", settings->device_lost_on);
+  }
   if (first != NULL && sim_any_row_begins(first, settings->fail_on)) {
     return mu_fail(err, MU_INVALID, "sim: told to fail on %s (sim.fail_on)", settings->fail_on);
   }

@@ -33,6 +33,7 @@ static const struct {
     {"sim.crash_on", offsetof(struct sim_settings, crash_on), 0, 0, false},
     {"sim.hang_on", offsetof(struct sim_settings, hang_on), 0, 0, false},
     {"sim.crash_by", offsetof(struct sim_settings, crash_by), 0, 0, false},
+    {"sim.device_lost_on", offsetof(struct sim_settings, device_lost_on), 0, 0, false},
     {"sim.memory_on", offsetof(struct sim_settings, memory_on), 0, 0, false},
     {"sim.memory_mib", offsetof(struct sim_settings, memory_mib), 0, 1 << 20, false},
     {"sim.profile", offsetof(struct sim_settings, profile), 0, 0, true},

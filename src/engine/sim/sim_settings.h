@@ -16,8 +16,8 @@ struct sim_settings {
   double seed;
   double fail_rate, crash_rate;
   double output_size;
-  double load_fail, load_crash;                         /* 0 or 1 */
-  const char *fail_on, *crash_on, *hang_on, *memory_on; /* NULL: never */
+  double load_fail, load_crash;                                          /* 0 or 1 */
+  const char *fail_on, *crash_on, *hang_on, *memory_on, *device_lost_on; /* NULL: never */
   double memory_mib;
   const char *crash_by; /* see crash_signal; NULL: abort */
   const char *profile, *sharing;

@@ -86,7 +86,7 @@ static mu_status documents(void *context) {
       document_model_config(&out, &s.model),
       document_statistics(&out, models, 2),
       document_repository_index(&out, models, 2, "{\"ready\":true}", 14, &err),
-      document_health(&out, views, 2, &healthy),
+      document_health(&out, views, 2, NULL, &healthy),
       document_stats(&out, views, 2, models, 2),
   };
   allocations_work();

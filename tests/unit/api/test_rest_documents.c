@@ -206,7 +206,7 @@ static void test_health(void **state) {
   struct buffer out;
   bool healthy = false;
   start(&out);
-  assert_int_equal(document_health(&out, backends, 2, &healthy), MU_OK);
+  assert_int_equal(document_health(&out, backends, 2, NULL, &healthy), MU_OK);
   assert_true(healthy);
   expect(&out,
          "{\"healthy\":true,\"total_backends\":2,\"healthy_count\":1,\"backends\":[{\"address\":\"sample/"
@@ -214,12 +214,12 @@ static void test_health(void **state) {
          "\"total_requests\":10,\"error_count\":1},{\"address\":\"sample/1\",\"healthy\":false,\"total_requests\":5,"
          "\"error_count\":0}]}");
   start(&out);
-  assert_int_equal(document_health(&out, backends + 1, 1, &healthy), MU_OK);
+  assert_int_equal(document_health(&out, backends + 1, 1, NULL, &healthy), MU_OK);
   assert_false(healthy);
   buffer_free(&out);
   start(&out);
   healthy = true;
-  assert_int_equal(document_health(&out, NULL, 0, &healthy), MU_OK);
+  assert_int_equal(document_health(&out, NULL, 0, NULL, &healthy), MU_OK);
   assert_false(healthy);
   expect(&out, "{\"healthy\":false,\"total_backends\":0,\"healthy_count\":0,\"backends\":[]}");
 }

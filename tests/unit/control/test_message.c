@@ -68,6 +68,11 @@ static const struct control_model_unload model_unload = {36, "ocr"};
 static const struct control_model_index model_index = {37};
 static const struct control_model_note model_note = {"ocr", 38, true, "unloaded"};
 static const struct control_model_control_done model_control_done = {39, MU_INVALID, "no"};
+static const struct control_fleet_start fleet_start = {BYTES("options")};
+static const struct control_fleet_inventory fleet_inventory = {MU_NOT_FOUND, BYTES("{}")};
+static const struct control_fleet_alive fleet_alive = {40, "nvmlInit", true};
+static const struct control_fleet_event fleet_event = {"GPU-1", 79};
+static const struct control_gpus gpus = {BYTES(""), BYTES("{}")};
 
 static const struct sample {
   enum control_type type;
@@ -115,6 +120,11 @@ static const struct sample {
     {CONTROL_MODEL_INDEX, &model_index, 0},
     {CONTROL_MODEL_NOTE, &model_note, 0},
     {CONTROL_MODEL_CONTROL_DONE, &model_control_done, 0},
+    {CONTROL_FLEET_START, &fleet_start, 0},
+    {CONTROL_FLEET_INVENTORY, &fleet_inventory, 0},
+    {CONTROL_FLEET_ALIVE, &fleet_alive, 0},
+    {CONTROL_FLEET_EVENT, &fleet_event, 0},
+    {CONTROL_GPUS, &gpus, 0},
 };
 enum { N_SAMPLES = sizeof samples / sizeof samples[0] };
 _Static_assert(N_SAMPLES == CONTROL_TYPE_COUNT - 1, "a sample of every type");

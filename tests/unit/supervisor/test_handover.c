@@ -29,6 +29,7 @@ static struct {
   struct handover_note notes[1];
   struct handover_gpu gpus[2];
   struct handover_xid xids[1];
+  struct handover_fleet fleet[1];
   struct handover state;
 } sample;
 
@@ -56,7 +57,8 @@ static int set_up(void **state) {
                                            .upgrade_started_ns = 3,
                                            .upgrades = 2,
                                            .trace_begun = true,
-                                           .trace_files = 5};
+                                           .trace_files = 5,
+                                           .inventory = {"{}", 2}};
   for (int i = 0; i < 3; i++) sample.sockets[i].fd = 10 + i;
   sample.devices[0].name = "cpu";
   sample.devices[1].name = "gpu:0";
@@ -108,11 +110,12 @@ static int set_up(void **state) {
   sample.notes[0] = (struct handover_note){"ocr", 2, "unloaded"};
   sample.gpus[0] = (struct handover_gpu){"GPU-a", "NVIDIA H200", 0, 2, "Xid 95", 7, 8, 9, 1, -1};
   sample.gpus[1] = (struct handover_gpu){"GPU-b", "NVIDIA H200", 1, 0, "", 0, 0, 0, -1, 5};
+  sample.fleet[0] = (struct handover_fleet){4000, 60};
   sample.xids[0] = (struct handover_xid){0, 95, 2};
   sample.state =
       (struct handover){&sample.server, 1, sample.sockets, 3, sample.devices, 2, sample.gateways, 2, sample.models, 2,
                         sample.groups,  2, sample.workers, 3, sample.regions, 2, sample.choices,  2, sample.given,  2,
-                        sample.notes,   1, sample.gpus,    2, sample.xids,    1};
+                        sample.notes,   1, sample.gpus,    2, sample.xids,    1, sample.fleet,    1};
   return 0;
 }
 
@@ -286,6 +289,8 @@ static void what_contradicts_itself_is_refused(void **state) {
   REFUSED(sample.gpus[0].uuid = "");
   REFUSED(sample.gpus[1].uuid = "GPU-a");
   REFUSED(sample.xids[0].gpu = 2);
+  REFUSED(sample.fleet[0].pid = 1);
+  REFUSED(sample.fleet[0].pidfd = 2);
 #undef REFUSED
 }
 
