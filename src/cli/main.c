@@ -12,10 +12,20 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* clang-format off: one a line */
+/* One a line: */
+/* clang-format off */
 static const struct command *const commands[] = {
-    &command_serve,   &command_bench, &command_gpus,   &command_status,  &command_top,  &command_reload,
-    &command_upgrade, &command_stop,  &command_config, &command_version, &command_help,
+    &command_serve,
+    &command_bench,
+    &command_gpus,
+    &command_status,
+    &command_top,
+    &command_reload,
+    &command_upgrade,
+    &command_stop,
+    &command_config,
+    &command_version,
+    &command_help,
 };
 /* clang-format on */
 enum { N_COMMANDS = sizeof commands / sizeof *commands };
