@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/bpf.h>
+#include <netinet/in.h>
 #include <pthread.h>
 #include <sched.h>
 #include <setjmp.h>
@@ -21,6 +22,7 @@
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -543,9 +545,45 @@ static int abort_status(void) {
   abort();
 }
 
+/* A socket that listens on a port of its own. */
+static uint16_t listen_somewhere(void) {
+  struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+  socklen_t size = sizeof at;
+  int listener = socket(AF_INET, SOCK_STREAM, IPPROTO_TCP);
+  assert_true(listener >= 0 && bind(listener, (struct sockaddr *)&at, size) == 0 && listen(listener, 8) == 0);
+  assert_int_equal(getsockname(listener, (struct sockaddr *)&at, &size), 0);
+  return ntohs(at.sin_port);
+}
+
+static int connect_to(uint16_t port) {
+  const struct sockaddr_in to = {
+      .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK), .sin_port = htons(port)};
+  int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, IPPROTO_TCP);
+  if (fd < 0) return errno;
+  return connect(fd, (const struct sockaddr *)&to, sizeof to) == 0 || errno == EINPROGRESS ? 0 : errno;
+}
+
+/* It reaches its backends and nothing else. Returns which of the attempts ended otherwise. */
+static int remote_status(void) {
+  enum { ABI_WITH_TCP = 4, PROTOCOL_MPTCP = 262 };
+  const uint16_t backend = listen_somewhere(), other = listen_somewhere();
+  const struct sockaddr_in any = {.sin_family = AF_INET};
+  if (sandbox_enter_remote(&backend, 1, NULL) != MU_OK) return 1;
+  if (connect_to(backend) != 0) return 2;
+  if (sandbox_landlock_version() >= ABI_WITH_TCP && connect_to(other) != EACCES) return 3;
+  if (socket(AF_INET, SOCK_DGRAM, 0) >= 0 || socket(AF_UNIX, SOCK_STREAM, 0) >= 0) return 4;
+  if (socket(AF_INET, SOCK_STREAM, PROTOCOL_MPTCP) >= 0) return 5;
+  int fd = socket(AF_INET, SOCK_STREAM, IPPROTO_TCP);
+  if (bind(fd, (const struct sockaddr *)&any, sizeof any) == 0 || listen(fd, 1) == 0) return 6;
+  if (sendto(fd, "x", 1, MSG_FASTOPEN, (const struct sockaddr *)&any, sizeof any) >= 0 || errno != EPERM) return 7;
+  if (open("/tmp/muster-test-remote", O_CREAT | O_WRONLY, 0600) >= 0) return 8;
+  return execl("/bin/true", "true", NULL) == -1 ? 0 : 9;
+}
+
 static void what_the_parts_do(void **state) {
   assert_int_equal(in_child(hidden_status), 0);
   assert_int_equal(in_child(off_status), 0);
+  assert_int_equal(in_child(remote_status), 0);
   assert_int_equal(in_child(refused_status), 0);
   int status = in_child(abort_status);
   assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT && !WCOREDUMP(status));
