@@ -119,6 +119,8 @@ static const struct option_row rows[] = {
 
     {"processes", .group = WORKERS, .reloadable = true, COUNT(processes, 1, 256, "1"),
      .help = "Worker processes of each model on each device that it runs on."},
+    {"processes-per-gpu", .group = WORKERS, .reloadable = true, COUNT(processes_per_gpu, 0, 256, "auto"),
+     .words = zero_is_auto, .help = "Worker processes of each model on each GPU that it runs on; auto is --processes."},
     {"instances", .group = WORKERS, .reloadable = true, COUNT(instances, 0, 256, "auto"), .words = zero_is_auto,
      .help = "Runs of a model that one worker process has at the same time; they share its weights."},
     {"threads", .group = WORKERS, .reloadable = true, COUNT(threads, 0, 1024, "auto"), .words = zero_is_auto,
@@ -129,7 +131,25 @@ static const struct option_row rows[] = {
     {"engine", .group = WORKERS, .reloadable = true, TEXT(engine, "auto"), .placeholder = "NAME",
      .help = "What runs the models: onnxruntime, sim, or auto (by the model's files)."},
     {"device", .group = WORKERS, .reloadable = true, TEXT(device, "auto"), .placeholder = "DEVICE",
-     .help = "Where models run: cpu, gpu:INDEX, gpu:UUID, or auto. A device that is not there is an error."},
+     .help = "Where models run: cpu, gpu (on every GPU), gpu:INDEX, gpu:UUID, or auto (as instance_group says; without "
+             "one on every GPU that the engine can use, else on the CPU). A device that is not there is an error."},
+    {"gpus", .group = WORKERS, .reloadable = true, TEXT(gpus, "auto"), .placeholder = "LIST",
+     .help = "GPUs that the server may use: indices as nvidia-smi shows them (0,2-3; 0:1 is a MIG device), UUIDs or "
+             "beginnings of them, all, none, or auto (what CUDA_VISIBLE_DEVICES and --gpu-ids leave)."},
+    {"gpu-ids", .environment = "GPU_IDS", .group = WORKERS, .reloadable = true, TEXT(gpu_ids, ""),
+     .placeholder = "LIST",
+     .help = "Of the GPUs in CUDA_VISIBLE_DEVICES those with these places (0,1); all of them where not given. --gpus "
+             "overrides it."},
+    {"gpu-memory", .group = WORKERS, .reloadable = true, SIZE(gpu_memory, 0, 16 * TIB, "auto"), .words = zero_is_auto,
+     .help = "What one worker process of a model takes on a GPU, for the check whether all fit; auto is what was "
+             "measured, until then an estimate (muster plan placement)."},
+    {"measurements", .group = WORKERS, TEXT(measurements, ""), .placeholder = "FILE",
+     .help = "Where the server remembers what worker processes were seen to take on a GPU, for its next start; without "
+             "it only for its life."},
+    {"load-parallel", .group = WORKERS, .reloadable = true, COUNT(load_parallel, 0, 4096, "auto"),
+     .words = zero_is_auto,
+     .help = "Workers that load at the same time on each GPU, and on the CPU; auto is 4 on a GPU, and on the CPU twice "
+             "the cores, at least 16."},
     {"nvml-library", .group = WORKERS, TEXT(nvml_library, ""), .placeholder = "FILE",
      .help = "NVIDIA's management library, which says what GPUs there are; libnvidia-ml.so.1 where not given."},
     {"nvml-timeout", .group = WORKERS, TIME(nvml_timeout_ns, 10 * NS_PER_MS, 3600 * SECOND, "10s"),
@@ -237,6 +257,8 @@ _Static_assert(sizeof rows / sizeof *rows <= OPTION_ROWS_MAX, "raise OPTION_ROWS
   { key, offsetof(struct model_options, member) }
 static const struct model_row model_settings[] = {
     MODEL("processes", processes),
+    MODEL("processes-per-gpu", processes_per_gpu),
+    MODEL("gpu-memory", gpu_memory),
     MODEL("instances", instances),
     MODEL("threads", threads),
     MODEL("max-batch-size", max_batch_size),

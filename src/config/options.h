@@ -32,6 +32,8 @@ struct model_options {
   const char *name;
   int64_t processes, instances, threads, max_batch_size, max_queue_size, max_queue_bytes;
   int64_t max_queue_delay_us, max_execution_ns;
+  int64_t processes_per_gpu; /* 0: as processes */
+  int64_t gpu_memory;        /* bytes of one process on a GPU; 0: measured, until then estimated */
   const char *engine;
   const char *device;
 };
@@ -60,6 +62,12 @@ struct options {
   int64_t nvml_timeout_ns;
   int64_t simulate_gpus;           /* 0: those of the machine */
   const char *onnxruntime_library; /* path of libonnxruntime.so; "" : searched */
+  const char *gpus;                /* gpu/visible.h: "auto", "all", "none", "0,2-3", UUIDs */
+  const char *gpu_ids;             /* indices into CUDA_VISIBLE_DEVICES (GPU_IDS); "" : all of it */
+  int64_t processes_per_gpu;       /* 0: as processes */
+  int64_t gpu_memory;              /* bytes of one process on a GPU; 0: measured, until then estimated */
+  const char *measurements;        /* file of what was measured; "" : none */
+  int64_t load_parallel;           /* workers that load at once, on each device; 0: chosen */
   /* batching and queues */
   bool enable_batching;
   int64_t max_batch_size;     /* of models that do not say; 0: no batching */

@@ -9,9 +9,9 @@
 #include "engine/sim/sim.h"
 
 static const struct engine_entry entries[] = {
-    {&engine_onnxruntime, ".onnx", "onnxruntime_onnx", NULL, NULL, NULL},
-    {&engine_sim, NULL, "sim", NULL, NULL, NULL},
-    {&engine_remote, NULL, "remote", remote_network_find, remote_network_instances, remote_report},
+    {&engine_onnxruntime, ".onnx", "onnxruntime_onnx", NULL, NULL, NULL, false, engine_onnxruntime_has_cuda},
+    {&engine_sim, NULL, "sim", NULL, NULL, NULL, true, NULL},
+    {&engine_remote, NULL, "remote", remote_network_find, remote_network_instances, remote_report, false, NULL},
 };
 enum { N_ENTRIES = sizeof entries / sizeof entries[0] };
 

@@ -31,6 +31,10 @@ struct engine_entry {
   mu_status (*useful_instances)(const mu_parameter *parameters, size_t n, size_t *ret_instances, mu_error *err);
   /* JSON of what the engine wants shown of a loaded model, appended to out; NULL: nothing. Any thread. */
   mu_status (*report)(const mu_engine_model *model, struct buffer *out);
+  bool simulated; /* it runs on simulated GPUs */
+  /* Whether what it needs to run on a GPU is there, by the files alone: nothing is loaded. library: of the options, as
+   * in the parameter of that name. NULL: it takes a real GPU only when it is told to. */
+  bool (*has_gpus)(const char *library);
 };
 
 /*

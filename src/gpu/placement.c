@@ -142,16 +142,19 @@ void placement_print_bytes(int64_t bytes, char text[PLACEMENT_BYTES_TEXT]) {
 }
 
 int64_t placement_memory_sum(const struct placement_memory *memory) {
+  if (memory->given > 0) return memory->given;
   return memory->measured != GPU_UNKNOWN ? memory->measured : memory->context + memory->weights + memory->arena;
 }
 
 void placement_print_memory(const struct placement_memory *memory, char text[PLACEMENT_MEMORY_TEXT]) {
-  char context[PLACEMENT_BYTES_TEXT], weights[PLACEMENT_BYTES_TEXT], arena[PLACEMENT_BYTES_TEXT];
-  placement_print_bytes(memory->measured != GPU_UNKNOWN ? memory->measured : memory->context, context);
+  char sum[PLACEMENT_BYTES_TEXT], context[PLACEMENT_BYTES_TEXT], weights[PLACEMENT_BYTES_TEXT],
+      arena[PLACEMENT_BYTES_TEXT];
+  placement_print_bytes(placement_memory_sum(memory), sum);
+  placement_print_bytes(memory->context, context);
   placement_print_bytes(memory->weights, weights);
   placement_print_bytes(memory->arena, arena);
-  if (memory->measured != GPU_UNKNOWN)
-    snprintf(text, PLACEMENT_MEMORY_TEXT, "%s, measured", context);
+  if (memory->given > 0 || memory->measured != GPU_UNKNOWN)
+    snprintf(text, PLACEMENT_MEMORY_TEXT, "%s, %s", sum, memory->given > 0 ? "as --gpu-memory says" : "measured");
   else
     snprintf(text, PLACEMENT_MEMORY_TEXT, "%s context + %s weights + %s arena, estimated", context, weights, arena);
 }

@@ -63,7 +63,8 @@ MUST_CHECK mu_status placement_choose(const struct gpu_inventory *inventory, con
 /* Of one process on a GPU, in bytes. */
 struct placement_memory {
   int64_t context, weights, arena; /* estimates … */
-  int64_t measured;                /* … or what a process of this model was seen to take; GPU_UNKNOWN: not yet */
+  int64_t measured;                /* … or what a process of this model was seen to take; GPU_UNKNOWN: not yet … */
+  int64_t given;                   /* … or what the operator says (--gpu-memory); 0: nothing */
 };
 
 /* A CUDA context until it is measured: gpu-sharing figures lie between 287 and 667 MiB. */
@@ -92,7 +93,8 @@ MUST_CHECK mu_status placement_take(const struct gpu_inventory *inventory, const
 /* "1,210 MiB", "11.0 GiB" from 10 GiB on. */
 enum { PLACEMENT_BYTES_TEXT = 32 };
 void placement_print_bytes(int64_t bytes, char text[PLACEMENT_BYTES_TEXT]);
-/* "500 MiB context + 1,210 MiB weights + 2,048 MiB arena, estimated", or "1,950 MiB, measured". */
+/* "500 MiB context + 1,210 MiB weights + 2,048 MiB arena, estimated", "1,950 MiB, measured", "4,096 MiB, as
+ * --gpu-memory says". */
 enum { PLACEMENT_MEMORY_TEXT = 160 };
 void placement_print_memory(const struct placement_memory *memory, char text[PLACEMENT_MEMORY_TEXT]);
 

@@ -64,11 +64,12 @@ static json_t *workers_json(const struct supervisor *s) {
   list_each (link, &s->workers) {
     const struct worker *worker = list_item(link, struct worker, all);
     json_array_append_new(
-        workers, json_pack("{s:I, s:o, s:s, s:I, s:s, s:s, s:I, s:s, s:O*}", "worker", (json_int_t)worker->number,
-                           "pid", pid_json(worker->process), "model", worker->model->name, "version",
-                           (json_int_t)worker->model->version, "device", worker->group->device, "state",
-                           worker_state_name(worker->state), "restarts", (json_int_t)worker->restarts, "reason",
-                           worker->reason, "backends", worker->backends));
+        workers,
+        json_pack("{s:I, s:o, s:s, s:I, s:s, s:s, s:I, s:s, s:O*, s:s*}", "worker", (json_int_t)worker->number, "pid",
+                  pid_json(worker->process), "model", worker->model->name, "version",
+                  (json_int_t)worker->model->version, "device", worker->group->label, "state",
+                  worker_state_name(worker->state), "restarts", (json_int_t)worker->restarts, "reason", worker->reason,
+                  "backends", worker->backends, "gpu", worker_plan_gpu(worker->group->device)));
   }
   return workers;
 }

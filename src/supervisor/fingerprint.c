@@ -90,10 +90,10 @@ static void put_options(struct buffer *out, const struct served_model *model, co
 
 static void put_plan(struct buffer *out, const struct worker_plan *plan) {
   put_text(out, plan->engine);
-  put_number(out, plan->processes);
   put_number(out, plan->threads);
   for (uint32_t i = 0; i < plan->n_groups; i++) {
     put_text(out, plan->groups[i].device);
+    put_number(out, plan->groups[i].processes);
     put_number(out, plan->groups[i].instances);
   }
 }

@@ -322,7 +322,8 @@ static const struct control_link_events link_events = {on_message, on_lost};
 
 static mu_status spawn(struct gateway *gateway, mu_error *err) {
   const struct supervisor *s = gateway->supervisor;
-  const struct process_spec spec = {"muster: gateway", "gateway", log_current(), s->log_format};
+  const struct process_spec spec = {
+      .title = "muster: gateway", .role = "gateway", .log = log_current(), .log_format = s->log_format};
   int control;
   mu_status status = process_spawn(s->loop, &spec, on_ended, gateway, &gateway->process, &control, err);
   if (status != MU_OK) return status;

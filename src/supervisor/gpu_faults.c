@@ -2,6 +2,7 @@
 #include <inttypes.h>
 #include <stdlib.h>
 
+#include "supervisor/gpu_room.h"
 #include "supervisor/query.h"
 #include "supervisor/state.h"
 
@@ -98,6 +99,7 @@ void gpus_read(struct supervisor *s, const struct gpu_inventory *inventory) {
       obey_recovery(s, i, guard);
   }
   if (lost) workers_obey_gpus(s);
+  gpu_room_measure(s);
   gpus_tell(s);
 }
 

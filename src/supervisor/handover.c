@@ -35,11 +35,10 @@ FIELDS(gateway_fields, F(slot), F(state), F(pid), F(pidfd), F(control));
 #undef F
 #define F(member) FIELD(handover_model, member)
 FIELDS(model_fields, F(number), F(name), F(version), F(folder), F(has_path), F(path), F(file), F(text), F(named),
-       F(given), F(planned), F(engine), F(processes), F(threads), F(overlap), F(metadata), F(state), F(reason),
-       F(was_ready));
+       F(given), F(planned), F(engine), F(threads), F(overlap), F(metadata), F(state), F(reason), F(was_ready));
 #undef F
 #define F(member) FIELD(handover_group, member)
-FIELDS(group_fields, F(model), F(device), F(instances));
+FIELDS(group_fields, F(model), F(device), F(label), F(processes), F(instances));
 #undef F
 #define F(member) FIELD(handover_worker, member)
 FIELDS(worker_fields, F(model), F(place), F(number), F(state), F(pid), F(pidfd), F(control), F(epoch_0), F(epoch_1),
@@ -164,6 +163,13 @@ static size_t count_groups(const struct handover *state, uint32_t model) {
   return n;
 }
 
+static uint64_t count_processes(const struct handover *state, uint32_t model) {
+  uint64_t n = 0;
+  for (size_t i = 0; i < state->n_groups; i++)
+    if (state->groups[i].model == model) n += state->groups[i].processes;
+  return n;
+}
+
 /* 0, 1 and 2 are standard descriptors. */
 static bool is_process(int32_t pid, int32_t pidfd, int32_t control) { return pid > 1 && pidfd > 2 && control > 2; }
 
@@ -194,10 +200,12 @@ static bool check_models(const struct handover *state) {
     size_t groups = count_groups(state, model->number);
     if (find_model(state, model->number) != model || model->number > state->server->last_model) return false;
     if (model->file < -1 || (model->file >= 0 && model->file <= 2)) return false;
-    if (model->planned != (groups > 0) || (model->planned && model->processes == 0)) return false;
+    if (model->planned != (groups > 0)) return false;
   }
   for (size_t i = 0; i < state->n_groups; i++)
-    if (find_model(state, state->groups[i].model) == NULL || state->groups[i].instances == 0) return false;
+    if (find_model(state, state->groups[i].model) == NULL || state->groups[i].instances == 0 ||
+        state->groups[i].processes == 0)
+      return false;
   return true;
 }
 
@@ -206,7 +214,7 @@ static bool check_workers(const struct handover *state) {
     const struct handover_worker *worker = &state->workers[i];
     const struct handover_model *model = find_model(state, worker->model);
     if (model == NULL || worker->number > state->server->last_worker) return false;
-    if (worker->place >= (uint64_t)model->processes * count_groups(state, model->number)) return false;
+    if (worker->place >= count_processes(state, model->number)) return false;
     if (worker->pid != 0 && !is_process(worker->pid, worker->pidfd, worker->control)) return false;
     for (size_t k = 0; k < i; k++)
       if (state->workers[k].model == worker->model && state->workers[k].place == worker->place) return false;

@@ -63,7 +63,7 @@ struct handover_model {
   bool named, planned;
   bool given; /* the file came with a request to load it */
   const char *engine;
-  uint32_t processes, threads;
+  uint32_t threads;
   bool overlap; /* of the processes on a GPU */
   struct control_bytes metadata;
   uint32_t state;
@@ -74,8 +74,8 @@ struct handover_model {
 /* Of a model's plan, in its order. */
 struct handover_group {
   uint32_t model;
-  const char *device;
-  uint32_t instances;
+  const char *device, *label;
+  uint32_t processes, instances;
 };
 
 struct handover_worker {

@@ -66,7 +66,6 @@ static void give_model(const struct served_model *model, struct handover *state)
       .given = model->given,
       .planned = model->planned,
       .engine = plan->engine,
-      .processes = plan->processes,
       .threads = plan->threads,
       .overlap = plan->overlap,
       .metadata = {model->metadata.data, model->metadata.size},
@@ -75,8 +74,11 @@ static void give_model(const struct served_model *model, struct handover *state)
       .was_ready = model->was_ready,
   };
   for (uint32_t i = 0; model->planned && i < plan->n_groups; i++)
-    state->groups[state->n_groups++] =
-        (struct handover_group){model->number, plan->groups[i].device, plan->groups[i].instances};
+    state->groups[state->n_groups++] = (struct handover_group){.model = model->number,
+                                                               .device = plan->groups[i].device,
+                                                               .label = plan->groups[i].label,
+                                                               .processes = plan->groups[i].processes,
+                                                               .instances = plan->groups[i].instances};
 }
 
 static void give_worker(const struct worker *worker, struct handover *state) {
@@ -352,13 +354,14 @@ static void take_plan(const struct handover *state, const struct handover_model 
   model->planned = from->planned;
   if (!from->planned || engine_find(from->engine, NULL, &entry, &err) != MU_OK) return;
   plan->engine = entry->engine->name;
-  plan->processes = from->processes;
   plan->threads = from->threads;
   plan->overlap = from->overlap;
   for (size_t i = 0; i < state->n_groups && plan->n_groups < PLAN_DEVICES_MAX; i++) {
     if (state->groups[i].model != from->number) continue;
     struct worker_group *group = &plan->groups[plan->n_groups++];
     snprintf(group->device, sizeof group->device, "%s", state->groups[i].device);
+    snprintf(group->label, sizeof group->label, "%s", state->groups[i].label);
+    group->processes = state->groups[i].processes;
     group->instances = state->groups[i].instances;
   }
 }

@@ -25,19 +25,32 @@ struct role_start {
 
 /* ---- environment ------------------------------------------------------------------------------------------------- */
 
-/* This process's environment with log_variable as spec says, without what is systemd's and its own; one block, given
- * back with free. NULL without memory. */
+static bool is_variable(const char *entry, const char *name, size_t length) {
+  return strncmp(entry, name, length) == 0 && entry[length] == '=';
+}
+
+/* Does the child get another value for it? */
+static bool is_replaced(const char *entry, const struct process_spec *spec) {
+  if (is_variable(entry, log_variable, sizeof log_variable - 1) || service_manager_owns(entry)) return true;
+  for (const char *const *own = spec->environment; own != NULL && *own != NULL; own++)
+    if (is_variable(entry, *own, strcspn(*own, "="))) return true;
+  return false;
+}
+
+/* This process's environment with log_variable and others as spec says, without what is systemd's and its own; one
+ * block, given back with free. NULL without memory. */
 static char **child_environment(const struct process_spec *spec) {
-  size_t n = 0, kept = 0, name = sizeof log_variable - 1;
+  size_t n = 0, n_own = 0, kept = 0;
   enum { ENTRY_SIZE = sizeof log_variable + 64 };
   const struct log_settings *log = &spec->log;
   while (environ[n] != NULL) n++;
-  char **environment = malloc((n + 2) * sizeof *environment + ENTRY_SIZE);
+  while (spec->environment != NULL && spec->environment[n_own] != NULL) n_own++;
+  char **environment = malloc((n + n_own + 2) * sizeof *environment + ENTRY_SIZE);
   if (environment == NULL) return NULL;
   for (size_t i = 0; i < n; i++)
-    if ((strncmp(environ[i], log_variable, name) != 0 || environ[i][name] != '=') && !service_manager_owns(environ[i]))
-      environment[kept++] = environ[i];
-  char *entry = (char *)(environment + n + 2);
+    if (!is_replaced(environ[i], spec)) environment[kept++] = environ[i];
+  for (size_t i = 0; i < n_own; i++) environment[kept++] = (char *)spec->environment[i];
+  char *entry = (char *)(environment + n + n_own + 2);
   snprintf(entry, ENTRY_SIZE, "%s=%d:%d:%d:%" PRIu32 ":%d:%d", log_variable, log->error, log->warning, log->info,
            log->verbose_level, log->iso8601, (int)spec->log_format);
   environment[kept++] = entry;

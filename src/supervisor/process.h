@@ -15,7 +15,8 @@ struct process_spec {
   const char *title; /* argv[0]: "muster: worker magika/1 cpu" */
   const char *role;  /* "worker" */
   struct log_settings log;
-  enum log_format log_format; /* text or JSON */
+  enum log_format log_format;     /* text or JSON */
+  const char *const *environment; /* "NAME=VALUE" … NULL: instead of what this process has; NULL: nothing */
 };
 
 /* *ret_control: the supervisor's end of the control socket, the caller's. MU_IO, MU_NO_MEMORY. */

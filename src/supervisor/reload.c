@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#include "supervisor/state.h"
+#include "supervisor/gpu_room.h"
 
 /* ---- what became of it ------------------------------------------------------------------------------------------- */
 
@@ -249,23 +249,11 @@ static void remove_unwanted(struct supervisor *s, const struct list *wanted, con
   }
 }
 
-static bool comes_before(const struct served_model *a, const struct served_model *b) {
-  int order = strcmp(a->name, b->name);
-  return order < 0 || (order == 0 && a->version <= b->version);
-}
-
-static void insert(struct supervisor *s, struct served_model *model) {
-  struct list *at = s->models.next;
-  while (at != &s->models && comes_before(list_item(at, struct served_model, link), model)) at = at->next;
-  list_remove(&model->link);
-  list_insert_before(at, &model->link);
-}
-
 static void start_wanted(struct supervisor *s, struct list *wanted) {
   list_each (link, wanted) {
     struct served_model *model = list_item(link, struct served_model, link);
     if (model->role == COMING) {
-      insert(s, model);
+      served_model_insert(s, model);
       served_model_tell(s, model);
       if (!s->reload.one_by_one) workers_start(model);
       continue;
@@ -333,7 +321,7 @@ static void drop_wanted(struct supervisor *s, struct list *wanted) {
       served_model_free(model);
       continue;
     }
-    insert(s, model);
+    served_model_insert(s, model);
     model->supervisor = s;
     model->role = LEFT;
     served_model_check_gone(model);
@@ -353,8 +341,9 @@ static mu_status reload_all(struct supervisor *s, mu_error *err) {
   struct list wanted;
   buffer_init(&encoded, CONTROL_PACKET_MAX);
   list_init(&wanted);
+  const struct planning planning = supervisor_planning(s);
   mu_status status = read_options(s, &options, &encoded, err);
-  if (status == MU_OK) status = wanted_models_find(options, s->cores, &s->gpus, model_choices(s), &wanted, err);
+  if (status == MU_OK) status = wanted_models_find(options, &planning, model_choices(s), &wanted, err);
   bool poll = status == MU_OK && options->model_control_mode == CONTROL_MODE_POLL;
   if (poll && wanted_models_digest(&wanted, &s->operations.digest) != MU_OK)
     status = mu_fail(err, MU_NO_MEMORY, "no memory for the models");
@@ -376,7 +365,10 @@ static mu_status operate(struct supervisor *s, mu_error *err) {
   struct list wanted;
   list_init(&wanted);
   mu_status status = MU_OK;
-  if (operation->load) status = wanted_model_find(s->options, s->cores, &s->gpus, operation->choice, &wanted, err);
+  const struct planning planning = supervisor_planning(s);
+  struct placement_room rooms[GPUS_MAX];
+  if (operation->load) status = wanted_model_find(s->options, &planning, operation->choice, &wanted, err);
+  if (status == MU_OK) gpu_room_check(&planning, &wanted, true, rooms);
   if (status == MU_OK) status = enroll_wanted(s, &wanted, s->options, err);
   if (status == MU_OK)
     apply(s, &wanted, operation->choice->name);
@@ -471,9 +463,10 @@ static bool is_changed(struct supervisor *s, const struct list *wanted) {
 void reload_poll(struct supervisor *s) {
   struct list wanted;
   mu_error err = {""};
+  const struct planning planning = supervisor_planning(s);
   if (served_models_wait_for_gpus(s)) return;
   list_init(&wanted);
-  mu_status status = wanted_models_find(s->options, s->cores, &s->gpus, NULL, &wanted, &err);
+  mu_status status = wanted_models_find(s->options, &planning, NULL, &wanted, &err);
   say_unreadable(s, status == MU_OK ? "" : err.message);
   if (status != MU_OK || !is_changed(s, &wanted)) {
     served_models_free(&wanted);

@@ -1,7 +1,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#include "supervisor/state.h"
+#include "supervisor/gpu_room.h"
 
 /* ---- the table --------------------------------------------------------------------------------------------------- */
 
@@ -28,8 +28,9 @@ static mu_status check_problem(const struct supervisor *s, const struct served_m
 }
 
 mu_status served_models_create(struct supervisor *s, mu_error *err) {
+  const struct planning planning = supervisor_planning(s);
   mu_status status = model_choices_read(s, err);
-  if (status == MU_OK) status = wanted_models_find(s->options, s->cores, &s->gpus, model_choices(s), &s->models, err);
+  if (status == MU_OK) status = wanted_models_find(s->options, &planning, model_choices(s), &s->models, err);
   bool poll = s->options->model_control_mode == CONTROL_MODE_POLL;
   if (status == MU_OK && poll && wanted_models_digest(&s->models, &s->operations.digest) != MU_OK)
     status = mu_fail(err, MU_NO_MEMORY, "no memory for the models");
@@ -66,6 +67,18 @@ void served_models_free(struct list *models) {
   list_each (link, models) served_model_free(list_item(link, struct served_model, link));
 }
 
+static bool comes_before(const struct served_model *a, const struct served_model *b) {
+  int order = strcmp(a->name, b->name);
+  return order < 0 || (order == 0 && a->version <= b->version);
+}
+
+void served_model_insert(struct supervisor *s, struct served_model *model) {
+  struct list *at = s->models.next;
+  while (at != &s->models && comes_before(list_item(at, struct served_model, link), model)) at = at->next;
+  list_remove(&model->link);
+  list_insert_before(at, &model->link);
+}
+
 /* ---- those that wait for the machine's GPUs ---------------------------------------------------------------------- */
 
 bool served_models_wait_for_gpus(const struct supervisor *s) {
@@ -95,14 +108,46 @@ static void give_up_on(struct supervisor *s, struct served_model *model) {
   if (served_model_must_start(s, model->named)) supervisor_give_up(s);
 }
 
-void served_models_plan_waiting(struct supervisor *s) {
+/* Those that waited, in a list of their own until they are planned. */
+static void take_waiting(struct supervisor *s, struct list *waiting) {
+  list_init(waiting);
   list_each (link, &s->models) {
     struct served_model *model = list_item(link, struct served_model, link);
-    if (!model->waits_for_gpus || s->phase >= PHASE_DRAINING) continue;
-    if (wanted_model_plan(s->options, s->cores, &s->gpus, model) != MU_OK) {
-      model->planned = false;
-      snprintf(model->reason, sizeof model->reason, "no memory for its plan");
-    }
+    if (!model->waits_for_gpus) continue;
+    list_remove(link);
+    list_push_back(waiting, link);
+  }
+}
+
+static void plan_waiting(struct supervisor *s, struct list *waiting) {
+  const struct planning planning = supervisor_planning(s);
+  struct placement_room rooms[GPUS_MAX];
+  list_each (link, waiting) {
+    struct served_model *model = list_item(link, struct served_model, link);
+    if (wanted_model_plan(s->options, &planning, model) == MU_OK) continue;
+    model->planned = false;
+    snprintf(model->reason, sizeof model->reason, "no memory for its plan");
+  }
+  gpu_room_check(&planning, waiting, true, rooms);
+}
+
+/* The GPUs that were asked for are not there. */
+static bool check_gpus(struct supervisor *s) {
+  mu_error err;
+  if (!s->gpus.known || s->was_ready || wanted_gpus_check(s->options, &s->gpus, &err) == MU_OK) return true;
+  LOG_ERROR("cannot start", LOG_STR("error", err.message));
+  supervisor_give_up(s);
+  return false;
+}
+
+void served_models_plan_waiting(struct supervisor *s) {
+  struct list waiting;
+  if (s->phase >= PHASE_DRAINING || !check_gpus(s)) return;
+  take_waiting(s, &waiting);
+  plan_waiting(s, &waiting);
+  for (struct list *link; (link = list_pop_front(&waiting)) != NULL;) {
+    struct served_model *model = list_item(link, struct served_model, link);
+    served_model_insert(s, model);
     if (model->planned) start_planned(s, model);
     if (!model->planned) give_up_on(s, model);
   }

@@ -14,6 +14,7 @@
  *   gpus.c              what is known and decided of the machine's GPUs; gpu_faults.c: what follows for workers
  *   fleet_process.c     the process that asks NVML
  *   workers.c           worker processes: start, attach, death, restart
+ *   load_queue.c        how many of them load at once
  *   trace_file.c        files for traces, which the gateway cannot open
  *   gateway_process.c   gateway processes: start, hand-over, drain, death, restart
  *   upgrade.c           another binary in this one's place; handover.c, inherit.c: the state that goes there
@@ -36,6 +37,7 @@
 #include "net/http_server.h"
 #include "process/death.h"
 #include "process/restart_policy.h"
+#include "supervisor/gpu_measurements.h"
 #include "supervisor/gpus.h"
 #include "supervisor/handover.h"
 #include "supervisor/process.h"
@@ -89,9 +91,11 @@ struct served_model {
   struct buffer settings;    /* encoded, for its workers */
   struct buffer fingerprint; /* two generations with the same one are the same */
   struct worker_plan plan;
-  bool planned;           /* false: it has no workers, and never gets any … */
-  bool waits_for_gpus;    /* … but for this one, when the machine's GPUs are known */
-  struct worker *workers; /* as many as the plan wants */
+  int64_t file_bytes;                 /* of the model file and what lies beside it */
+  struct placement_memory gpu_memory; /* what a process of it takes on a GPU */
+  bool planned;                       /* false: it has no workers, and never gets any … */
+  bool waits_for_gpus;                /* … but for this one, when the machine's GPUs are known */
+  struct worker *workers;             /* as many as the plan wants */
   size_t n_workers;
   size_t open_timers;     /* of its workers, while it goes */
   struct buffer metadata; /* what a worker found it to be, encoded; empty: not known yet */
@@ -111,6 +115,7 @@ enum worker_state {
   WORKER_RETIRING, /* the gateway gives it nothing new; then it is told to leave */
   WORKER_STOPPING, /* told to leave, or leaving by itself */
   WORKER_BACKOFF,  /* dead, waits to be started again */
+  WORKER_QUEUED,   /* there is no process: others on its device load first */
   WORKER_FAILED,   /* dead, is not started again */
   WORKER_FENCED,   /* there is none: its GPU serves nobody now */
 };
@@ -138,6 +143,7 @@ struct worker {
   mu_status failure; /* what it said with CONTROL_FAILED; MU_OK: nothing */
   struct restart_policy policy;
   uint32_t restarts;
+  uint64_t turn; /* QUEUED: the smaller, the earlier */
   uint64_t started_ns;
   uv_timer_t timer; /* until it has to be ready, attached, gone, or started again: by state */
   char reason[512]; /* why it is not ready, or why its last process ended */
@@ -186,6 +192,16 @@ struct fleet {
   uv_timer_t timer; /* until the next sign of life, or the next start */
   uv_timer_cb on_timer;
   char error[512]; /* while it is STALLED */
+};
+
+/* ---- what models are planned with -------------------------------------------------------------------------------- */
+
+struct planning {
+  uint32_t cores; /* that the server may use */
+  const struct gpus *gpus;
+  const struct gpu_measurements *measured; /* NULL: nothing was */
+  const struct list *served;               /* what is served now; NULL: nothing */
+  const struct list *workers;              /* struct worker: the server's own; NULL: none */
 };
 
 /* ---- listeners --------------------------------------------------------------------------------------------------- */
@@ -323,9 +339,11 @@ struct supervisor {
   struct restart_policy gateway_policy;
   struct gpus gpus;
   struct fleet fleet;
+  struct gpu_measurements measured;
   uint32_t gateway_restarts;
   int heir; /* the successor's end is open, this one is for the gateway that hands over to it; -1: none */
   uint32_t last_model, last_worker; /* numbers given last */
+  uint64_t last_turn;               /* given to a worker that waits to be loaded */
   uint64_t last_epoch;
   struct upgrade upgrade;
   char binary[UPGRADE_PATH_MAX]; /* what this process was started from; "" : not known */
@@ -338,6 +356,12 @@ struct supervisor {
   uv_signal_t signals[SIGNALS];
   uv_timer_t stop_timer; /* bounds the phase of stopping that is going on */
 };
+
+/* What models are planned with now. */
+static inline struct planning supervisor_planning(const struct supervisor *s) {
+  return (struct planning){
+      .cores = s->cores, .gpus = &s->gpus, .measured = &s->measured, .served = &s->models, .workers = &s->workers};
+}
 
 /* ---- supervisor.c ------------------------------------------------------------------------------------------------ */
 
@@ -374,18 +398,24 @@ void listener_url(const char *address, uint16_t port, char *text, size_t size);
 
 /* ---- wanted_models.c --------------------------------------------------------------------------------------------- */
 
-/* What the options and the repository want served, planned for so many cores and these GPUs, appended to models (struct
+/* What the options and the repository want served, planned with what the server has, appended to models (struct
  * served_model without number and workers). A model that wants GPUs while they are not known waits for them. choices
  * (struct model_choice): only those; NULL: all of the repository. What is wrong with one model is its reason, it is not
  * planned then. MU_INVALID, MU_IO, MU_NOT_FOUND …: what concerns all; models is untouched. */
-MUST_CHECK mu_status wanted_models_find(const struct options *options, uint32_t cores, const struct gpus *gpus,
+MUST_CHECK mu_status wanted_models_find(const struct options *options, const struct planning *planning,
                                         const struct list *choices, struct list *models, mu_error *err);
 /* A model that waited for the GPUs is planned, or gets its reason. MU_NO_MEMORY. */
-MUST_CHECK mu_status wanted_model_plan(const struct options *options, uint32_t cores, const struct gpus *gpus,
+MUST_CHECK mu_status wanted_model_plan(const struct options *options, const struct planning *planning,
                                        struct served_model *model);
 /* The same for one model of those that can be chosen. MU_NOT_FOUND: there is none. */
-MUST_CHECK mu_status wanted_model_find(const struct options *options, uint32_t cores, const struct gpus *gpus,
+MUST_CHECK mu_status wanted_model_find(const struct options *options, const struct planning *planning,
                                        const struct model_choice *choice, struct list *models, mu_error *err);
+/* The GPUs that the server may use, as options and environment say. MU_INVALID. */
+MUST_CHECK mu_status wanted_gpus(const struct options *options, const struct gpus *gpus, struct gpu_set *ret_set,
+                                 mu_error *err);
+/* Whether the GPUs that the operator asks for are there: else nothing is served, whether a model wants them or not. The
+ * environment may be another one's doing: only models that want GPUs fail by it. MU_INVALID. */
+MUST_CHECK mu_status wanted_gpus_check(const struct options *options, const struct gpus *gpus, mu_error *err);
 /* Whether the options make sense. */
 MUST_CHECK mu_status wanted_models_check(const struct options *options, mu_error *err);
 /* Logs what their configurations say that has no effect here. */
@@ -409,6 +439,8 @@ MUST_CHECK mu_status served_model_enroll(struct supervisor *s, struct served_mod
 /* No process of its workers is left, and no timer of theirs open. */
 void served_model_free(struct served_model *model);
 void served_models_free(struct list *models);
+/* Into the list of all, at its place. */
+void served_model_insert(struct supervisor *s, struct served_model *model);
 /* The machine's GPUs are known: plans and starts the models that waited for that. */
 void served_models_plan_waiting(struct supervisor *s);
 /* Whether there are any. */
@@ -477,6 +509,15 @@ MUST_CHECK mu_status worker_adopt(struct worker *worker, const struct handover_w
 void workers_kill(struct supervisor *s);
 bool workers_gone(const struct supervisor *s);
 const char *worker_state_name(enum worker_state state);
+/* Starts a process in that place, or lets it wait for its turn. */
+void worker_start(struct worker *worker);
+
+/* ---- load_queue.c ------------------------------------------------------------------------------------------------ */
+
+/* Whether it may load now. If not, it is QUEUED. */
+bool load_queue_admit(struct worker *worker);
+/* Something on that device (by number) loads no longer: whose turn it is starts. */
+void load_queue_next(struct supervisor *s, uint32_t device);
 
 /* ---- fleet_process.c --------------------------------------------------------------------------------------------- */
 

@@ -8,6 +8,7 @@
 
 #include "process/memory_group.h"
 #include "sandbox/sandbox.h"
+#include "supervisor/gpu_room.h"
 #include "supervisor/inherit.h"
 #include "supervisor/state.h"
 
@@ -301,6 +302,8 @@ static mu_status prepare(struct supervisor *s, mu_error *err) {
   open_service_manager(s);
   mu_status status = prepare_sandbox(s->options, err);
   if (status != MU_OK) return status;
+  status = gpu_room_remember(s, err);
+  if (status != MU_OK) return status;
   status = options_encode(s->options, &s->encoded_options);
   return status == MU_OK ? status : mu_fail(err, status, "cannot encode the settings (%s)", status_name(status));
 }
@@ -348,6 +351,7 @@ static void release(struct supervisor *s) {
   json_decref(s->reload.report);
   json_decref(s->reload.shown);
   options_free(s->options);
+  gpu_measurements_free(&s->measured);
   buffer_free(&s->encoded_options);
   oom_watch_close(&s->oom);
   service_manager_close(&s->service_manager);

@@ -3,7 +3,7 @@
 #include <stdlib.h>
 
 #include "engine/engine.h"
-#include "supervisor/state.h"
+#include "supervisor/gpu_room.h"
 
 /* ---- which models ------------------------------------------------------------------------------------------------ */
 
@@ -70,18 +70,52 @@ struct served_model *served_model_create(const struct options *options, const st
   return NULL;
 }
 
-static void plan_on(struct served_model *model, const struct model_config *config, uint32_t cores,
-                    const struct gpus *gpus, mu_error *err) {
-  if (!gpus->known && worker_plan_wants_gpus(&model->options, config)) {
+/* ---- plans ------------------------------------------------------------------------------------------------------- */
+
+mu_status wanted_gpus(const struct options *options, const struct gpus *gpus, struct gpu_set *ret_set, mu_error *err) {
+  const struct gpu_wish wish = {
+      .gpus = options->gpus,
+      .gpu_ids = options->gpu_ids,
+      /* They number the machine's GPUs, not those that are made up. */
+      .cuda_visible_devices = options->simulate_gpus == 0 ? getenv("CUDA_VISIBLE_DEVICES") : NULL,
+      .cuda_device_order = getenv("CUDA_DEVICE_ORDER"),
+  };
+  return gpu_set_choose(&gpus->inventory, &wish, ret_set, err);
+}
+
+mu_status wanted_gpus_check(const struct options *options, const struct gpus *gpus, mu_error *err) {
+  struct gpu_set set;
+  bool asked = strcmp(options->gpus, "auto") != 0 || options->gpu_ids[0] != '\0';
+  return asked ? wanted_gpus(options, gpus, &set, err) : MU_OK;
+}
+
+static bool wants_gpus(const struct options *options, const struct served_model *model,
+                       const struct model_config *config) {
+  return worker_plan_wants_gpus(&model->options, config, model->path, options->onnxruntime_library);
+}
+
+static void plan_on(const struct options *options, const struct planning *planning, struct served_model *model,
+                    const struct model_config *config, mu_error *err) {
+  const struct gpus *gpus = planning->gpus;
+  struct gpu_set set = {.n = 0};
+  bool wants = wants_gpus(options, model, config);
+  if (gpus->known && wanted_gpus(options, gpus, &set, err) != MU_OK && wants) return;
+  if (!gpus->known && wants) {
     mu_fail(err, MU_UNAVAILABLE, "it is to run on GPUs, and nobody knows which there are: %s", gpus->error);
     return;
   }
-  model->planned = worker_plan_make(&model->options, config, model->path, cores, &model->plan, err) == MU_OK;
+  const struct plan_ground ground = {planning->cores, &gpus->inventory, &set};
+  model->planned = worker_plan_make(&model->options, config, model->path, options->onnxruntime_library, &ground,
+                                    &model->plan, err) == MU_OK;
+  if (!model->planned) return;
+  model->file_bytes = gpu_room_file_bytes(model);
+  model->gpu_memory = worker_plan_memory(&model->options, config, model->plan.engine, model->file_bytes);
 }
 
 /* What it takes to serve it; where that cannot be, why. */
-static void make_plan(struct served_model *model, const struct repository_model *found, uint32_t cores,
-                      const struct gpus *gpus) {
+static void make_plan(const struct options *options, const struct planning *planning, struct served_model *model,
+                      const struct repository_model *found) {
+  const struct gpus *gpus = planning->gpus;
   mu_error err = {{0}};
   if (found->problem[0] != '\0') {
     mu_fail(&err, MU_INVALID, "%s", found->problem);
@@ -90,52 +124,52 @@ static void make_plan(struct served_model *model, const struct repository_model 
   } else if (model->text_size > CONFIG_TEXT_MAX) {
     mu_fail(&err, MU_TOO_LARGE, "its configuration has %zu bytes; at most %d are taken", model->text_size,
             CONFIG_TEXT_MAX);
-  } else if (!gpus->known && gpus->error[0] == '\0' && worker_plan_wants_gpus(&model->options, found->config)) {
+  } else if (!gpus->known && gpus->error[0] == '\0' && wants_gpus(options, model, found->config)) {
     model->waits_for_gpus = true;
     snprintf(model->reason, sizeof model->reason, "waits until the machine's GPUs are known");
     return;
   } else {
-    plan_on(model, found->config, cores, gpus, &err);
+    plan_on(options, planning, model, found->config, &err);
   }
   if (model->planned) return;
   model->state = MODEL_UNAVAILABLE;
   snprintf(model->reason, sizeof model->reason, "%s", err.message);
 }
 
-static mu_status add_version(const struct options *options, uint32_t cores, const struct gpus *gpus,
+static mu_status add_version(const struct options *options, const struct planning *planning,
                              const struct repository_model *found, const struct repository_version *version,
                              struct list *models) {
   struct served_model *model = served_model_create(options, found, version);
   if (model == NULL) return MU_NO_MEMORY;
-  make_plan(model, found, cores, gpus);
+  make_plan(options, planning, model, found);
   list_push_back(models, &model->link);
   return MU_OK;
 }
 
-static mu_status add_model(const struct options *options, uint32_t cores, const struct gpus *gpus,
+static mu_status add_model(const struct options *options, const struct planning *planning,
                            const struct repository_model *found, struct list *models) {
   mu_status status = MU_OK;
   for (size_t i = 0; status == MU_OK && i < found->n_versions; i++)
-    status = add_version(options, cores, gpus, found, &found->versions[i], models);
-  return found->n_versions > 0 ? status : add_version(options, cores, gpus, found, NULL, models);
+    status = add_version(options, planning, found, &found->versions[i], models);
+  return found->n_versions > 0 ? status : add_version(options, planning, found, NULL, models);
 }
 
-static mu_status add_all(const struct options *options, uint32_t cores, const struct gpus *gpus,
+static mu_status add_all(const struct options *options, const struct planning *planning,
                          const struct repository *repository, struct list *models) {
   mu_status status = MU_OK;
   for (size_t i = 0; status == MU_OK && i < repository->n_models; i++)
-    status = add_model(options, cores, gpus, &repository->models[i], models);
+    status = add_model(options, planning, &repository->models[i], models);
   return status;
 }
 
-mu_status wanted_model_plan(const struct options *options, uint32_t cores, const struct gpus *gpus,
+mu_status wanted_model_plan(const struct options *options, const struct planning *planning,
                             struct served_model *model) {
   struct model_config *config;
   mu_error err = {{0}};
   model->waits_for_gpus = false;
   mu_status status = model_config_parse(model->text, model->text_size, model->name, model->name, &config, &err);
   if (status == MU_OK) {
-    plan_on(model, config, cores, gpus, &err);
+    plan_on(options, planning, model, config, &err);
     model_config_free(config);
   }
   if (model->planned) return fingerprint_take(model, options);
@@ -161,6 +195,8 @@ static mu_status give_files(const struct model_choice *choice, struct list *mode
     for (size_t i = 0; model->given && i < choice->n_files; i++)
       if (choice->versions[i] == model->version) model->file = fcntl(choice->files[i], F_DUPFD_CLOEXEC, 0);
     if (model->given && model->file < 0) return MU_IO;
+    model->file_bytes = gpu_room_file_bytes(model);
+    if (model->gpu_memory.arena > 0) model->gpu_memory.weights = model->file_bytes; /* estimated by the file */
   }
   return MU_OK;
 }
@@ -178,14 +214,14 @@ static void append_all(struct list *models, struct list *found) {
   for (struct list *link; (link = list_pop_front(found)) != NULL;) list_push_back(models, link);
 }
 
-mu_status wanted_model_find(const struct options *options, uint32_t cores, const struct gpus *gpus,
+mu_status wanted_model_find(const struct options *options, const struct planning *planning,
                             const struct model_choice *choice, struct list *models, mu_error *err) {
   struct repository repository = {0};
   struct list found;
   list_init(&found);
   mu_status status = find_chosen(options, choice, &repository, err);
   if (status != MU_OK) return status;
-  status = add_all(options, cores, gpus, &repository, &found);
+  status = add_all(options, planning, &repository, &found);
   repository_free(&repository);
   if (status == MU_OK) status = give_files(choice, &found);
   if (status == MU_OK) status = take_fingerprints(options, &found);
@@ -201,40 +237,44 @@ mu_status wanted_model_find(const struct options *options, uint32_t cores, const
 /* ---- all --------------------------------------------------------------------------------------------------------- */
 
 /* One that is not there any more is wanted no more. */
-static mu_status find_all_chosen(const struct options *options, uint32_t cores, const struct gpus *gpus,
+static mu_status find_all_chosen(const struct options *options, const struct planning *planning,
                                  const struct list *choices, struct list *models, mu_error *err) {
   mu_status status = MU_OK;
   list_each (link, choices) {
     const struct model_choice *choice = list_item(link, struct model_choice, link);
-    if (status == MU_OK) status = wanted_model_find(options, cores, gpus, choice, models, err);
+    if (status == MU_OK) status = wanted_model_find(options, planning, choice, models, err);
     if (status == MU_NOT_FOUND) status = MU_OK;
   }
   return status;
 }
 
-static mu_status find_whole_repository(const struct options *options, uint32_t cores, const struct gpus *gpus,
+static mu_status find_whole_repository(const struct options *options, const struct planning *planning,
                                        struct list *models, mu_error *err) {
   struct repository repository = {0};
   mu_status status = repository_scan(options->models.items, options->models.n, &repository, err);
   if (status != MU_OK) return status;
-  status = add_all(options, cores, gpus, &repository, models);
+  status = add_all(options, planning, &repository, models);
   repository_free(&repository);
   if (status == MU_OK) status = take_fingerprints(options, models);
   return status == MU_OK ? status : mu_fail(err, status, "no memory for the models");
 }
 
-mu_status wanted_models_find(const struct options *options, uint32_t cores, const struct gpus *gpus,
-                             const struct list *choices, struct list *models, mu_error *err) {
+mu_status wanted_models_find(const struct options *options, const struct planning *planning, const struct list *choices,
+                             struct list *models, mu_error *err) {
   struct list found;
   list_init(&found);
   mu_status status = wanted_models_check(options, err);
+  if (status == MU_OK && planning->gpus->known) status = wanted_gpus_check(options, planning->gpus, err);
   if (status == MU_OK)
-    status = choices != NULL ? find_all_chosen(options, cores, gpus, choices, &found, err)
-                             : find_whole_repository(options, cores, gpus, &found, err);
-  if (status == MU_OK)
+    status = choices != NULL ? find_all_chosen(options, planning, choices, &found, err)
+                             : find_whole_repository(options, planning, &found, err);
+  if (status == MU_OK) {
+    struct placement_room rooms[GPUS_MAX];
+    gpu_room_check(planning, &found, false, rooms);
     append_all(models, &found);
-  else
+  } else {
     served_models_free(&found);
+  }
   return status;
 }
 

@@ -12,7 +12,6 @@
 /* A worker that says that it leaves, or has closed its control socket, has this long to be gone. */
 static const uint64_t leaving_ns = 5 * NS_PER_S;
 
-static void start(struct worker *worker);
 static void stop(struct worker *worker);
 static void on_timer(uv_timer_t *timer);
 
@@ -21,6 +20,7 @@ const char *worker_state_name(enum worker_state state) {
       [WORKER_STARTING] = "starting", [WORKER_LOADING] = "loading",   [WORKER_WARMING] = "warming",
       [WORKER_READY] = "ready",       [WORKER_STOPPING] = "stopping", [WORKER_BACKOFF] = "backoff",
       [WORKER_FAILED] = "failed",     [WORKER_RETIRING] = "retiring", [WORKER_FENCED] = "fenced",
+      [WORKER_QUEUED] = "queued",
   };
   return names[state];
 }
@@ -79,7 +79,7 @@ static void attach(struct worker *worker, struct gateway *gateway) {
       .batch_tokens = tokens.batch,
       .lanes = worker->group->instances,
       .epoch = attachment->epoch,
-      .device_name = worker->group->device,
+      .device_name = worker->group->label,
       .pid = process_pid(worker->process),
       .load_ns = worker->policy.ready_ns > worker->started_ns ? worker->policy.ready_ns - worker->started_ns : 0,
   };
@@ -208,9 +208,10 @@ static void on_ready(struct worker *worker, const struct control_packet *packet)
   uv_timer_stop(&worker->timer);
   restart_policy_ready(&worker->policy, now);
   LOG_INFO("worker ready", LOG_STR("model", worker->model->name), LOG_INT("version", worker->model->version),
-           LOG_STR("device", worker->group->device), LOG_INT("worker", worker->number),
+           LOG_STR("device", worker->group->label), LOG_INT("worker", worker->number),
            LOG_INT("pid", process_pid(worker->process)), LOG_INT("ms", (now - worker->started_ns) / NS_PER_MS));
   for (size_t i = 0; i < GATEWAYS; i++) attach(worker, &worker->supervisor->gateways[i]);
+  load_queue_next(worker->supervisor, worker->device);
 }
 
 static void forget_backends(struct worker *worker) {
@@ -267,11 +268,11 @@ static void log_end(const struct worker *worker) {
   }
   if (worker->state == WORKER_FAILED)
     LOG_ERROR("worker failed", LOG_STR("model", model->name), LOG_INT("version", model->version),
-              LOG_STR("device", worker->group->device), LOG_INT("worker", worker->number),
+              LOG_STR("device", worker->group->label), LOG_INT("worker", worker->number),
               LOG_STR("error", worker->reason));
   else
     LOG_ERROR("worker ended, will be started again", LOG_STR("model", model->name), LOG_INT("version", model->version),
-              LOG_STR("device", worker->group->device), LOG_INT("worker", worker->number),
+              LOG_STR("device", worker->group->label), LOG_INT("worker", worker->number),
               LOG_STR("error", worker->reason), LOG_INT("delay_ms", worker->policy.delay_ns / NS_PER_MS));
 }
 
@@ -283,7 +284,7 @@ static void rest(struct worker *worker, const struct gpu_guard *obstacle) {
   worker->state = WORKER_FENCED;
   set_reason(worker, reason);
   LOG_WARNING("worker rests until its GPU serves again", LOG_STR("model", worker->model->name),
-              LOG_INT("version", worker->model->version), LOG_STR("device", worker->group->device),
+              LOG_INT("version", worker->model->version), LOG_STR("device", worker->group->label),
               LOG_STR("reason", reason));
   update_model(worker);
 }
@@ -354,6 +355,7 @@ static void detach(struct worker *worker, const struct death *death) {
 static void on_ended(void *context, int code, int status) {
   struct worker *worker = context;
   struct supervisor *s = worker->supervisor;
+  uint32_t device = worker->device;
   if (worker->link != NULL) control_link_read(worker->link);
   const struct death death = judge(worker, code, status);
   uv_timer_stop(&worker->timer);
@@ -369,6 +371,7 @@ static void on_ended(void *context, int code, int status) {
     served_model_check_gone(worker->model);
   else
     after_end(worker, death.blamed || worker->wish == DEATH_DEVICE_LOST, death.why);
+  load_queue_next(s, device);
 }
 
 /* The time for what it has in hand is over. On a GPU with a fault that may never end: it goes on elsewhere. */
@@ -385,7 +388,10 @@ static void on_timer(uv_timer_t *timer) {
   switch (worker->state) {
     case WORKER_BACKOFF:
       worker->restarts++;
-      start(worker);
+      worker_start(worker);
+      break;
+    case WORKER_QUEUED:
+      worker_start(worker);
       break;
     case WORKER_RETIRING:
       end_retirement(worker);
@@ -400,6 +406,13 @@ static void on_timer(uv_timer_t *timer) {
       condemn(worker, DEATH_TIMEOUT, "see --load-timeout");
       break;
   }
+}
+
+/* Of the CPU, next to its GPU; "": it runs anywhere. */
+static const char *near_cores(const struct worker *worker) {
+  const struct gpus *gpus = &worker->supervisor->gpus;
+  int32_t position = gpus_position(gpus, worker->group->device);
+  return position != GPU_UNKNOWN ? gpus->inventory.gpus[position].cores : "";
 }
 
 /* The GPU that a worker of the sim engine shares with others there. It begins anew with an upgrade, which starts all
@@ -434,6 +447,7 @@ static mu_status send_start(struct worker *worker, mu_error *err) {
       .options = {model->settings.data, model->settings.size},
       .engine = model->plan.engine,
       .device = worker->group->device,
+      .cores = near_cores(worker),
       .threads = model->plan.threads,
       .instances = worker->group->instances,
       .max_batch = (uint32_t)model->options.max_batch_size,
@@ -453,8 +467,16 @@ static mu_status spawn(struct worker *worker, mu_error *err) {
   const struct supervisor *s = worker->supervisor;
   char title[512];
   snprintf(title, sizeof title, "muster: worker %s/%lld %s", worker->model->name, (long long)worker->model->version,
-           worker->group->device);
-  const struct process_spec spec = {title, "worker", log_current(), s->log_format};
+           worker->group->label);
+  char visible[PLAN_DEVICE_NAME + 32];
+  const char *const environment[] = {visible, NULL};
+  const char *gpu = worker_plan_gpu(worker->group->device);
+  snprintf(visible, sizeof visible, "CUDA_VISIBLE_DEVICES=%s", gpu != NULL ? gpu : "");
+  const struct process_spec spec = {.title = title,
+                                    .role = "worker",
+                                    .log = log_current(),
+                                    .log_format = s->log_format,
+                                    .environment = gpu != NULL ? environment : NULL};
   int control;
   mu_status status = process_spawn(s->loop, &spec, on_ended, worker, &worker->process, &control, err);
   if (status != MU_OK) return status;
@@ -463,18 +485,19 @@ static mu_status spawn(struct worker *worker, mu_error *err) {
   return MU_OK;
 }
 
-static void start(struct worker *worker) {
+void worker_start(struct worker *worker) {
   struct supervisor *s = worker->supervisor;
   mu_error err;
-  worker->number = ++s->last_worker;
   worker->wish = DEATH_UNASKED;
   worker->failure = MU_OK;
-  worker->started_ns = clock_now_ns();
   const struct gpu_guard *obstacle = gpus_obstacle(&s->gpus, worker->group->device);
   if (obstacle != NULL) {
     rest(worker, obstacle);
     return;
   }
+  if (!load_queue_admit(worker)) return;
+  worker->number = ++s->last_worker;
+  worker->started_ns = clock_now_ns();
   worker->state = WORKER_STARTING;
   if (spawn(worker, &err) != MU_OK) {
     after_end(worker, true, err.message);
@@ -485,7 +508,7 @@ static void start(struct worker *worker) {
   mu_status status = worker->link != NULL ? send_start(worker, &err) : mu_fail(&err, MU_NO_MEMORY, "no memory");
   if (status != MU_OK) condemn(worker, DEATH_UNREACHABLE, err.message);
   LOG_INFO("worker started", LOG_STR("model", worker->model->name), LOG_INT("version", worker->model->version),
-           LOG_STR("device", worker->group->device), LOG_INT("worker", worker->number),
+           LOG_STR("device", worker->group->label), LOG_INT("worker", worker->number),
            LOG_INT("pid", process_pid(worker->process)), LOG_INT("instances", worker->group->instances),
            LOG_INT("threads", worker->model->plan.threads));
 }
@@ -493,7 +516,7 @@ static void start(struct worker *worker) {
 void workers_start(struct served_model *model) {
   for (size_t i = 0; i < model->n_workers; i++) {
     if (model->supervisor->phase >= PHASE_STOPPING) return;
-    start(&model->workers[i]);
+    worker_start(&model->workers[i]);
   }
 }
 
@@ -524,6 +547,7 @@ mu_status worker_adopt(struct worker *worker, const struct handover_worker *from
                                            .delay_ns = from->delay_ns};
   set_reason(worker, from->reason);
   uint64_t now = clock_now_ns();
+  if (worker->state == WORKER_QUEUED) set_timer(worker, NS_PER_MS);
   if (from->due_ns > 0) set_timer(worker, from->due_ns > now ? from->due_ns - now : 0);
   if (from->pid == 0) return MU_OK;
   mu_status status = process_adopt(s->loop, from->pid, from->pidfd, on_ended, worker, &worker->process, err);
@@ -617,7 +641,7 @@ void workers_obey_gpus(struct supervisor *s) {
     if (obstacle != NULL)
       make_way(worker, obstacle);
     else if (worker->state == WORKER_FENCED && worker->model->role != LEFT)
-      start(worker);
+      worker_start(worker);
   }
 }
 
@@ -667,7 +691,7 @@ static mu_status add_group(struct supervisor *s, struct served_model *model, con
                            mu_error *err) {
   uint32_t device = 0;
   mu_status status = device_number(s, group->device, &device, err);
-  for (uint32_t i = 0; status == MU_OK && i < model->plan.processes; i++) {
+  for (uint32_t i = 0; status == MU_OK && i < group->processes; i++) {
     struct worker *worker = &model->workers[model->n_workers++];
     *worker = (struct worker){.supervisor = s, .model = model, .group = group, .device = device};
     uv_timer_init(net_loop_uv(s->loop), &worker->timer);
@@ -679,7 +703,7 @@ static mu_status add_group(struct supervisor *s, struct served_model *model, con
 
 mu_status workers_create(struct supervisor *s, struct served_model *model, mu_error *err) {
   if (!model->planned) return MU_OK;
-  size_t n = (size_t)model->plan.processes * model->plan.n_groups;
+  size_t n = worker_plan_processes(&model->plan);
   model->workers = calloc(n, sizeof *model->workers);
   if (model->workers == NULL) return mu_fail(err, MU_NO_MEMORY, "no memory for %zu workers", n);
   mu_status status = MU_OK;

@@ -451,7 +451,7 @@ def test_wrong_simulated_model(tmp_path, parameters, pattern):
     (["--http-port"], "--http-port needs a value"), (["--http-port", "http"], "http-port: 'http' .*0 to 65535"),
     (["--http-port", "65536"], "65536"), (["--no-http-port"], "--no-http-port"),
     (["--body-limit", "1"], "body-limit: '1' .*1KiB to 64GiB"), (["--body-limit", "1XB"], "body-limit"),
-    (["--engine", "caffe"], "caffe"), (["--device", "gpu:99"], "gpu:99"), (["--device", "quantum"], "quantum"),
+    (["--engine", "caffe"], "caffe"), (["--device", "gpu:99"], "GPU 99"), (["--device", "quantum"], "quantum"),
     (["--load-balance", "best"], "queue-depth, round-robin"), (["--grpc-port", "7000", "--http-port", "7000"], "http-port and grpc-port are both 7000"),
     (["--load-model", "a"], "--load-model needs --model-control-mode=explicit"),
     (["--model-control-mode=explicit", "--load-model", "identty"], "did you mean identity?"),

@@ -8,7 +8,8 @@ import pytest
 from muster_server import put_model, sim_config, wait_for
 
 ON_GPU = {"instance_group": "{ kind: KIND_GPU gpus: [0] }", "max_batch_size": 8}
-ONE = ["--simulate-gpus=1"]
+# What the GPU itself says is tested here: by the estimate everything fits.
+ONE = ["--simulate-gpus=1", "--gpu-memory=1MiB"]
 
 
 def workers(server):
@@ -36,7 +37,7 @@ def test_without_times_it_is_saturating(serve, tmp_path):
 
 
 @pytest.mark.parametrize("parameters, reason", [
-    ({"gpu_memory_mib": 90000}, "out of memory on gpu:0: 90000 MiB wanted, 0 other processes hold 0 of 81920 MiB"),
+    ({"gpu_memory_mib": 90000}, "out of memory on gpu:GPU-simulated-0: 90000 MiB wanted, 0 other processes hold 0 of 81920 MiB"),
     ({"gpu_memory_mib": 500, "gpu_total_mib": 499}, "500 MiB wanted, 0 other processes hold 0 of 499 MiB"),
     ({"profile": "fast"}, 'sim.profile = "fast"'), ({"sharing": "mig"}, 'sim.sharing = "mig"'), ({"gpu_speed": 0}, "sim.gpu_speed"),
 ])

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "engine/onnxruntime/onnxruntime.h"
 
 /* ---- finding it -------------------------------------------------------------------------------------------------- */
 
@@ -49,15 +50,19 @@ static void try_folder(struct search *search, const char *folder) {
   free(found);
 }
 
-static void try_beside_program(struct search *search, const char *relative) {
-  char folder[PATH_MAX];
-  ssize_t n = readlink("/proc/self/exe", folder, sizeof folder - 1);
-  if (n <= 0) return;
+static bool folder_beside_program(const char *relative, char folder[PATH_MAX]) {
+  ssize_t n = readlink("/proc/self/exe", folder, PATH_MAX - 1);
+  if (n <= 0) return false;
   folder[n] = '\0';
   char *slash = strrchr(folder, '/');
-  if (slash == NULL) return;
-  snprintf(slash, sizeof folder - (size_t)(slash - folder), "%s", relative);
-  try_folder(search, folder);
+  if (slash == NULL) return false;
+  snprintf(slash, PATH_MAX - (size_t)(slash - folder), "%s", relative);
+  return true;
+}
+
+static void try_beside_program(struct search *search, const char *relative) {
+  char folder[PATH_MAX];
+  if (folder_beside_program(relative, folder)) try_folder(search, folder);
 }
 
 static const struct {
@@ -86,6 +91,39 @@ static mu_status find_library(const char *path, void **ret_handle, mu_error *err
   }
   *ret_handle = search.handle;
   return MU_OK;
+}
+
+/* ---- its CUDA provider, by the files alone ----------------------------------------------------------------------- */
+
+static bool has_file(const char *folder, const char *name) {
+  char path[PATH_MAX];
+  return snprintf(path, sizeof path, "%s/%s", folder, name) < (int)sizeof path && access(path, R_OK) == 0;
+}
+
+static bool has_library(const char *folder) {
+  struct dirent **found = NULL;
+  int n = scandir(folder, &found, is_library, NULL);
+  bool any = n > 0;
+  while (n > 0) free(found[--n]);
+  free(found);
+  return any;
+}
+
+bool engine_onnxruntime_has_cuda(const char *library) {
+  static const char cuda[] = "libonnxruntime_providers_cuda.so";
+  char folder[PATH_MAX];
+  struct stat file;
+  if (library != NULL && library[0] != '\0') {
+    snprintf(folder, sizeof folder, "%s", library);
+    if (stat(library, &file) == 0 && S_ISDIR(file.st_mode)) return has_file(folder, cuda);
+    char *slash = strrchr(folder, '/');
+    if (slash != NULL) *slash = '\0';
+    return slash != NULL && has_file(folder, cuda);
+  }
+  /* In the order of search_places: what the first library has beside it counts. */
+  if (folder_beside_program("/../lib", folder) && has_library(folder)) return has_file(folder, cuda);
+  if (folder_beside_program("", folder) && has_library(folder)) return has_file(folder, cuda);
+  return has_file(MUSTER_DEPS "/onnxruntime/lib", cuda);
 }
 
 /* ---- its log ----------------------------------------------------------------------------------------------------- */

@@ -149,7 +149,7 @@ static void what_needs_no_gpu_is_known_before_they_are(void **state) {
 
 #define MIB(n) (INT64_C(n) << 20)
 
-static const struct placement_memory unet = {PLACEMENT_CONTEXT_BYTES, MIB(1210), MIB(2048), GPU_UNKNOWN};
+static const struct placement_memory unet = {PLACEMENT_CONTEXT_BYTES, MIB(1210), MIB(2048), GPU_UNKNOWN, 0};
 
 static void what_does_not_fit_shows_its_sum(void **state) {
   alike(2);
@@ -168,12 +168,20 @@ static void what_does_not_fit_shows_its_sum(void **state) {
   assert_int_equal(rooms[0].taken, MIB(7516));
   assert_int_equal(rooms[1].processes, 2);
   /* GPU 0 has room for this one, GPU 1 has not: nothing is taken. */
-  const struct placement_memory small = {0, 0, 0, MIB(100)};
+  const struct placement_memory small = {0, 0, 0, MIB(100), 0};
   assert_int_equal(placement_take(&gpus, shares, 3, 1, &small, "small", rooms, &err), MU_TOO_LARGE);
   assert_string_equal(err.message,
                       "1 process of small needs 1 x (100 MiB, measured) = 100 MiB; GPU 1 has 8,192 MiB, of which "
                       "614 MiB are used by others and 7,516 MiB by other models of this server");
   assert_int_equal(rooms[0].taken, MIB(7516));
+}
+
+static void what_the_operator_says_outdoes_measurements(void **state) {
+  const struct placement_memory memory = {MIB(500), MIB(1), MIB(1), MIB(700), MIB(4096)};
+  char text[PLACEMENT_MEMORY_TEXT];
+  assert_int_equal(placement_memory_sum(&memory), MIB(4096));
+  placement_print_memory(&memory, text);
+  assert_string_equal(text, "4,096 MiB, as --gpu-memory says");
 }
 
 static void own_processes_are_not_others(void **state) {
@@ -228,6 +236,7 @@ int main(void) {
       cmocka_unit_test(only_sim_runs_on_simulated_gpus),
       cmocka_unit_test(what_needs_no_gpu_is_known_before_they_are),
       cmocka_unit_test(what_does_not_fit_shows_its_sum),
+      cmocka_unit_test(what_the_operator_says_outdoes_measurements),
       cmocka_unit_test(own_processes_are_not_others),
       cmocka_unit_test(a_gpu_of_unknown_size_takes_all),
       cmocka_unit_test(bytes_are_printed_for_people),

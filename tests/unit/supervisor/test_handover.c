@@ -75,7 +75,6 @@ static int set_up(void **state) {
                                              .named = true,
                                              .planned = true,
                                              .engine = "onnxruntime",
-                                             .processes = 2,
                                              .threads = 1,
                                              .overlap = true,
                                              .metadata = {"\1\2\0", 3},
@@ -84,8 +83,8 @@ static int set_up(void **state) {
                                              .was_ready = true};
   sample.models[1] =
       (struct handover_model){.number = 9, .name = "broken", .reason = "no version", .file = -1, .text = {"", 0}};
-  sample.groups[0] = (struct handover_group){4, "cpu", 2};
-  sample.groups[1] = (struct handover_group){4, "gpu:0", 1};
+  sample.groups[0] = (struct handover_group){4, "cpu", "cpu", 2, 2};
+  sample.groups[1] = (struct handover_group){4, "gpu:GPU-1", "gpu:0", 2, 1};
   for (uint32_t i = 0; i < 3; i++)
     sample.workers[i] = (struct handover_worker){.model = 4,
                                                  .place = i + (i == 2),
@@ -265,7 +264,7 @@ static void what_contradicts_itself_is_refused(void **state) {
   REFUSED(sample.models[1].number = 4);
   REFUSED(sample.models[1].number = 10);
   REFUSED(sample.models[1].planned = true);
-  REFUSED(sample.models[0].processes = 0);
+  REFUSED(sample.groups[0].processes = 0);
   REFUSED(sample.models[0].file = 0);
   REFUSED(sample.models[1].file = -2);
   REFUSED(sample.groups[1].model = 5);

@@ -85,6 +85,11 @@ static int role_inspect(void) {
   const char *log = getenv("MUSTER_ROLE_LOG");
   if (wrong == NULL && (log == NULL || strcmp(log, "1:0:1:7:1:1") != 0)) wrong = "MUSTER_ROLE_LOG is wrong";
   if (wrong == NULL && getenv("PROCESS_TEST") == NULL) wrong = "the environment is lost";
+  const char *own = getenv("MUSTER_TEST_OWN"), *added = getenv("MUSTER_TEST_NEW"), *owner = getenv("MUSTER_TEST_OWNER");
+  if (wrong == NULL && (own == NULL || strcmp(own, "of the spec") != 0)) wrong = "a variable was not replaced";
+  if (wrong == NULL && (added == NULL || added[0] != '\0')) wrong = "a variable was not added";
+  if (wrong == NULL && (owner == NULL || strcmp(owner, "of the parent") != 0))
+    wrong = "a variable too many was replaced";
   say(wrong == NULL ? "all is well" : wrong);
   return 0;
 }
@@ -115,7 +120,14 @@ static void on_ended(void *context, int code, int status) {
 }
 
 static void spawn(struct fixture *f, const char *role) {
-  const struct process_spec spec = {"muster: test", role, {true, false, true, 7, true}, LOG_FORMAT_TEXT};
+  static const char *const variables[] = {"MUSTER_TEST_OWN=of the spec", "MUSTER_TEST_NEW=", NULL};
+  const struct process_spec spec = {.title = "muster: test",
+                                    .role = role,
+                                    .log = {true, false, true, 7, true},
+                                    .log_format = LOG_FORMAT_TEXT,
+                                    .environment = variables};
+  setenv("MUSTER_TEST_OWN", "of the parent", 1);
+  setenv("MUSTER_TEST_OWNER", "of the parent", 1);
   mu_error err;
   if (process_spawn(f->loop, &spec, on_ended, f, &f->process, &f->control, &err) != MU_OK) fail_msg("%s", err.message);
 }

@@ -45,6 +45,7 @@ static int tear_down(void **state) {
 }
 
 static const struct gpus no_gpus = {.known = true};
+static const struct planning planning = {.cores = 8, .gpus = &no_gpus};
 
 /* With one further argument; NULL: none. */
 static void find_wanted(struct list *models, char *argument) {
@@ -54,7 +55,7 @@ static void find_wanted(struct list *models, char *argument) {
   list_init(models);
   if (options_load(argument != NULL ? 2 : 1, argv, (char *[]){NULL}, &options, &err) != MU_OK)
     fail_msg("%s", err.message);
-  if (wanted_models_find(options, 8, &no_gpus, NULL, models, &err) != MU_OK) fail_msg("%s", err.message);
+  if (wanted_models_find(options, &planning, NULL, models, &err) != MU_OK) fail_msg("%s", err.message);
   options_free(options); /* the models have what they need of them */
 }
 

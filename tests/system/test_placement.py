@@ -1,0 +1,200 @@
+"""Which worker processes go onto which GPUs, what happens where they do not fit, and how many load at once."""
+import pathlib
+import shutil
+
+import pytest
+
+from muster_server import put_model, run_muster, sim_config, wait_for
+from traffic import echo, sim_model
+
+GPUS = "--simulate-gpus=4"
+
+
+def gpu_group(gpus="", count=1):
+    return f"{{ kind: KIND_GPU count: {count} {f'gpus: [{gpus}]' if gpus else ''} }}"
+
+
+def places(server, model=None):
+    """Sorted devices of the workers, each as often as it has processes."""
+    return sorted(worker["device"] for worker in server.workers(model))
+
+
+def refused(server, model, *words):
+    """The model is not served, and says why."""
+    answer = server.get(f"/v2/models/{model}/ready")
+    assert answer.status != 200
+    status = next(entry for entry in server.status()["models"] if entry["name"] == model)
+    assert all(word in status["reason"] for word in words), status["reason"]
+
+
+# ---- where workers go ------------------------------------------------------------------------------------------------
+
+def test_instance_groups_on_gpus(serve, tmp_path):
+    """KIND_GPU without gpus is every GPU; with gpus it is those; KIND_AUTO takes what the engine can use; KIND_CPU none."""
+    models = tmp_path / "models"
+    sim_model(models, "every", instance_group=gpu_group(count=2))
+    sim_model(models, "some", instance_group=gpu_group("3, 1"))
+    sim_model(models, "automatic")
+    sim_model(models, "cpu", instance_group="{ kind: KIND_CPU }")
+    sim_model(models, "mixed", instance_group=f"[ {gpu_group('0')}, {{ kind: KIND_CPU }} ]")
+    server = serve(models, GPUS, "--processes-per-gpu=2")
+    every = [f"gpu:{i}" for i in range(4)]
+    assert places(server, "every") == sorted(2 * every)
+    assert places(server, "some") == ["gpu:1", "gpu:1", "gpu:3", "gpu:3"]
+    assert places(server, "automatic") == sorted(2 * every)
+    assert places(server, "cpu") == ["cpu"]
+    assert places(server, "mixed") == ["cpu", "gpu:0", "gpu:0"]
+    for model in ("every", "some", "automatic", "cpu", "mixed"):
+        assert echo(server, 1, model=model).status == 200
+
+
+def test_workers_see_their_gpu_alone(serve, tmp_path):
+    """By its UUID, whatever the server's own environment says; the rest of that reaches them."""
+    sim_model(tmp_path / "models", "echo", instance_group=gpu_group("0, 2"))
+    server = serve(tmp_path / "models", GPUS, "--sandbox=off",
+                   env={"CUDA_MPS_PIPE_DIRECTORY": "/slurm/mps", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"})
+    for worker in server.workers("echo"):
+        seen = dict(entry.split("=", 1) for entry in
+                    pathlib.Path(f"/proc/{worker['pid']}/environ").read_text().split("\0") if "=" in entry)
+        assert worker["gpu"] == f"GPU-simulated-{worker['device'].removeprefix('gpu:')}"
+        assert seen["CUDA_VISIBLE_DEVICES"] == worker["gpu"]
+        assert seen["CUDA_MPS_PIPE_DIRECTORY"] == "/slurm/mps"
+
+
+@pytest.mark.parametrize("device, where", [("gpu", ["gpu:0", "gpu:1"]), ("gpu:1", ["gpu:1"]), ("cpu", ["cpu"]),
+                                           ("gpu:GPU-simulated-0", ["gpu:0"])])
+def test_a_device_for_all(serve, tmp_path, device, where):
+    sim_model(tmp_path / "models", "echo", instance_group=gpu_group("0"))
+    assert places(serve(tmp_path / "models", "--simulate-gpus=2", f"--device={device}")) == where
+
+
+def test_settings_of_one_model(serve, tmp_path):
+    sim_model(tmp_path / "models", "one", instance_group=gpu_group())
+    sim_model(tmp_path / "models", "three", instance_group=gpu_group())
+    (tmp_path / "muster.yaml").write_text("models:\n  three: {processes_per_gpu: 3}\n")
+    server = serve(tmp_path / "models", "--simulate-gpus=1", cwd=tmp_path)
+    assert (places(server, "one"), places(server, "three")) == (["gpu:0"], 3 * ["gpu:0"])
+
+
+# ---- which GPUs the server may use -----------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("flags, env, where", [
+    (["--gpus=1,3"], {}, ["gpu:1", "gpu:3"]), (["--gpus=2-3"], {}, ["gpu:2", "gpu:3"]),
+    (["--gpus=GPU-simulated-2"], {}, ["gpu:2"]), ([], {"GPU_IDS": "0,2"}, ["gpu:0", "gpu:2"]),
+    (["--gpus=all"], {"GPU_IDS": "0"}, ["gpu:0", "gpu:1", "gpu:2", "gpu:3"])])
+def test_gpus_of_the_server(serve, tmp_path, flags, env, where):
+    sim_model(tmp_path / "models", "echo", instance_group=gpu_group())
+    assert places(serve(tmp_path / "models", GPUS, *flags, env=env)) == where
+
+
+@pytest.mark.parametrize("flags, env, words", [
+    (["--gpus=4"], {}, 'there is no GPU "4"; there are: 0 (GPU-simulated-0)'), (["--gpus=1,1"], {}, "named twice"),
+    (["--gpus=0,GPU-simulated-1"], {}, "mixes indices and UUIDs"), (["--gpus=many"], {}, "neither an index nor a UUID"),
+    ([], {"GPU_IDS": "7"}, "GPU_IDS: there is no GPU 7"), ([], {"GPU_IDS": "0,0"}, "named twice")])
+def test_wrong_gpus_of_the_server(tmp_path, flags, env, words):
+    """Also where no model wants one: what the operator says has to be true."""
+    sim_model(tmp_path / "models", "echo", instance_group="{ kind: KIND_CPU }")
+    done = run_muster("serve", tmp_path / "models", GPUS, *flags, "--http-port=0", "--grpc-port=0", "--metrics-port=0",
+                      "--control-socket", tmp_path / "socket", cwd=tmp_path, env=env)
+    assert done.returncode == 1 and words in done.stderr.replace("\\", ""), done.stderr
+
+
+def test_models_on_gpus_that_are_not_there(serve, tmp_path):
+    """Each says so and what there is; others are not touched."""
+    models = tmp_path / "models"
+    sim_model(models, "good", instance_group=gpu_group("0"))
+    sim_model(models, "beyond", instance_group=gpu_group("0, 4"))
+    sim_model(models, "hidden", instance_group=gpu_group("3"))
+    put_model(models, "real", "identity.onnx", "instance_group { kind: KIND_GPU }")
+    server = serve(models, GPUS, "--gpus=0-2", wait=False)
+    server.wait_state("degraded")
+    refused(server, "beyond", "there is no GPU 4 that the server may use; it may use: 0 (simulated GPU, GPU-simulated-0)")
+    refused(server, "hidden", "there is no GPU 3")
+    refused(server, "real", "engine onnxruntime cannot run on a simulated GPU")
+    assert echo(server, 1, model="good").status == 200
+
+
+@pytest.mark.parametrize("flags, env, words", [
+    (["--nvml-library=/no/such/library"], {}, "no GPU can be used here"), (["--gpus=none"], {}, "--gpus=none")])
+def test_no_gpu_at_all(serve, tmp_path, flags, env, words):
+    """KIND_GPU fails with the reason and the cure; a model for the CPU is served."""
+    sim_model(tmp_path / "models", "gpu", instance_group=gpu_group())
+    sim_model(tmp_path / "models", "cpu")
+    server = serve(tmp_path / "models", *flags, wait=False, env=env)
+    server.wait_state("degraded")
+    refused(server, "gpu", words, "KIND_CPU", "--simulate-gpus")
+    assert echo(server, 1, model="cpu").status == 200
+
+
+# ---- memory ----------------------------------------------------------------------------------------------------------
+
+def memory_of(folder, **models):
+    (folder / "muster.yaml").write_text("models:\n" + "".join(f"  {name}: {{gpu_memory: {size}}}\n"
+                                                               for name, size in models.items()))
+
+
+def test_what_does_not_fit_shows_the_sum(serve, tmp_path):
+    """A simulated GPU has 80 GiB. What fits is served."""
+    models = tmp_path / "models"
+    sim_model(models, "a_large", instance_group=gpu_group("0"))
+    sim_model(models, "b_larger", instance_group=gpu_group("0, 1"))
+    sim_model(models, "c_small", instance_group=gpu_group("0"))
+    memory_of(tmp_path, a_large="30GiB", b_larger="20GiB")
+    server = serve(models, "--simulate-gpus=2", "--processes-per-gpu=2", wait=False, cwd=tmp_path)
+    server.wait_state("degraded")
+    refused(server, "b_larger", "2 processes of b_larger need 2 x (20.0 GiB, as --gpu-memory says) = 40.0 GiB",
+            "GPU 0 has 80.0 GiB, of which 0 MiB are used by others and 60.0 GiB by other models of this server")
+    assert places(server, "a_large") == ["gpu:0", "gpu:0"]
+    assert echo(server, 1, model="c_small").status == 200
+
+
+def test_a_reload_places_anew(serve, tmp_path):
+    """A model that does not fit is refused, and the one that runs stays; room is there again when another one has left."""
+    models = tmp_path / "models"
+    sim_model(models, "first", instance_group=gpu_group("0"))
+    sim_model(models, "second", instance_group=gpu_group("0"))
+    memory_of(tmp_path, first="50GiB", second="20GiB")
+    server = serve(models, "--simulate-gpus=1", cwd=tmp_path)
+    memory_of(tmp_path, first="50GiB", second="40GiB")
+    assert run_muster("reload", "--control-socket", server.socket).returncode == 0, "what runs is not refused"
+    (models / "second" / "config.pbtxt").write_text(
+        sim_config(dims=16, instance_group=gpu_group("0"), max_batch_size=3))
+    done = run_muster("reload", "--control-socket", server.socket)
+    assert done.returncode == 1 and "1 process of second needs" in done.stderr + done.stdout
+    assert echo(server, 1, model="second").status == 200
+    shutil.rmtree(models / "first")
+    done = run_muster("reload", "--control-socket", server.socket)
+    assert done.returncode == 0, done.stderr
+    assert echo(server, 1, model="second").status == 200
+
+
+# ---- starting --------------------------------------------------------------------------------------------------------
+
+def test_only_so_many_load_at_once(serve, tmp_path):
+    """The others wait for their turn, on each GPU by itself."""
+    sim_model(tmp_path / "models", "slow", instance_group=gpu_group(), load_ms=300)
+    server = serve(tmp_path / "models", "--simulate-gpus=2", "--processes-per-gpu=3", "--load-parallel=1", wait=False)
+    loading, queued = 0, 0
+    wait_for(server.status, "its control socket")
+    while server.status()["state"] == "starting":
+        states = [(worker["device"], worker["state"]) for worker in server.workers("slow")]
+        for gpu in ("gpu:0", "gpu:1"):
+            now = [state for device, state in states if device == gpu]
+            assert sum(state in ("loading", "warming") for state in now) <= 1, states
+            loading, queued = loading + now.count("loading"), queued + now.count("queued")
+    wait_for(lambda: {worker["state"] for worker in server.workers("slow")} == {"ready"}, "all workers ready")
+    assert loading and queued
+
+
+def test_one_that_cannot_load_lets_the_next_one(serve, tmp_path):
+    sim_model(tmp_path / "models", "broken", instance_group=gpu_group(), load_fail=1)
+    sim_model(tmp_path / "models", "crash", instance_group=gpu_group(), load_crash=1)
+    sim_model(tmp_path / "models", "good", instance_group=gpu_group())
+    server = serve(tmp_path / "models", "--simulate-gpus=1", "--load-parallel=1", wait=False)
+    server.expected_to_crash = True
+    wait_for(server.status, "its control socket")
+    wait_for(lambda: server.get("/v2/models/good/ready").status == 200, "the good one")
+
+
+# ---- muster plan -----------------------------------------------------------------------------------------------------
+
