@@ -8,6 +8,7 @@
 
 #include "base/clock.h"
 #include "cli/command.h"
+#include "cli/gpus/fence.h"
 #include "cli/gpus/print.h"
 #include "cli/gpus/reader.h"
 
@@ -111,6 +112,8 @@ static const struct {
   int (*run)(int argc, char **argv);
 } subcommands[] = {
     {"list", list},
+    {"fence", gpus_fence},
+    {"unfence", gpus_unfence},
 };
 
 static int run(int argc, char **argv) {
@@ -124,8 +127,11 @@ static int run(int argc, char **argv) {
 
 const struct command command_gpus = {
     .name = "gpus",
-    .usage = "muster gpus [list] [--json|--topology] [--watch[=SECONDS]] [--nvml-library FILE] [--nvml-timeout TIME]",
-    .summary = "Print the GPUs of this machine, what they do, and how they are connected",
+    .usage =
+        "muster gpus [list] [--json|--topology] [--watch[=SECONDS]] [--nvml-library FILE] [--nvml-timeout TIME]\n"
+        "       muster gpus fence GPU [--reason TEXT]\n"
+        "       muster gpus unfence GPU",
+    .summary = "Print the GPUs of this machine, what they do, and how they are connected; fence them",
     .details =
         "Asks the driver (NVML) itself, whether a server runs or not, and changes nothing.\n\n"
         "  --topology      how each GPU reaches each other one, and the CPU cores next to it\n"
@@ -133,5 +139,8 @@ const struct command command_gpus = {
         "  --watch         again every 2 seconds, or as many as it says, until Ctrl-C; with --json one line each\n"
         "  --nvml-library  libnvidia-ml.so.1 of another place, as for muster serve\n"
         "  --nvml-timeout  how long NVML may take to answer (10s): on a lost GPU it never does\n\n"
+        "fence takes a GPU (0, 0:1 for a MIG device, or its UUID) out of a running server: what its workers have in\n"
+        "hand ends, their work goes to other GPUs. unfence puts it back, also after a fault that the server fenced it\n"
+        "for. The server is found as by muster status (--http-port, --control-socket).\n\n"
         "A dash stands for what the driver does not say. Exit status 1 where there is no NVML, or no answer.",
     .run = run};

@@ -33,6 +33,8 @@ static const struct column model_columns[] = {
 static const struct column worker_columns[] = {{"WORKER", "worker"},     {"PID", "pid"},       {"MODEL", "model"},
                                                {"VERSION", "version"},   {"DEVICE", "device"}, {"STATE", "state"},
                                                {"RESTARTS", "restarts"}, {"REASON", "reason"}, {0}};
+static const struct column gpu_columns[] = {{"GPU", "index"},   {"UUID", "uuid"},     {"NAME", "name"},
+                                            {"STATE", "state"}, {"REASON", "reason"}, {0}};
 
 static const struct column backend_columns[] = {{"MODEL", "model"},
                                                 {"BACKEND", "address"},
@@ -131,6 +133,14 @@ static void print_backends(struct buffer *out, const json_t *workers) {
   json_decref(rows);
 }
 
+/* Nothing where NVML answers, or there is none. */
+static void print_fleet(struct buffer *out, const json_t *fleet) {
+  char state[CELL_MAX], error[CELL_MAX];
+  cell_text(fleet, "state", state);
+  cell_text(fleet, "error", error);
+  if (error[0] != '\0') buffer_print(out, "gpus     %s: %s\n", state, error);
+}
+
 static void print_status(struct buffer *out, const json_t *status) {
   char state[CELL_MAX], pid[CELL_MAX], version[CELL_MAX], gateway[CELL_MAX], restarts[CELL_MAX], gateway_pid[CELL_MAX];
   const json_t *gateway_status = json_object_get(status, "gateway");
@@ -148,11 +158,15 @@ static void print_status(struct buffer *out, const json_t *status) {
   print_urls(out, "http", json_object_get(status, "http"), "");
   print_urls(out, "grpc", json_object_get(status, "grpc"), "");
   print_urls(out, "metrics", json_object_get(status, "metrics"), "/metrics");
+  print_fleet(out, json_object_get(status, "fleet"));
   print_reload(out, json_object_get(status, "reload"));
   buffer_putc(out, '\n');
   print_table(out, model_columns, json_object_get(status, "models"));
   buffer_putc(out, '\n');
   print_table(out, worker_columns, json_object_get(status, "workers"));
+  if (json_array_size(json_object_get(status, "gpus")) == 0) return;
+  buffer_putc(out, '\n');
+  print_table(out, gpu_columns, json_object_get(status, "gpus"));
   print_backends(out, json_object_get(status, "workers"));
 }
 

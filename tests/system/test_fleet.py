@@ -100,6 +100,26 @@ def test_a_fenced_gpu_leaves_its_work_to_the_others(serve, tmp_path):
     assert changes == [("serving", "fenced"), ("fenced", "serving")]
 
 
+def test_the_command_fences(serve, tmp_path):
+    server = serve(gpu_model(tmp_path / "models"), "--simulate-gpus=2")
+
+    def gpus(*arguments):
+        return run_muster("gpus", *arguments, "--control-socket", server.socket, cwd=tmp_path)
+    done = gpus("fence", "1", "--reason", "a 50% fan = \u00e4rger")
+    assert (done.returncode, done.stdout) == (0, "GPU 1 (GPU-simulated-1) is fenced: a 50% fan = \u00e4rger\n")
+    wait_states(server, gpu0="ready", gpu1="fenced")
+    status = run_muster("status", "--control-socket", server.socket, cwd=tmp_path).stdout
+    assert re.search(r"1 +GPU-simulated-1 +simulated GPU +fenced +a 50% fan", status)
+    done = gpus("unfence", "GPU-simulated-1")
+    assert (done.returncode, done.stdout) == (0, "GPU 1 (GPU-simulated-1) is serving\n")
+    wait_states(server, gpu0="ready", gpu1="ready")
+    for arguments, code, said in [(["fence"], 2, "which GPU"), (["fence", "7"], 1, "no GPU 7"), (["fence", "0", "--reason"], 2, "--reason"),
+                                  (["unfence", "--reason=x"], 2, "which GPU")]:
+        done = gpus(*arguments)
+        assert done.returncode == code and said in done.stderr, done.stderr
+    assert states(server) == {"gpu:0": "ready", "gpu:1": "ready"}
+
+
 def test_a_model_without_a_gpu_says_why(serve, tmp_path):
     server = serve(gpu_model(tmp_path / "models", gpus="1"), "--simulate-gpus=2")
     assert ask(server, "POST", "/gpus/fence", gpu="1", reason="maintenance")[0] == 200
