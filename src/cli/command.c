@@ -44,6 +44,10 @@ int command_print_help(const struct command *command) {
   buffer_init(&out, OUTPUT_MAX);
   buffer_print(&out, "Usage: %s\n\n%s.\n", command->usage, command->summary);
   if (command->details != NULL) buffer_print(&out, "\n%s\n", command->details);
+  if (command->print_flags != NULL) {
+    buffer_putc(&out, '\n');
+    command->print_flags(&out);
+  }
   if (command->has_options) {
     buffer_putc(&out, '\n');
     if (options_print_help(&out) != MU_OK) out.failed = true;

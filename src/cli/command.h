@@ -11,11 +11,12 @@
 enum { COMMAND_OK = 0, COMMAND_FAILED = 1, COMMAND_USAGE = 2 };
 
 struct command {
-  const char *name;    /* "serve" */
-  const char *usage;   /* "muster serve [options] MODEL.onnx …|REPOSITORY" */
-  const char *summary; /* one line */
-  const char *details; /* further text of --help; NULL: none */
-  bool has_options;    /* --help goes on with the options of the option table */
+  const char *name;                        /* "serve" */
+  const char *usage;                       /* "muster serve [options] MODEL.onnx …|REPOSITORY" */
+  const char *summary;                     /* one line */
+  const char *details;                     /* further text of --help; NULL: none */
+  void (*print_flags)(struct buffer *out); /* a command's own options behind that; NULL: none */
+  bool has_options;                        /* --help goes on with the options of the option table */
   /* argv[0] is the first argument behind the command's name; argv[argc] is NULL. --help has been dealt with. */
   int (*run)(int argc, char **argv);
 };
@@ -31,6 +32,7 @@ extern const struct command command_help;
 extern const struct command command_bench;
 extern const struct command command_top;
 extern const struct command command_gpus;
+extern const struct command command_proxy;
 
 /* The table, in the order of `muster help`. */
 const struct command *const *command_table(size_t *ret_n);

@@ -16,6 +16,7 @@
 /* clang-format off */
 static const struct command *const commands[] = {
     &command_serve,
+    &command_proxy,
     &command_bench,
     &command_gpus,
     &command_status,

@@ -51,6 +51,7 @@ void exchange_reply_part(struct exchange *exchange, const struct reply_part *par
 void exchange_reply_end(struct exchange *exchange, const struct header *trailers, size_t n_trailers) {
   exchange->transport->end(exchange, trailers, n_trailers);
 }
+void exchange_abort(struct exchange *exchange) { exchange->transport->abort(exchange); }
 uint64_t exchange_unsent(const struct exchange *exchange) { return exchange->transport->unsent(exchange); }
 bool exchange_peer_is_local(const struct exchange *exchange) { return exchange->transport->peer_is_local(exchange); }
 
@@ -86,8 +87,7 @@ static size_t utf8_size(const unsigned char *text) {
   return 0;
 }
 
-/* text may quote what a client sent, so any byte can be in it. */
-static void append_escaped(struct buffer *json, const char *text) {
+void exchange_append_escaped(struct buffer *json, const char *text) {
   for (const unsigned char *at = (const unsigned char *)text; *at != '\0';) {
     size_t size = *at < 0x80 ? 1 : utf8_size(at);
     if (size == 0)
@@ -107,7 +107,7 @@ void exchange_reply_error(struct exchange *exchange, int status, const char *tex
   struct buffer json;
   buffer_init(&json, 6 * strlen(text) + sizeof fallback);
   buffer_puts(&json, "{\"error\":\"");
-  append_escaped(&json, text);
+  exchange_append_escaped(&json, text);
   buffer_puts(&json, "\"}");
   if (json.failed)
     exchange_reply_json(exchange, status, fallback, sizeof fallback - 1);

@@ -111,12 +111,14 @@ struct exchange {
   const char *path;                  /* as sent, without the query; percent-escapes untouched */
   const char *query;                 /* "" when none */
   const char *headers[HEADER_COUNT]; /* NULL where not sent; of a repeated one the first */
-  uint64_t content_length;           /* of the body as sent; UINT64_MAX when not known (chunked) */
-  bool encoded;                      /* the body is compressed: content_length is not what `body` will bring */
-  bool multiplexed;                  /* HTTP/2: many share a connection, and trailers of replies reach the client */
-  uint64_t received_ns;              /* first byte of the head */
-  uint64_t serial;                   /* unique in the process: the request id of the log where the client gave none */
-  void *user;                        /* the service's */
+  const char *lines;       /* limits.verbatim: all headers, name, value, name …, each terminated, names in */
+  size_t lines_size;       /* lower case */
+  uint64_t content_length; /* of the body as sent; UINT64_MAX when not known (chunked) */
+  bool encoded;            /* the body is compressed: content_length is not what `body` will bring */
+  bool multiplexed;        /* HTTP/2: many share a connection, and trailers of replies reach the client */
+  uint64_t received_ns;    /* first byte of the head */
+  uint64_t serial;         /* unique in the process: the request id of the log where the client gave none */
+  void *user;              /* the service's */
   const struct transport *transport; /* who made the exchange; for exchange.c only */
 };
 
@@ -148,6 +150,9 @@ void exchange_unbounded_body(struct exchange *exchange);
 void exchange_reply_begin(struct exchange *exchange, const struct reply *head); /* its body and trailers are ignored */
 void exchange_reply_part(struct exchange *exchange, const struct reply_part *part);
 void exchange_reply_end(struct exchange *exchange, const struct header *trailers, size_t n_trailers);
+/* Instead of exchange_reply_end: the answer breaks off, and its client can tell (HTTP/1.1: the connection closes
+ * without the last chunk; HTTP/2: RST_STREAM). */
+void exchange_abort(struct exchange *exchange);
 /* Bytes of parts that wait for their client, copied and borrowed ones. More of them in a connection than
  * limits.copied_reply_bytes, and the connection is cut: a service holds back before that. */
 uint64_t exchange_unsent(const struct exchange *exchange);
@@ -158,5 +163,7 @@ bool exchange_peer_is_local(const struct exchange *exchange);
 /* JSON text as the whole answer, copied; {"error": text} for error replies (text is escaped). */
 void exchange_reply_json(struct exchange *exchange, int status, const char *json, size_t size);
 void exchange_reply_error(struct exchange *exchange, int status, const char *text);
+/* The inside of a JSON string; text may quote what a client sent, so any byte can be in it. */
+void exchange_append_escaped(struct buffer *json, const char *text);
 
 #endif

@@ -22,6 +22,7 @@ struct http1_exchange {
   struct list link; /* in the connection's, or among the server's spare ones */
 
   struct buffer text;            /* the strings of base */
+  struct buffer lines;           /* limits.verbatim */
   size_t value_at[HEADER_COUNT]; /* where in text, plus 1; 0: not sent */
   bool begun;                    /* the service knows it and must be told when it goes */
   bool answered;                 /* by exchange_reply, or nobody is left to answer */
@@ -138,6 +139,7 @@ void http1_exchange_end(struct http1_exchange *exchange);
 void http1_parts_begin(struct exchange *exchange, const struct reply *head);
 void http1_parts_add(struct exchange *exchange, const struct reply_part *part);
 void http1_parts_end(struct exchange *exchange, const struct header *trailers, size_t n_trailers);
+void http1_parts_abort(struct exchange *exchange);
 uint64_t http1_parts_unsent(const struct exchange *exchange);
 /* size bytes of its parts are written. */
 void http1_parts_advance(struct http1_exchange *exchange, size_t size);

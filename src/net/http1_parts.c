@@ -131,6 +131,12 @@ void http1_parts_end(struct exchange *exchange, const struct header *trailers, s
     connection_wake(&c->base);
 }
 
+void http1_parts_abort(struct exchange *exchange) {
+  struct http1_exchange *x = exchange_of(exchange);
+  x->answered = true;
+  connection_close(&x->connection->base);
+}
+
 uint64_t http1_parts_unsent(const struct exchange *exchange) {
   return list_item(exchange, const struct http1_exchange, base)->parts.size;
 }

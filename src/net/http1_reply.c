@@ -258,6 +258,7 @@ const struct transport http1_transport = {.reply = http1_reply,
                                           .begin = http1_parts_begin,
                                           .part = http1_parts_add,
                                           .end = http1_parts_end,
+                                          .abort = http1_parts_abort,
                                           .unsent = http1_parts_unsent};
 
 void http1_exchange_end(struct http1_exchange *x) {

@@ -18,16 +18,18 @@ static struct http1_exchange *exchange_take(struct http1_connection *c) {
   if (link != NULL) {
     x = list_item(link, struct http1_exchange, link);
     server->n_spare--;
-    struct buffer text = x->text, out = x->out;
+    struct buffer text = x->text, lines = x->lines, out = x->out;
     struct iovec *body = x->body;
     struct reply_queue parts = x->parts;
     size_t capacity = x->body_capacity;
-    *x = (struct http1_exchange){.text = text, .out = out, .body = body, .body_capacity = capacity, .parts = parts};
+    *x = (struct http1_exchange){
+        .text = text, .lines = lines, .out = out, .body = body, .body_capacity = capacity, .parts = parts};
   } else {
     x = calloc(1, sizeof *x);
     if (x == NULL) return NULL;
     buffer_init(&x->text, SIZE_MAX / 2); /* bounded by the codec's limit of a head */
-    buffer_init(&x->out, SIZE_MAX / 2);  /* bounded by copied_reply_bytes */
+    buffer_init(&x->lines, SIZE_MAX / 2);
+    buffer_init(&x->out, SIZE_MAX / 2); /* bounded by copied_reply_bytes */
     reply_queue_init(&x->parts);
   }
   if (x->body == NULL) {
@@ -44,6 +46,7 @@ static struct http1_exchange *exchange_take(struct http1_connection *c) {
 void http1_exchange_free(struct http1_exchange *x) {
   if (x == NULL) return;
   buffer_free(&x->text);
+  buffer_free(&x->lines);
   buffer_free(&x->out);
   reply_queue_free(&x->parts);
   if (x->body != x->inline_body) free(x->body);
@@ -62,6 +65,7 @@ void http1_exchange_release(struct http1_exchange *x) {
     return;
   }
   trim(&x->text);
+  trim(&x->lines);
   trim(&x->out);
   list_push_front(&server->spare, &x->link); /* last in, first out: it is still in the cache */
   server->n_spare++;
@@ -105,10 +109,15 @@ static size_t keep_text(struct http1_exchange *x, const char *text, size_t size)
 static void on_header(void *context, const char *name, size_t name_size, const char *value, size_t value_size) {
   struct http1_connection *c = context;
   enum header_id id = header_find(name, name_size);
-  bool connection = id == HEADER_CONNECTION;
-  if (id == HEADER_COUNT) return;
+  bool connection = id == HEADER_CONNECTION, verbatim = c->base.server->limits.verbatim;
+  if (id == HEADER_COUNT && !verbatim) return;
   struct http1_exchange *x = incoming(c);
   if (x == NULL) fail(c, 503, "out of memory");
+  if (x != NULL && verbatim) {
+    buffer_append(&x->lines, name, name_size + 1); /* both are terminated */
+    buffer_append(&x->lines, value, value_size + 1);
+  }
+  if (id == HEADER_COUNT) return;
   if (x != NULL && connection) x->asked_to_keep |= strcasestr(value, "keep-alive") != NULL;
   if (x != NULL && x->value_at[id] == 0) x->value_at[id] = keep_text(x, value, value_size) + 1;
 }
@@ -120,7 +129,10 @@ static bool fill_exchange(struct http1_exchange *x, const char *method, const ch
   const char *query = path == NULL || path[path_size] == '\0' ? "" : path + path_size + 1;
   size_t method_at = keep_text(x, method, strlen(method)), path_at = keep_text(x, path, path_size),
          query_at = keep_text(x, query, strlen(query));
+  x->text.failed |= x->lines.failed;
   if (x->text.failed) return false;
+  x->base.lines = x->lines.data;
+  x->base.lines_size = x->lines.size;
   x->base.method = x->text.data + method_at;
   x->base.path = x->text.data + path_at;
   x->base.query = x->text.data + query_at;
@@ -140,7 +152,7 @@ static bool refuse_early(struct http1_connection *c, struct http1_exchange *x, b
                          x->text.failed ? "out of memory" : "the request target is neither a path nor a URL");
     return true;
   }
-  return message_refuse_body(&x->base, limits->body_bytes, &c->decoder);
+  return !limits->verbatim && message_refuse_body(&x->base, limits->body_bytes, &c->decoder);
 }
 
 static bool on_head(void *context, const char *method, const char *target, int status, uint64_t content_length,

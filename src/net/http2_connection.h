@@ -35,6 +35,7 @@ struct http2_exchange {
 
   /* the request */
   struct buffer text;                                              /* the strings of base */
+  struct buffer lines;                                             /* limits.verbatim */
   size_t method_at, path_at, authority_at, value_at[HEADER_COUNT]; /* where in text, plus 1; 0: not sent */
   uint64_t header_bytes;
   bool expects;       /* Expect: 100-continue */

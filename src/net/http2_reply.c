@@ -300,6 +300,15 @@ static void reply_end(struct exchange *exchange, const struct header *trailers, 
   if (!c->base.closed) wait_for_frames(x);
 }
 
+static void reply_abort(struct exchange *exchange) {
+  struct http2_exchange *x = list_item(exchange, struct http2_exchange, base);
+  x->answered = true;
+  if (x->connection->base.closed) return;
+  list_remove(&x->above);
+  abandon_request(x);
+  reset(x, NGHTTP2_INTERNAL_ERROR);
+}
+
 static uint64_t unsent(const struct exchange *exchange) {
   return list_item(exchange, const struct http2_exchange, base)->body.size;
 }
@@ -337,6 +346,7 @@ const struct transport http2_transport = {.reply = reply,
                                           .begin = reply_begin,
                                           .part = reply_part,
                                           .end = reply_end,
+                                          .abort = reply_abort,
                                           .unsent = unsent};
 
 void http2_reply_continue(struct http2_exchange *x) {

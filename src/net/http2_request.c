@@ -22,12 +22,13 @@ static struct http2_exchange *exchange_take(struct http2_connection *c, int32_t 
     x = list_item(link, struct http2_exchange, link);
     server->n_spare2--;
     struct http2_exchange fresh = {
-        .text = x->text, .held = x->held, .head = x->head, .trailers = x->trailers, .body = x->body};
+        .text = x->text, .lines = x->lines, .held = x->held, .head = x->head, .trailers = x->trailers, .body = x->body};
     *x = fresh;
   } else {
     x = calloc(1, sizeof *x);
     if (x == NULL) return NULL;
     buffer_init(&x->text, SIZE_MAX / 2);     /* bounded by the limit of a head */
+    buffer_init(&x->lines, SIZE_MAX / 2);    /* the same */
     buffer_init(&x->held, SIZE_MAX / 2);     /* bounded by the stream's window */
     buffer_init(&x->head, SIZE_MAX / 2);     /* the service's */
     buffer_init(&x->trailers, SIZE_MAX / 2); /* the service's */
@@ -50,6 +51,7 @@ static struct http2_exchange *exchange_take(struct http2_connection *c, int32_t 
 
 void http2_exchange_free(struct http2_exchange *x) {
   buffer_free(&x->text);
+  buffer_free(&x->lines);
   buffer_free(&x->held);
   buffer_free(&x->head);
   buffer_free(&x->trailers);
@@ -69,6 +71,7 @@ static void exchange_release(struct http2_exchange *x) {
     return;
   }
   trim(&x->text);
+  trim(&x->lines);
   trim(&x->held);
   trim(&x->head);
   trim(&x->trailers);
@@ -134,6 +137,12 @@ static uint64_t parse_length(const uint8_t *text, size_t size) {
 static void keep_header(struct http2_exchange *x, const uint8_t *name, size_t name_size, const uint8_t *value,
                         size_t size) {
   size_t *place = NULL;
+  if (name[0] != ':' && x->connection->base.server->limits.verbatim) {
+    buffer_append(&x->lines, name, name_size);
+    buffer_putc(&x->lines, '\0');
+    buffer_append(&x->lines, value, size);
+    buffer_putc(&x->lines, '\0');
+  }
   if (name[0] == ':') {
     if (is_name(name, name_size, ":method")) place = &x->method_at;
     if (is_name(name, name_size, ":path")) place = &x->path_at;
@@ -152,7 +161,10 @@ static const char *text_at(const struct http2_exchange *x, size_t at) { return a
 
 /* Fills the public part. false: the target is none. */
 static bool fill_exchange(struct http2_exchange *x) {
+  x->text.failed |= x->lines.failed;
   if (x->text.failed || x->method_at == 0 || x->path_at == 0) return false;
+  x->base.lines = x->lines.data;
+  x->base.lines_size = x->lines.size;
   x->base.method = text_at(x, x->method_at);
   for (size_t i = 0; i < HEADER_COUNT; i++) x->base.headers[i] = text_at(x, x->value_at[i]);
   if (x->base.headers[HEADER_HOST] == NULL) x->base.headers[HEADER_HOST] = text_at(x, x->authority_at);
@@ -185,7 +197,7 @@ static bool refuse_early(struct http2_exchange *x, bool target_ok) {
                                            : "the request target is neither a path nor a URL");
     return true;
   }
-  return message_refuse_body(exchange, limits->body_bytes, &x->decoder);
+  return !limits->verbatim && message_refuse_body(exchange, limits->body_bytes, &x->decoder);
 }
 
 static void on_head(struct http2_exchange *x, bool has_body) {

@@ -30,6 +30,7 @@ struct http_limits {
   uint64_t slow_reply_ns;   /* 20 ms: an unwritten reply is copied then */
   uint64_t copied_reply_bytes;  /* of a connection; past it the connection is cut. Not less than the largest reply */
   uint32_t connections;         /* open at once; further ones are not accepted until one closes */
+  bool verbatim;                /* for who passes requests on: exchange.lines, and bodies stay compressed */
   struct connection_room *room; /* borrowed: the bound that this server shares with others; NULL: none */
 };
 

@@ -12,6 +12,7 @@ struct transport {
   void (*begin)(struct exchange *exchange, const struct reply *head);
   void (*part)(struct exchange *exchange, const struct reply_part *part);
   void (*end)(struct exchange *exchange, const struct header *trailers, size_t n_trailers);
+  void (*abort)(struct exchange *exchange);
   uint64_t (*unsent)(const struct exchange *exchange);
   bool (*peer_is_local)(const struct exchange *exchange);
 };

@@ -8,7 +8,20 @@ import pytest
 from muster_server import MODELS, PATIENCE, ROOT, put_model, run_muster, sim_config
 from oip import COMPRESS, Wire, chunks
 
-COMMANDS = ["serve", "bench", "gpus", "status", "top", "reload", "upgrade", "stop", "config", "version", "help"]
+COMMANDS = [
+    "serve",
+    "proxy",
+    "bench",
+    "gpus",
+    "status",
+    "top",
+    "reload",
+    "upgrade",
+    "stop",
+    "config",
+    "version",
+    "help",
+]
 REFERENCE = ROOT / "docs" / "options.md"
 
 

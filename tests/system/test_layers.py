@@ -22,6 +22,7 @@ LAYERS = [
     ["api"],
     ["control"],
     ["worker", "gateway", "fleet", "supervisor"],
+    ["proxy"],
     ["cli"],
 ]
 HEIGHT = {name: height for height, names in enumerate(LAYERS) for name in names}
