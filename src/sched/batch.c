@@ -1,6 +1,7 @@
 #include <assert.h>
 #include <stdlib.h>
 
+#include "sched/speed.h"
 #include "sched/state.h"
 
 static const uint64_t UNKNOWN_RUN_NS = NS_PER_MS;          /* a turn's price before anything was measured */
@@ -8,11 +9,11 @@ static const uint64_t FIRST_EXECUTION_NS = 600 * NS_PER_S; /* default for the fi
 static const uint64_t MAX_EXECUTION_NS = 60 * NS_PER_S;    /* default for later ones: this … */
 static const uint64_t MAX_EXECUTION_TIMES_SLOW = 100;      /* … or so many times the learned p99 */
 
-static uint64_t max_execution_ns(const struct sched_key *key) {
+static uint64_t max_execution_ns(const struct sched_key *key, const struct sched_instance *instance) {
   const struct sched_model_params *params = &key->model->params;
   if (key->runs == 0) return params->first_execution_ns > 0 ? params->first_execution_ns : FIRST_EXECUTION_NS;
   if (params->max_execution_ns > 0) return params->max_execution_ns;
-  uint64_t slow = (uint64_t)key->curve.slow_ns * MAX_EXECUTION_TIMES_SLOW;
+  uint64_t slow = (uint64_t)speed_expected_ns(instance, key->curve.slow_ns) * MAX_EXECUTION_TIMES_SLOW;
   return slow > MAX_EXECUTION_NS ? slow : MAX_EXECUTION_NS;
 }
 
@@ -20,7 +21,8 @@ static uint64_t max_execution_ns(const struct sched_key *key) {
 static void run(struct batch *batch, uint64_t now_ns) {
   batch->started_ns = now_ns;
   struct sched *sched = batch->shown.instance->model->sched;
-  heap_put(&sched->batch_timers, &batch->timer_at, time_add(now_ns, max_execution_ns(batch->shown.key)));
+  heap_put(&sched->batch_timers, &batch->timer_at,
+           time_add(now_ns, max_execution_ns(batch->shown.key, batch->shown.instance)));
 }
 
 static void take_alone(struct batch *batch, struct sched_job *job) {
@@ -54,7 +56,7 @@ struct batch *batch_start(struct sched_instance *instance, struct sched_key *key
     job->dispatched_ns = now_ns;
     deadline_set(job);
   }
-  double expected = curve_ns(&key->curve, shown->rows > 0 ? shown->rows : 1);
+  double expected = speed_expected_ns(instance, curve_ns(&key->curve, shown->rows > 0 ? shown->rows : 1));
   batch->charged_ns = expected > 0 ? (uint64_t)expected : UNKNOWN_RUN_NS;
   batch->started_ns = TIME_NEVER;
   instance->exclusive = alone != NULL;
@@ -64,6 +66,7 @@ struct batch *batch_start(struct sched_instance *instance, struct sched_key *key
   list_push_back(&instance->flying, &shown->link);
   if (instance->outstanding++ == 0) {
     model->n_busy++;
+    instance->share->n_busy++;
     run(batch, now_ns);
   }
   model->rows_in_flight += shown->rows;
@@ -90,6 +93,7 @@ uint64_t batch_end(struct batch *batch, uint64_t now_ns) {
   }
   if (--instance->outstanding == 0) {
     model->n_busy--;
+    instance->share->n_busy--;
     dispatch_release(instance);
   } else if (first) {
     run(list_item(instance->flying.next, struct batch, shown.link), now_ns);
@@ -116,9 +120,11 @@ void batch_recycle(struct batch *batch) {
 static void learn(struct batch *batch, uint64_t ran, uint64_t now_ns) {
   struct sched_key *key = batch->shown.key;
   if (ran == 0) return;
-  curve_learn(&key->curve, batch->shown.rows, ran);
+  speed_learn(batch->shown.instance, key, batch->shown.rows, ran);
+  uint64_t scaled = (uint64_t)speed_scaled_ns(batch->shown.instance, (double)ran);
+  curve_learn(&key->curve, batch->shown.rows, scaled);
   if (!hold_learns(key->model)) return;
-  enough_learn(&key->enough, batch->shown.rows, ran);
+  enough_learn(&key->enough, batch->shown.rows, scaled);
   wait_completed(&key->wait, batch->shown.rows, key->rows > 0, now_ns, ran, key->model->params.max_learned_wait_ns);
 }
 

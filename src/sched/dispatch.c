@@ -9,6 +9,7 @@
  * so idling earns nothing. If the first in turn needs more tokens than are free, the others wait too: otherwise a model
  * with few tokens would keep one with many from ever finding enough.
  */
+#include "sched/speed.h"
 #include "sched/state.h"
 
 static const uint64_t BUSY_BIT = UINT64_C(1) << 63;
@@ -17,8 +18,9 @@ enum { LOAD_BITS = 31, LOAD_UNIT = 256 }; /* outstanding rows are compared in 1/
 static uint64_t score(const struct sched_instance *instance) {
   uint64_t busy = instance->outstanding > 0 ? BUSY_BIT : 0;
   if (instance->model->params.choice == SCHED_ROUND_ROBIN) return busy | instance->last_used;
-  double load = ((double)instance->rows + 1) * LOAD_UNIT;
-  if (instance->speed != 1) load /= instance->speed;
+  double load = ((double)instance->rows + 1) * LOAD_UNIT, speed = speed_of(instance);
+  if (instance->share->due) load = 0;
+  if (speed != 1) load /= speed;
   double most = (double)((UINT64_C(1) << LOAD_BITS) - 1);
   return busy | (uint64_t)(load < most ? load : most) << 32 | (uint32_t)instance->last_used;
 }
@@ -65,13 +67,14 @@ static uint32_t tokens_of(const struct sched_share *share) {
   return wanted < share->device->tokens ? wanted : share->device->tokens;
 }
 
+uint32_t dispatch_startable(const struct sched_share *share) {
+  uint32_t fit = share->device->free_tokens / tokens_of(share);
+  return share->n_idle < fit ? share->n_idle : fit;
+}
+
 uint32_t dispatch_parallel(const struct sched_model *model) {
   uint32_t n = 0;
-  list_each (link, &model->shares) {
-    const struct sched_share *share = list_item(link, struct sched_share, link);
-    uint32_t fit = share->device->free_tokens / tokens_of(share);
-    n += share->n_idle < fit ? share->n_idle : fit;
-  }
+  list_each (link, &model->shares) n += dispatch_startable(list_item(link, struct sched_share, link));
   return n;
 }
 
@@ -180,6 +183,7 @@ static struct batch *start(struct sched_instance *instance, struct sched_key *ke
   struct sched_device *device = share->device;
   if (instance->outstanding == 0) device->free_tokens -= tokens_of(share);
   instance->last_used = ++device->sched->dispatches;
+  speed_used(share);
   device->turn_ns = share->used_ns;
   struct batch *batch = batch_start(instance, key, alone, max_rows, now_ns);
   batch->weight = tokens_of(share) * (batch->shown.jobs[0]->level > 0 ? batch->shown.jobs[0]->level : 1);
@@ -212,7 +216,7 @@ static struct sched_instance *first_parked(const struct sched_share *share) {
 /* NULL: every key that could go is held for more rows. */
 static struct batch *start_batch(struct sched_instance *instance, uint64_t now_ns) {
   struct sched_key *key = heap_item(heap_top(&instance->model->ready), struct sched_key, ready_at);
-  uint32_t rows = hold_limit(key, now_ns);
+  uint32_t rows = hold_limit(key, instance->share->speed, now_ns);
   return rows > 0 ? start(instance, key, NULL, rows, now_ns) : NULL;
 }
 

@@ -1,4 +1,7 @@
+#include "sched/speed.h"
 #include "sched/state.h"
+
+#include <math.h>
 
 static const double SPLIT_GAIN = .97; /* a batch is split among idle instances if its parts run in less than this */
 
@@ -120,16 +123,18 @@ static bool waits(struct sched_key *key, uint32_t parallel, uint64_t now_ns) {
   return true;
 }
 
-/* The share of one instance: what waits and what runs elsewhere (and comes back), spread over the instances at work.
- * Without it one instance gets 63 rows and its neighbour 1, and again with the answers. */
-static uint32_t fair_rows(const struct sched_key *key, uint32_t parallel) {
+/* The share of one instance: what waits and what runs elsewhere (and comes back), spread over the instances at work by
+ * their speed. Without it one instance gets 63 rows and its neighbour 1, and again with the answers. */
+static uint32_t fair_rows(const struct sched_key *key, uint32_t parallel, double speed) {
   const struct sched_model *model = key->model;
   uint64_t all = key->rows + model->rows_in_flight, n = parallel + model->n_busy;
   uint64_t part = (all + n - 1) / n;
+  if (model->uneven && model->params.choice == SCHED_QUEUE_DEPTH)
+    part = (uint64_t)ceil((double)all * speed / speed_at_work(model, speed));
   return part < model->max_rows ? (uint32_t)part : model->max_rows;
 }
 
-static uint32_t learned_limit(struct sched_key *key, uint64_t now_ns) {
+static uint32_t learned_limit(struct sched_key *key, double speed, uint64_t now_ns) {
   const struct sched_model *model = key->model;
   uint32_t parallel = model->n_idle > 1 ? dispatch_parallel(model) : 1;
   if (parallel < 1) parallel = 1; /* behind a batch on a busy instance */
@@ -138,15 +143,15 @@ static uint32_t learned_limit(struct sched_key *key, uint64_t now_ns) {
   uint32_t rows = waiting < max_rows ? waiting : max_rows;
   wait_ended(&key->wait, rows, now_ns, &key->curve);
   if (!hold_learns(model)) return max_rows;
-  uint32_t part = rows > 1 ? fair_rows(key, parallel) : 1;
+  uint32_t part = rows > 1 ? fair_rows(key, parallel, speed) : 1;
   if (part < rows && curve_ns(&key->curve, part) < SPLIT_GAIN * curve_ns(&key->curve, rows)) max_rows = part;
   uint32_t enough = enough_choose(&key->enough, &key->curve, waiting, model->max_rows);
   return enough < max_rows ? enough : max_rows;
 }
 
-uint32_t hold_limit(struct sched_key *key, uint64_t now_ns) {
+uint32_t hold_limit(struct sched_key *key, double speed, uint64_t now_ns) {
   const struct sched_model *model = key->model;
   if (model->max_rows == 1) return 1;
   if (model->params.has_max_queue_delay || model->params.n_preferred > 0) return explicit_limit(key, now_ns);
-  return learned_limit(key, now_ns);
+  return learned_limit(key, speed, now_ns);
 }

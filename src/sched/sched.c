@@ -152,6 +152,8 @@ static struct sched_share *share_get(struct sched_model *model, struct sched_dev
   if (share == NULL) return NULL;
   share->model = model;
   share->device = device;
+  share->measured = share->speed = 1;
+  share->last_batch = model->batches;
   list_init(&share->contending);
   list_push_back(&model->shares, &share->link);
   device->n_shares++;

@@ -26,7 +26,7 @@ struct sched_instance;
 struct sched_key; /* (model, shape key): requests of one key can share a batch */
 
 enum sched_choice {
-  SCHED_QUEUE_DEPTH, /* idle first, then the least outstanding rows */
+  SCHED_QUEUE_DEPTH, /* idle first, then the least outstanding rows, both by measured speed */
   SCHED_ROUND_ROBIN,
 };
 
@@ -152,6 +152,8 @@ struct sched_instance *sched_add_instance(struct sched *sched, struct sched_mode
 /* One more instance in the process of `of`, for the same model on the same device, with its depth and speed: they live
  * and die together. NULL without memory. */
 struct sched_instance *sched_add_sibling(struct sched *sched, struct sched_instance *of, void *owner, uint64_t now_ns);
+/* How fast its device is for the model beside the fastest of those that the model is on, as measured: 1 to almost 0. */
+double sched_instance_speed(const struct sched_instance *instance);
 void *sched_instance_owner(const struct sched_instance *instance);
 
 /*
@@ -203,7 +205,8 @@ bool sched_next(struct sched *sched, uint64_t now_ns, struct sched_decision *ret
 /* When sched_next could next have something to say without an event before; TIME_NEVER when never. */
 uint64_t sched_wake_ns(const struct sched *sched);
 
-/* Learned time of a batch of `rows` of this key; 0 when nothing is known. For tests, statistics and `muster plan`. */
+/* Learned time of a batch of `rows` of this key on the fastest device; 0 when nothing is known. For tests, statistics
+ * and `muster plan`. */
 uint64_t sched_key_batch_ns(const struct sched_key *key, uint32_t rows);
 
 /* For /stats and readiness. */

@@ -8,6 +8,7 @@
  *   dispatch.c  which instance takes work, which model's turn it is on a device
  *   batch.c     batches in flight
  *   deadline.c  timers of jobs, batches and held keys
+ *   speed.c     how fast devices are beside one another
  *   blame.c     what happens to the jobs of a batch that failed
  *   curve.c, enough.c, wait.c, heap.c   stand alone
  */
@@ -69,8 +70,12 @@ struct sched_share {
   struct heap parked;     /* instances waiting for the device, by score */
   uint32_t at;            /* in device->contenders, while parked is not empty, */
   struct list contending; /* and then in model->contending */
-  uint32_t n_instances, n_idle;
+  uint32_t n_instances, n_idle, n_busy;
   uint64_t used_ns; /* virtual time: device time x tokens x priority level */
+
+  double measured, speed; /* beside the fastest of the model: as learned, and as it is used (speed.h) */
+  uint64_t last_batch;    /* model->batches then */
+  bool due;               /* to be measured again */
 };
 
 struct sched_model {
@@ -100,6 +105,10 @@ struct sched_model {
   uint32_t jobs_in_flight, batches_in_flight;
   uint64_t rows_in_flight;
   uint32_t n_busy; /* instances with a batch */
+
+  uint64_t batches;  /* started, while there are several shares */
+  uint32_t compared; /* batches since the speeds were */
+  bool uneven;       /* a share is used as a slow one */
 
   struct sched_key **buckets; /* by hash */
   uint32_t n_buckets, n_keys, n_unused;
@@ -189,8 +198,8 @@ void queue_drop_all(struct sched_model *model, enum reason reason);
 
 /* hold.c */
 bool hold_full(const struct sched_key *key); /* another job would not fit any more */
-/* The rows that the batch of the key may have now; 0: it is held from here on. */
-uint32_t hold_limit(struct sched_key *key, uint64_t now_ns);
+/* The rows that the batch of the key may have now on an instance of this speed; 0: it is held from here on. */
+uint32_t hold_limit(struct sched_key *key, double speed, uint64_t now_ns);
 void hold_end(struct sched_key *key);    /* time is up or the rows are there: asks hold_limit again */
 void hold_cancel(struct sched_key *key); /* its jobs have gone */
 bool hold_learns(const struct sched_model *model);
@@ -204,7 +213,8 @@ void process_place(struct process *process);          /* instance_place of all i
 void instance_place(struct sched_instance *instance); /* something about it changed: into the heap where it belongs */
 void device_unsettle(struct sched_device *device);
 struct batch *dispatch_next(struct sched *sched, uint64_t now_ns);
-uint32_t dispatch_parallel(const struct sched_model *model); /* instances that could start a batch now */
+uint32_t dispatch_startable(const struct sched_share *share); /* instances that could start a batch now */
+uint32_t dispatch_parallel(const struct sched_model *model);  /* of all shares */
 void dispatch_charge(struct sched_share *share, int64_t ns);
 void dispatch_release(struct sched_instance *instance); /* it is idle: its tokens are free */
 

@@ -43,16 +43,21 @@ struct simulation {
   double think_ns;  /* mean */
   double open_rate; /* requests per ns instead of clients: a Poisson stream; 0: clients */
   uint32_t n_instances, depth;
-  uint32_t tokens; /* of the one device that all instances are on; 0: as many as instances */
+  const double *speeds; /* of the instances, each on a device of its own, which nobody tells the scheduler; NULL: 1 */
+  const double *later;  /* the same once the warm-up is over; NULL: no change */
+  uint32_t tokens;      /* of the one device that all instances are on; 0: as many as instances */
   struct sched_model_params params;
   uint32_t warmup, requests; /* answered before measuring, and measured */
   uint64_t seed;
 };
 
+enum { SIMULATION_INSTANCES_MAX = 16 };
+
 struct simulation_result {
   double rate; /* rows per second */
   double p50_ns, p99_ns;
   double mean_batch;
+  double work[SIMULATION_INSTANCES_MAX]; /* share of the rows, by instance */
 };
 
 /* ---- events, earliest first, in order of making where equal ------------------------------------------------------ */
@@ -75,6 +80,8 @@ struct simulation_run {
   double *latencies;
   uint32_t answered;
   uint64_t measured_from, batches;
+  uint32_t numbers[SIMULATION_INSTANCES_MAX]; /* what the instances belong to: their numbers */
+  uint64_t rows[SIMULATION_INSTANCES_MAX], busy_until[SIMULATION_INSTANCES_MAX];
 };
 
 static inline bool simulation_before(const struct simulation_event *a, const struct simulation_event *b) {
@@ -134,6 +141,7 @@ static inline void simulation_answer(struct simulation_run *run, struct sched_ba
     if (run->answered == setup->warmup) {
       run->measured_from = run->now;
       run->batches = 0;
+      memset(run->rows, 0, sizeof run->rows);
     }
     if (run->answered++ >= setup->warmup && run->answered <= setup->warmup + setup->requests)
       run->latencies[run->answered - 1 - setup->warmup] = (double)(run->now - job->submitted_ns);
@@ -143,6 +151,7 @@ static inline void simulation_answer(struct simulation_run *run, struct sched_ba
       simulation_add(run, (struct simulation_event){.at = run->now + simulation_think(run), .client = client});
   }
   run->batches++;
+  run->rows[*(uint32_t *)sched_instance_owner(batch->instance)] += batch->rows;
 }
 
 static inline void simulation_decide(struct simulation_run *run) {
@@ -151,7 +160,13 @@ static inline void simulation_decide(struct simulation_run *run) {
     if (decision.action != SCHED_RUN) abort();
     double ns = run->setup->latency(decision.batch->rows);
     ns *= 1 + run->setup->noise * (2 * random_unit(&run->random) - 1);
-    simulation_add(run, (struct simulation_event){.at = run->now + (uint64_t)ns, .batch = decision.batch});
+    uint32_t number = *(uint32_t *)sched_instance_owner(decision.batch->instance);
+    bool later = run->setup->later != NULL && run->answered >= run->setup->warmup;
+    const double *speeds = later ? run->setup->later : run->setup->speeds;
+    if (speeds != NULL) ns /= speeds[number];
+    if (run->busy_until[number] < run->now) run->busy_until[number] = run->now;
+    run->busy_until[number] += (uint64_t)ns;
+    simulation_add(run, (struct simulation_event){.at = run->busy_until[number], .batch = decision.batch});
   }
 }
 
@@ -211,8 +226,13 @@ static inline struct simulation_result simulation_run(const struct simulation *s
   uint32_t n_instances = setup->n_instances > 0 ? setup->n_instances : 1;
   struct sched_device *device = sched_add_device(run.sched, setup->tokens > 0 ? setup->tokens : n_instances);
   run.model = sched_add_model(run.sched, &setup->params);
-  for (uint32_t i = 0; i < n_instances; i++)
-    sched_add_instance(run.sched, run.model, device, setup->depth > 0 ? setup->depth : 1, 1.0, NULL, run.now);
+  if (n_instances > SIMULATION_INSTANCES_MAX) abort();
+  for (uint32_t i = 0; i < n_instances; i++) {
+    if (setup->speeds != NULL && i > 0) device = sched_add_device(run.sched, 1);
+    run.numbers[i] = i;
+    sched_add_instance(run.sched, run.model, device, setup->depth > 0 ? setup->depth : 1, 1.0, &run.numbers[i],
+                       run.now);
+  }
   if (setup->open_rate > 0) {
     for (uint32_t i = 0; i < n_jobs; i++) run.free_jobs[run.n_free++] = i;
     simulation_add(&run, (struct simulation_event){.at = run.now});
@@ -228,6 +248,9 @@ static inline struct simulation_result simulation_run(const struct simulation *s
       .p99_ns = run.latencies[(uint64_t)setup->requests * 99 / 100],
       .mean_batch = (double)(run.answered - setup->warmup) / (double)run.batches,
   };
+  uint64_t rows = 0;
+  for (uint32_t i = 0; i < n_instances; i++) rows += run.rows[i];
+  for (uint32_t i = 0; i < n_instances; i++) result.work[i] = (double)run.rows[i] / (double)rows;
   simulation_end(&run, n_jobs);
   return result;
 }
