@@ -177,8 +177,8 @@ static const struct option_row rows[] = {
      TIME(max_batch_wait_ns, 0, 3600 * SECOND, "10ms"), .help = "Upper bound of the learned wait; 0 switches it off."},
     {"load-balance", .environment = "GPU_LOAD_BALANCE_STRATEGY", .group = QUEUES, .reloadable = true,
      WORDS(balance, balances, "queue-depth"),
-     .help = "Which instance gets a batch: an idle one, then the one with the least to do (queue-depth), or each in "
-             "turn (round-robin)."},
+     .help = "Which instance gets a batch: an idle one, then the one with the least to do, both by the measured speed "
+             "of their GPUs (queue-depth), or each in turn (round-robin)."},
     {"cpu-slots", .group = QUEUES, COUNT(cpu_slots, 0, 4096, "auto"), .words = zero_is_auto,
      .help = "Batches that may run on the CPU at the same time; auto is the cores over --threads."},
 

@@ -153,7 +153,7 @@ static struct sched_share *share_get(struct sched_model *model, struct sched_dev
   share->model = model;
   share->device = device;
   share->measured = share->speed = 1;
-  share->last_batch = model->batches;
+  share->last_batch = share->last_measured = model->batches;
   list_init(&share->contending);
   list_push_back(&model->shares, &share->link);
   device->n_shares++;

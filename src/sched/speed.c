@@ -2,6 +2,7 @@
 
 #include <math.h>
 
+static const double RARE_STEP = 1.0 / 4;              /* the same after a long time without one */
 static const double STEP = 1.0 / 16;                  /* share of the way to a measurement */
 static const double WILD = 4;                         /* times what was expected: more is no measurement of speed */
 static const double SLOWEST = 1.0 / 64;               /* beside the fastest */
@@ -66,7 +67,9 @@ void speed_learn(const struct sched_instance *instance, const struct sched_key *
     struct sched_share *share = instance->share;
     double seen = curve_ns(&key->curve, rows) / ((double)ran_ns * instance->speed);
     seen = fmin(fmax(seen, share->measured / WILD), share->measured * WILD);
-    share->measured += (seen - share->measured) * STEP;
+    bool rare = model->batches - share->last_measured >= MEASURE_AFTER;
+    share->measured += (seen - share->measured) * (rare ? RARE_STEP : STEP);
+    share->last_measured = model->batches;
   }
   if (++model->compared >= COMPARE_EVERY) {
     model->compared = 0;

@@ -73,9 +73,9 @@ struct sched_share {
   uint32_t n_instances, n_idle, n_busy;
   uint64_t used_ns; /* virtual time: device time x tokens x priority level */
 
-  double measured, speed; /* beside the fastest of the model: as learned, and as it is used (speed.h) */
-  uint64_t last_batch;    /* model->batches then */
-  bool due;               /* to be measured again */
+  double measured, speed;             /* beside the fastest of the model: as learned, and as it is used (speed.h) */
+  uint64_t last_batch, last_measured; /* model->batches then */
+  bool due;                           /* to be measured again */
 };
 
 struct sched_model {

@@ -129,12 +129,14 @@ static struct pair pair_create(enum sched_choice choice) {
 static void run(struct pair *p, int n, const uint64_t ns[2]) {
   p->runs[0] = p->runs[1] = 0;
   while (n-- > 0) {
-    ask(p->d, p->model, "x", 1);
+    struct sched_job *job = ask(p->d, p->model, "x", 1);
     struct sched_batch *batch = expect_any_run(p->d);
     int which = batch->instance == p->instances[1];
     p->runs[which]++;
     pass(p->d, ns[which]);
     done(p->d, batch);
+    expect_quiet(p->d);
+    forget(p->d, job);
   }
 }
 
