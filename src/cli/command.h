@@ -33,6 +33,7 @@ extern const struct command command_bench;
 extern const struct command command_top;
 extern const struct command command_gpus;
 extern const struct command command_proxy;
+extern const struct command command_mps;
 
 /* The table, in the order of `muster help`. */
 const struct command *const *command_table(size_t *ret_n);

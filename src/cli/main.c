@@ -5,6 +5,7 @@
 #include "cli/command.h"
 #include "fleet/fleet.h"
 #include "gateway/gateway.h"
+#include "mps/mps.h"
 #include "worker/worker.h"
 
 #include <stdio.h>
@@ -21,6 +22,7 @@ static const struct command *const commands[] = {
     &command_gpus,
     &command_status,
     &command_top,
+    &command_mps,
     &command_reload,
     &command_upgrade,
     &command_stop,
@@ -50,7 +52,7 @@ static const char role_log[] = "MUSTER_ROLE_LOG"; /* the supervisor's log settin
 static const struct {
   const char *name;
   int (*run)(int control);
-} roles[] = {{"gateway", gateway_main}, {"worker", worker_main}, {"fleet", fleet_main}};
+} roles[] = {{"gateway", gateway_main}, {"worker", worker_main}, {"fleet", fleet_main}, {"mps", mps_main}};
 
 static int refuse_role(const char *why) {
   fprintf(stderr, "muster: --role is for muster's own processes: %s\n", why);
@@ -85,7 +87,7 @@ static int run_role(int argc, char **argv) {
     unsetenv(role_log);
     return roles[i].run(CONTROL_FD);
   }
-  return refuse_role("the roles are gateway, worker and fleet");
+  return refuse_role("the roles are gateway, worker, fleet and mps");
 }
 
 /* ---- commands ---------------------------------------------------------------------------------------------------- */

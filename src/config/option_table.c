@@ -14,6 +14,8 @@ static const struct option_word tristates[] = {{"auto", TRISTATE_AUTO},   {"true
                                                {"0", TRISTATE_FALSE},     {"yes", TRISTATE_TRUE},
                                                {"no", TRISTATE_FALSE},    {"on", TRISTATE_TRUE},
                                                {"off", TRISTATE_FALSE},   {0}};
+static const struct option_word mps_modes[] = {
+    {"auto", MPS_MODE_AUTO}, {"on", MPS_MODE_ON}, {"off", MPS_MODE_OFF}, {0}};
 static const struct option_word admins[] = {{"local", ADMIN_LOCAL}, {"all", ADMIN_ALL}, {"off", ADMIN_OFF}, {0}};
 static const struct option_word balances[] = {
     {"queue-depth", BALANCE_QUEUE_DEPTH}, {"round-robin", BALANCE_ROUND_ROBIN}, {0}};
@@ -22,6 +24,7 @@ static const struct option_word log_formats[] = {{"auto", LOG_FORMAT_AUTO},     
                                                  {"json", LOG_FORMAT_JSON},       {"default", LOG_FORMAT_AUTO},
                                                  {"ISO8601", LOG_FORMAT_ISO8601}, {0}};
 static const struct option_word zero_is_auto[] = {{"auto", 0}, {0}};
+static const struct option_word zero_is_none[] = {{"none", 0}, {0}};
 static const struct option_word zero_is_learned[] = {{"learned", 0}, {0}};
 static const struct option_word negative_is_learned[] = {{"learned", -1}, {0}};
 
@@ -150,6 +153,19 @@ static const struct option_row rows[] = {
      .words = zero_is_auto,
      .help = "Workers that load at the same time on each GPU, and on the CPU; auto is 4 on a GPU, and on the CPU twice "
              "the cores, at least 16."},
+    {"mps", .group = WORKERS, WORDS(mps, mps_modes, "auto"),
+     .help = "NVIDIA's Multi-Process Service, so that worker processes run on a GPU at the same time: on (wherever "
+             "workers run), off, or auto (where several processes share a GPU that can, and its control program is "
+             "there)."},
+    {"mps-active-threads", .group = WORKERS, .reloadable = true, COUNT(mps_active_threads, 0, 100, "none"),
+     .words = zero_is_none,
+     .help = "With MPS: the most of a GPU's threads that one worker process may use, in percent. none is no cap: what "
+             "one leaves idle the others use."},
+    {"mps-control-binary", .group = WORKERS, TEXT(mps_control_binary, "nvidia-cuda-mps-control"), .placeholder = "FILE",
+     .help = "MPS's control program; a name without a slash is searched in PATH."},
+    {"mps-timeout", .group = WORKERS, TIME(mps_timeout_ns, 10 * NS_PER_MS, 3600 * SECOND, "5s"),
+     .help = "How long an MPS daemon may take to answer a command, and half of what it may take to start; one that "
+             "does not answer three times in a row is started again, and its workers with it."},
     {"nvml-library", .group = WORKERS, TEXT(nvml_library, ""), .placeholder = "FILE",
      .help = "NVIDIA's management library, which says what GPUs there are; libnvidia-ml.so.1 where not given."},
     {"nvml-timeout", .group = WORKERS, TIME(nvml_timeout_ns, 10 * NS_PER_MS, 3600 * SECOND, "10s"),
@@ -259,6 +275,7 @@ static const struct model_row model_settings[] = {
     MODEL("processes", processes),
     MODEL("processes-per-gpu", processes_per_gpu),
     MODEL("gpu-memory", gpu_memory),
+    MODEL("mps-active-threads", mps_active_threads),
     MODEL("instances", instances),
     MODEL("threads", threads),
     MODEL("max-batch-size", max_batch_size),

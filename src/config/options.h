@@ -23,6 +23,7 @@ enum control_mode { CONTROL_MODE_NONE, CONTROL_MODE_POLL, CONTROL_MODE_EXPLICIT 
 enum isolation { ISOLATION_AUTO, ISOLATION_PROCESS, ISOLATION_DEVICE };
 enum tristate { TRISTATE_AUTO, TRISTATE_TRUE, TRISTATE_FALSE };
 enum balance { BALANCE_QUEUE_DEPTH, BALANCE_ROUND_ROBIN };
+enum mps_mode { MPS_MODE_AUTO, MPS_MODE_ON, MPS_MODE_OFF };
 enum admin { ADMIN_LOCAL, ADMIN_ALL, ADMIN_OFF };
 
 /* Settings that a model may have of its own: `models:` in muster.yaml. What is unset (a number MODEL_OPTION_UNSET, a
@@ -32,8 +33,9 @@ struct model_options {
   const char *name;
   int64_t processes, instances, threads, max_batch_size, max_queue_size, max_queue_bytes;
   int64_t max_queue_delay_us, max_execution_ns;
-  int64_t processes_per_gpu; /* 0: as processes */
-  int64_t gpu_memory;        /* bytes of one process on a GPU; 0: measured, until then estimated */
+  int64_t processes_per_gpu;  /* 0: as processes */
+  int64_t gpu_memory;         /* bytes of one process on a GPU; 0: measured, until then estimated */
+  int64_t mps_active_threads; /* percent of a GPU's, of one process; 0: no cap */
   const char *engine;
   const char *device;
 };
@@ -68,6 +70,10 @@ struct options {
   int64_t gpu_memory;              /* bytes of one process on a GPU; 0: measured, until then estimated */
   const char *measurements;        /* file of what was measured; "" : none */
   int64_t load_parallel;           /* workers that load at once, on each device; 0: chosen */
+  int64_t mps;                     /* enum mps_mode */
+  const char *mps_control_binary;  /* path, or a name that is searched in PATH */
+  int64_t mps_timeout_ns;          /* of one command to a daemon */
+  int64_t mps_active_threads;      /* percent, of one process; 0: no cap */
   /* batching and queues */
   bool enable_batching;
   int64_t max_batch_size;     /* of models that do not say; 0: no batching */

@@ -103,6 +103,14 @@ static const struct message_type message_types[CONTROL_TYPE_COUNT] = {
         FIELD(control_fleet_alive, opening)),
     ROW(FLEET_EVENT, FIELD(control_fleet_event, uuid), FIELD(control_fleet_event, xid)),
     ROW(GPUS, FIELD(control_gpus, inventory), FIELD(control_gpus, state)),
+    ROW(MPS_START, FIELD(control_mps_start, binary), FIELD(control_mps_start, uuid), FIELD(control_mps_start, stale),
+        FIELD(control_mps_start, timeout_ns)),
+    ROW(MPS_QUERY, FIELD(control_mps_query, serial)),
+    ROW(MPS_TERMINATE, FIELD(control_mps_terminate, client)),
+    ROW(MPS_REPORT, FIELD(control_mps_report, serial), FIELD(control_mps_report, answering),
+        FIELD(control_mps_report, daemon), FIELD(control_mps_report, folder), FIELD(control_mps_report, percentage),
+        FIELD(control_mps_report, error), FIELD(control_mps_report, servers)),
+    ROW(MPS_TERMINATED, FIELD(control_mps_terminate, client)),
 };
 
 /* Every message's struct stands at the same place of the packet: decoding needs no table of members. */

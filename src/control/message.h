@@ -73,6 +73,13 @@ enum control_type {
   CONTROL_FLEET_EVENT,     /* a GPU has reported a fault */
   /* supervisor -> gateway */
   CONTROL_GPUS, /* how they are, and what was decided about them */
+  /* supervisor -> keeper of an MPS daemon (mps/) */
+  CONTROL_MPS_START,
+  CONTROL_MPS_QUERY,     /* whom does it serve? MPS_REPORT with this serial or a later one answers */
+  CONTROL_MPS_TERMINATE, /* that client's work is ended; MPS_TERMINATED follows, also where it could not be */
+  /* keeper of an MPS daemon -> supervisor */
+  CONTROL_MPS_REPORT, /* at first when the daemon answers, then every now and then; its last words, too */
+  CONTROL_MPS_TERMINATED,
   CONTROL_TYPE_COUNT
 };
 
@@ -260,6 +267,28 @@ struct control_gpus {
   struct control_bytes inventory; /* gpu_inventory_to_json; none where the readings are old */
   struct control_bytes state;     /* {"fleet": {…}, "gpus": [{…}]}: supervisor/gpus.h */
 };
+struct control_mps_start {
+  const char *binary;  /* the control program: a path, or a name that is searched in PATH */
+  const char *uuid;    /* of the GPU */
+  const char *stale;   /* a folder that a keeper before left behind; "": none */
+  uint64_t timeout_ns; /* of one command */
+};
+struct control_mps_query {
+  uint64_t serial;
+};
+/* MPS_TERMINATE, MPS_TERMINATED */
+struct control_mps_terminate {
+  int32_t client; /* process */
+};
+struct control_mps_report {
+  uint64_t serial;     /* of the last question before */
+  bool answering;      /* false: nothing is known of servers, error says why */
+  int32_t daemon;      /* its process; 0: it has ended */
+  const char *folder;  /* where the daemon's pipe and log folders are: FOLDER/pipe */
+  uint32_t percentage; /* of active threads, by default; 0: not known */
+  const char *error;
+  struct control_bytes servers; /* JSON: [{"pid": N, "clients": [N, …]}, …] */
+};
 
 struct control_worker_backends {
   struct control_bytes json; /* an array, of the engine's making */
@@ -305,6 +334,10 @@ struct control_packet {
     struct control_fleet_alive fleet_alive;
     struct control_fleet_event fleet_event;
     struct control_gpus gpus;
+    struct control_mps_start mps_start;
+    struct control_mps_query mps_query;
+    struct control_mps_terminate mps_terminate;
+    struct control_mps_report mps_report;
   };
   int fds[CONTROL_FDS_MAX]; /* CLOEXEC; those still >= 0 are closed by control_packet_free */
   size_t n_fds;

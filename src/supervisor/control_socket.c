@@ -82,14 +82,14 @@ static json_t *gateway_json(const struct supervisor *s) {
 static json_t *status_json(const struct supervisor *s) {
   const struct listeners *listeners = &s->listeners;
   double uptime_s = (double)(clock_now_ns() - s->started_ns) / (double)NS_PER_S;
-  return json_pack("{s:s, s:i, s:f, s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:f, s:O?, s:o, s:o, s:o}", "state",
+  return json_pack("{s:s, s:i, s:f, s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:f, s:O?, s:o, s:o, s:o, s:o}", "state",
                    supervisor_state_name(s), "pid", (int)getpid(), "uptime_s", uptime_s, "version", MUSTER_VERSION,
                    "http", listeners_json(listeners->http_address, listeners->http_port, listeners->n_http), "grpc",
                    listeners_json(listeners->grpc_address, listeners->grpc_port, listeners->n_grpc), "metrics",
                    listeners_json(listeners->metrics_address, listeners->metrics_port, listeners->n_metrics), "gateway",
                    gateway_json(s), "models", models_json(s), "workers", workers_json(s), "stop_timeout_s",
                    (double)supervisor_stop_ns(s) / (double)NS_PER_S, "reload", s->reload.shown, "upgrade",
-                   upgrade_json(s), "fleet", fleet_json(s), "gpus", gpus_json(&s->gpus));
+                   upgrade_json(s), "fleet", fleet_json(s), "gpus", gpus_json(&s->gpus), "mps", mps_json(s));
 }
 
 static void answer_status(struct supervisor *s, struct exchange *exchange) {

@@ -42,7 +42,9 @@ static void changed(struct supervisor *s) {
 static void restart_workers(struct supervisor *s, int32_t position, const char *cause) {
   struct gpu_guard *guard = gpus_guard_at(&s->gpus, (uint32_t)position);
   if (guard == NULL || !gpu_guard_fault(guard, clock_now_ns())) return;
-  uint32_t n = workers_restart_on_gpu(s, s->gpus.inventory.gpus[position].index, cause);
+  int32_t index = s->gpus.inventory.gpus[position].index;
+  uint32_t n = workers_restart_on_gpu(s, index, cause);
+  mps_settle(s, index);
   LOG_WARNING("workers are started again for a fault of their GPU", LOG_INT("gpu", guard->index), LOG_INT("workers", n),
               LOG_INT("delay_ms", guard->restart_delay_ns / NS_PER_MS));
 }
@@ -55,6 +57,12 @@ static void act(struct supervisor *s, int32_t position, enum xid_action action, 
   else if (action >= XID_DRAIN && worsen_all_of(s, s->gpus.inventory.gpus[position].index, conditions[action], cause))
     workers_obey_gpus(s);
   gpus_tell(s);
+}
+
+void gpus_mps_fault(struct supervisor *s, const char *device) {
+  int32_t position = gpus_position(&s->gpus, device);
+  if (position == GPU_UNKNOWN) return;
+  restart_workers(s, position, "another MPS client's device is lost, which ends all clients of the GPU");
 }
 
 void gpus_xid(struct supervisor *s, const char *uuid, uint64_t xid) {

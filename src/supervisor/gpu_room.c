@@ -1,8 +1,11 @@
 #include "supervisor/gpu_room.h"
 
 #include <dirent.h>
+#include <inttypes.h>
 #include <stdlib.h>
 #include <sys/stat.h>
+
+#include "gpu/mps.h"
 
 /* ---- files ------------------------------------------------------------------------------------------------------- */
 
@@ -50,6 +53,23 @@ static uint32_t find_shares(const struct planning *planning, const struct worker
   return n;
 }
 
+/* More processes than MPS takes on a GPU. */
+static mu_status check_clients(const struct planning *planning, const struct placement_share *shares, uint32_t n,
+                               const char *model, const struct placement_room *rooms, mu_error *err) {
+  const struct gpu_inventory *inventory = &planning->gpus->inventory;
+  for (uint32_t i = 0; planning->mps && i < n; i++) {
+    const struct gpu *gpu = &inventory->gpus[shares[i].gpu];
+    uint32_t limit = mps_client_limit(gpu, inventory->cuda), processes = rooms[shares[i].gpu].processes;
+    char label[GPU_LABEL_SIZE];
+    gpu_label(gpu, label);
+    if (processes > limit)
+      return mu_fail(err, MU_TOO_LARGE,
+                     "with %s %" PRIu32 " processes are planned on GPU %s, MPS takes at most %" PRIu32 " there", model,
+                     processes, label, limit);
+  }
+  return MU_OK;
+}
+
 static mu_status take(const struct planning *planning, struct served_model *model, struct placement_room *rooms,
                       mu_error *err) {
   struct placement_share shares[PLACEMENT_SHARES_MAX];
@@ -57,7 +77,13 @@ static mu_status take(const struct planning *planning, struct served_model *mode
   if (planning->measured != NULL)
     model->gpu_memory.measured =
         gpu_measurements_find(planning->measured, model->name, model->version, model->file_bytes);
-  return placement_take(&planning->gpus->inventory, shares, n, processes, &model->gpu_memory, model->name, rooms, err);
+  struct placement_room before[GPUS_MAX];
+  memcpy(before, rooms, sizeof before);
+  mu_status status =
+      placement_take(&planning->gpus->inventory, shares, n, processes, &model->gpu_memory, model->name, rooms, err);
+  if (status == MU_OK) status = check_clients(planning, shares, n, model->name, rooms, err);
+  if (status != MU_OK) memcpy(rooms, before, sizeof before);
+  return status;
 }
 
 static void look(const struct planning *planning, struct placement_room rooms[GPUS_MAX]) {

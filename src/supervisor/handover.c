@@ -43,7 +43,7 @@ FIELDS(group_fields, F(model), F(device), F(label), F(processes), F(instances));
 #define F(member) FIELD(handover_worker, member)
 FIELDS(worker_fields, F(model), F(place), F(number), F(state), F(pid), F(pidfd), F(control), F(epoch_0), F(epoch_1),
        F(attached_0), F(attached_1), F(wish), F(wish_cause), F(failure), F(early_deaths), F(restarts), F(was_ready),
-       F(restarted), F(ready_ns), F(delay_ns), F(started_ns), F(due_ns), F(reason));
+       F(restarted), F(ready_ns), F(delay_ns), F(started_ns), F(due_ns), F(reason), F(under_mps), F(mps_asked));
 #undef F
 #define F(member) FIELD(handover_region, member)
 FIELDS(region_fields, F(name), F(key), F(offset), F(byte_size), F(writable), F(fd));
@@ -65,6 +65,10 @@ FIELDS(gpu_fields, F(uuid), F(name), F(index), F(condition), F(reason), F(since_
 #define F(member) FIELD(handover_fleet, member)
 FIELDS(fleet_fields, F(pid), F(pidfd));
 #undef F
+#define F(member) FIELD(handover_mps, member)
+FIELDS(mps_fields, F(uuid), F(label), F(folder), F(state), F(pid), F(pidfd), F(control), F(daemon), F(served),
+       F(settling), F(restarts), F(since_ns), F(asked));
+#undef F
 #define F(member) FIELD(handover_xid, member)
 FIELDS(xid_fields, F(gpu), F(xid), F(count));
 #undef F
@@ -85,7 +89,7 @@ static const struct kind {
     KIND(gateways, gateway_fields), KIND(models, model_fields),   KIND(groups, group_fields),
     KIND(workers, worker_fields),   KIND(regions, region_fields), KIND(choices, choice_fields),
     KIND(given, given_fields),      KIND(notes, note_fields),     KIND(gpus, gpu_fields),
-    KIND(xids, xid_fields),         KIND(fleet, fleet_fields),
+    KIND(xids, xid_fields),         KIND(fleet, fleet_fields),    KIND(mps, mps_fields),
 };
 enum { N_KINDS = sizeof kinds / sizeof *kinds };
 
@@ -257,9 +261,17 @@ static bool check_gpus(const struct handover *state) {
   return true;
 }
 
+static bool check_mps(const struct handover *state) {
+  for (size_t i = 0; i < state->n_mps; i++) {
+    const struct handover_mps *mps = &state->mps[i];
+    if (mps->uuid[0] == '\0' || (mps->pid != 0 && !is_process(mps->pid, mps->pidfd, mps->control))) return false;
+  }
+  return true;
+}
+
 static bool adds_up(const struct handover *state) {
   return state->n_server == 1 && check_server(state) && check_gateways(state) && check_models(state) &&
-         check_workers(state) && check_regions(state) && check_choices(state) && check_gpus(state);
+         check_workers(state) && check_regions(state) && check_choices(state) && check_gpus(state) && check_mps(state);
 }
 
 mu_status handover_decode(const void *bytes, size_t size, struct handover *ret_state, mu_error *err) {

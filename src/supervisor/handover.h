@@ -92,6 +92,18 @@ struct handover_worker {
   uint64_t ready_ns, delay_ns, started_ns;
   uint64_t due_ns; /* its timer; 0: not running */
   const char *reason;
+  bool under_mps, mps_asked;
+};
+
+/* The MPS of a GPU. */
+struct handover_mps {
+  const char *uuid, *label, *folder;
+  uint32_t state;
+  int32_t pid, pidfd, control; /* of the daemon's keeper; pid 0: there is none, the other two mean nothing */
+  int32_t daemon;
+  bool served, settling;
+  uint32_t restarts;
+  uint64_t since_ns, asked;
 };
 
 /* What was decided about a GPU (supervisor/gpus.h). */
@@ -173,6 +185,8 @@ struct handover {
   size_t n_xids;
   struct handover_fleet *fleet;
   size_t n_fleet;
+  struct handover_mps *mps;
+  size_t n_mps;
 };
 
 /* MU_TOO_LARGE, MU_NO_MEMORY. */

@@ -107,6 +107,8 @@ static void give_worker(const struct worker *worker, struct handover *state) {
       .started_ns = worker->started_ns,
       .due_ns = due_ns(&worker->timer),
       .reason = worker->reason,
+      .under_mps = worker->under_mps,
+      .mps_asked = worker->mps_asked != 0,
   };
 }
 
@@ -188,12 +190,13 @@ mu_status inherit_give(const struct supervisor *s, struct arena *memory, struct 
       .notes = arena_alloc(memory, count_list(&s->operations.notes) + 1, sizeof *state.notes),
       .gpus = arena_alloc(memory, s->gpus.n_guards + 1, sizeof *state.gpus),
       .fleet = arena_alloc(memory, fleet_count(s) + 1, sizeof *state.fleet),
+      .mps = arena_alloc(memory, mps_count(s) + 1, sizeof *state.mps),
       .xids = arena_alloc(memory, (size_t)s->gpus.n_guards * GPU_XIDS_MAX + 1, sizeof *state.xids),
   };
   if (state.server == NULL || state.sockets == NULL || state.devices == NULL || state.gateways == NULL ||
       state.models == NULL || state.groups == NULL || state.workers == NULL || state.regions == NULL ||
       state.choices == NULL || state.given == NULL || state.notes == NULL || state.gpus == NULL || state.xids == NULL ||
-      state.fleet == NULL)
+      state.fleet == NULL || state.mps == NULL)
     return mu_fail(err, MU_NO_MEMORY, "no memory for the state");
   give_server(s, state.server);
   state.n_server = 1;
@@ -211,6 +214,7 @@ mu_status inherit_give(const struct supervisor *s, struct arena *memory, struct 
     state.notes[state.n_notes++] = (struct handover_note){note->name, note->version, note->reason};
   }
   give_gpus(&s->gpus, &state);
+  mps_give(s, &state);
   fleet_give(s, &state);
   mu_status status = give_inventory(&s->gpus, memory, state.server, err);
   if (status != MU_OK) return status;
@@ -284,6 +288,11 @@ void inherit_descriptors(const struct handover *state, bool close_on_exec) {
     set_close_on_exec(state->workers[i].pidfd, close_on_exec);
     set_close_on_exec(state->workers[i].control, close_on_exec);
   }
+  for (size_t i = 0; i < state->n_mps; i++) {
+    if (state->mps[i].pid == 0) continue;
+    set_close_on_exec(state->mps[i].pidfd, close_on_exec);
+    set_close_on_exec(state->mps[i].control, close_on_exec);
+  }
 }
 
 /* ---- taking ------------------------------------------------------------------------------------------------------ */
@@ -303,6 +312,9 @@ mu_status inherit_check(const struct handover *state, mu_error *err) {
   for (size_t i = 0; i < state->n_workers; i++)
     if (state->workers[i].state > WORKER_FENCED || state->workers[i].wish > DEATH_DEVICE_LOST)
       return mu_fail(err, MU_INVALID, "a worker in an unknown state");
+  for (size_t i = 0; i < state->n_mps; i++)
+    if (state->mps[i].state > MPS_BACKOFF || strlen(state->mps[i].uuid) >= GPU_UUID_SIZE)
+      return mu_fail(err, MU_INVALID, "the MPS of a GPU in an unknown state");
   return MU_OK;
 }
 
@@ -446,6 +458,7 @@ mu_status inherit_take(struct supervisor *s, const struct handover *state, mu_er
   status = take_gpus(s, state, err);
   if (status == MU_OK) status = take_listeners(s, state, err);
   for (size_t i = 0; status == MU_OK && i < state->n_models; i++) status = take_model(s, state, &state->models[i], err);
+  for (size_t i = 0; status == MU_OK && i < state->n_mps; i++) status = mps_take(s, &state->mps[i], err);
   if (status == MU_OK) status = take_workers(s, state, err);
   if (status == MU_OK) status = regions_take(s, state, err);
   if (status == MU_OK) status = take_choices(s, state, err);

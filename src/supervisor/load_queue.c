@@ -41,7 +41,7 @@ static struct worker *next(const struct supervisor *s, uint32_t device) {
   struct worker *first = NULL;
   list_each (link, &s->workers) {
     struct worker *worker = list_item(link, struct worker, all);
-    if (worker->state != WORKER_QUEUED || worker->device != device) continue;
+    if (worker->state != WORKER_QUEUED || worker->device != device || mps_holds(worker)) continue;
     if (first == NULL || worker->turn < first->turn) first = worker;
   }
   return first;

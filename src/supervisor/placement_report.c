@@ -78,7 +78,8 @@ mu_status placement_report(const struct options *options, const struct gpu_inven
   struct gpu_set set = {.n = 0};
   struct list models;
   list_init(&models);
-  const struct planning planning = {.cores = uv_available_parallelism(), .gpus = gpus, .measured = &measured};
+  const struct planning planning = {
+      .cores = uv_available_parallelism(), .gpus = gpus, .measured = &measured, .mps = options->mps == MPS_MODE_ON};
   mu_status status = wanted_gpus(options, gpus, &set, err);
   if (status == MU_OK && options->measurements[0] != '\0')
     status = gpu_measurements_read(&measured, options->measurements, err);

@@ -14,6 +14,7 @@
  *   gpus.c              what is known and decided of the machine's GPUs; gpu_faults.c: what follows for workers
  *   fleet_process.c     the process that asks NVML
  *   workers.c           worker processes: start, attach, death, restart
+ *   mps.c               the MPS daemons of GPUs; mps_membership.c: who is a client of them
  *   load_queue.c        how many of them load at once
  *   trace_file.c        files for traces, which the gateway cannot open
  *   gateway_process.c   gateway processes: start, hand-over, drain, death, restart
@@ -143,7 +144,10 @@ struct worker {
   mu_status failure; /* what it said with CONTROL_FAILED; MU_OK: nothing */
   struct restart_policy policy;
   uint32_t restarts;
-  uint64_t turn; /* QUEUED: the smaller, the earlier */
+  uint64_t turn;      /* QUEUED: the smaller, the earlier */
+  bool under_mps;     /* the present process has the environment of its GPU's MPS daemon */
+  uint64_t mps_asked; /* WARMING: it is warm, and the answer to that question says whether it is a client; 0: not yet */
+  bool terminating;   /* the daemon was told to end its work; then it is killed */
   uint64_t started_ns;
   uv_timer_t timer; /* until it has to be ready, attached, gone, or started again: by state */
   char reason[512]; /* why it is not ready, or why its last process ended */
@@ -194,6 +198,42 @@ struct fleet {
   char error[512]; /* while it is STALLED */
 };
 
+/* ---- MPS --------------------------------------------------------------------------------------------------------- */
+
+enum mps_state {
+  MPS_UNDECIDED,
+  MPS_OFF,
+  MPS_SIMULATED, /* workers have the environment, there is no daemon */
+  MPS_STARTING,  /* the daemon does not answer yet */
+  MPS_SERVING,
+  MPS_BACKOFF /* it has ended, and is started again */
+};
+
+/* The MPS of one GPU, or MIG device; once workers are to run there. */
+struct mps_gpu {
+  struct list link; /* supervisor.mps */
+  struct supervisor *supervisor;
+  char uuid[GPU_UUID_SIZE];
+  char label[GPU_LABEL_SIZE + 4]; /* "gpu:0" */
+  enum mps_state state;
+  struct process *keeper; /* of the daemon (mps/); NULL: none */
+  struct control_link *keeper_link;
+  struct restart_policy policy;
+  bool served;   /* since the last give-up the daemon has answered */
+  bool settling; /* after a fault: nobody is started before all clients have left */
+  bool due;      /* BACKOFF: the time has come, but clients of the one before are still there */
+  uint32_t restarts;
+  uint64_t since_ns; /* of the state */
+  uint64_t asked;    /* serial of the last question */
+  int32_t daemon;    /* its process; 0: none, or not known yet */
+  uint32_t percentage;
+  bool answering;
+  char folder[128]; /* the keeper's; "": not known yet */
+  char error[512];
+  json_t *servers;  /* as it was last told, [{pid, clients}]; NULL: nothing */
+  uv_timer_t timer; /* until it is decided, or started again */
+};
+
 /* ---- what models are planned with -------------------------------------------------------------------------------- */
 
 struct planning {
@@ -202,6 +242,7 @@ struct planning {
   const struct gpu_measurements *measured; /* NULL: nothing was */
   const struct list *served;               /* what is served now; NULL: nothing */
   const struct list *workers;              /* struct worker: the server's own; NULL: none */
+  bool mps;                                /* --mps=on: what its daemons take as clients counts */
 };
 
 /* ---- listeners --------------------------------------------------------------------------------------------------- */
@@ -340,6 +381,8 @@ struct supervisor {
   struct gpus gpus;
   struct fleet fleet;
   struct gpu_measurements measured;
+  struct list mps; /* struct mps_gpu */
+  bool mps_told;   /* on stop: the daemons are ended when nobody runs any more */
   uint32_t gateway_restarts;
   int heir; /* the successor's end is open, this one is for the gateway that hands over to it; -1: none */
   uint32_t last_model, last_worker; /* numbers given last */
@@ -360,7 +403,13 @@ struct supervisor {
 /* What models are planned with now. */
 static inline struct planning supervisor_planning(const struct supervisor *s) {
   return (struct planning){
-      .cores = s->cores, .gpus = &s->gpus, .measured = &s->measured, .served = &s->models, .workers = &s->workers};
+      .cores = s->cores,
+      .gpus = &s->gpus,
+      .measured = &s->measured,
+      .served = &s->models,
+      .workers = &s->workers,
+      .mps = s->options->mps == MPS_MODE_ON,
+  };
 }
 
 /* ---- supervisor.c ------------------------------------------------------------------------------------------------ */
@@ -512,6 +561,60 @@ const char *worker_state_name(enum worker_state state);
 /* Starts a process in that place, or lets it wait for its turn. */
 void worker_start(struct worker *worker);
 
+/* A client's work has been ended as far as that went, or its place is vain: it is killed. */
+void worker_end_now(struct worker *worker);
+/* Its GPU's daemon counts it among its clients; or not, and why is said. */
+void worker_is_client(struct worker *worker);
+void worker_is_no_client(struct worker *worker, const char *why);
+/* A place that waits for MPS, which cannot be had. */
+void worker_fail(struct worker *worker, const char *why);
+/* Kills those on that GPU that are clients of MPS, without blame. Returns how many. */
+uint32_t workers_restart_under_mps(struct supervisor *s, const char *uuid, const char *cause);
+
+/* ---- mps.c ------------------------------------------------------------------------------------------------------- */
+
+/* Has the server inherited a daemon of somebody else (CUDA_MPS_PIPE_DIRECTORY)? Its path; NULL: no. */
+const char *mps_inherited(void);
+/* May a worker be started there now? false: it is QUEUED, and started when its GPU's daemon answers. */
+bool mps_admit(struct worker *worker);
+/* Whether mps_admit would say no. */
+bool mps_holds(const struct worker *worker);
+/* NULL: its device has none. */
+struct mps_gpu *mps_of(const struct worker *worker);
+/* A process has ended. */
+void mps_worker_ended(struct worker *worker);
+/* A fault of that GPU ends all its clients: nobody new is started before they have left. */
+void mps_settle(struct supervisor *s, int32_t index);
+/* Tells all keepers to end their daemons, or lets go of them: they end by themselves. */
+void mps_stop(struct supervisor *s, bool now);
+bool mps_gone(const struct supervisor *s);
+void mps_free(struct supervisor *s);
+/* For the next supervisor; and what the one before had. */
+size_t mps_count(const struct supervisor *s);
+void mps_give(const struct supervisor *s, struct handover *state);
+MUST_CHECK mu_status mps_take(struct supervisor *s, const struct handover_mps *from, mu_error *err);
+const char *mps_state_name(enum mps_state state);
+
+/* ---- mps_membership.c -------------------------------------------------------------------------------------------- */
+
+/* What a worker's process finds in its environment, "NAME=VALUE" each; NULL ends. */
+struct mps_environment {
+  char pipe[192], threads[64], memory[96];
+  const char *entries[4];
+};
+/* Sets worker->under_mps, too. */
+void mps_prepare(struct worker *worker, struct mps_environment *ret_environment);
+/* The worker is warm: asks the daemon whether it is a client; worker_is_client or worker_is_no_client follows. false:
+ * nothing is to be asked. */
+bool mps_verify(struct worker *worker);
+/* Whoever waits for the answer to a question hears it. */
+void mps_check_clients(struct mps_gpu *mps, uint64_t serial);
+/* Lets the daemon end its work; worker_end_now follows, or the caller's patience ends. false: it is no client. */
+bool mps_terminate(struct worker *worker);
+void mps_terminated(struct mps_gpu *mps, int32_t pid);
+/* For `muster mps status`; NULL without memory. */
+json_t *mps_json(const struct supervisor *s);
+
 /* ---- load_queue.c ------------------------------------------------------------------------------------------------ */
 
 /* Whether it may load now. If not, it is QUEUED. */
@@ -544,6 +647,8 @@ void gpus_answer_unfence(struct supervisor *s, struct exchange *exchange);
 void gpus_answer_list(struct supervisor *s, struct exchange *exchange);
 /* The driver reports a fault of a GPU; uuid "": of one that it does not name. */
 void gpus_xid(struct supervisor *s, const char *uuid, uint64_t xid);
+/* A client of MPS there has lost its device: all have. */
+void gpus_mps_fault(struct supervisor *s, const char *device);
 /* Tells the gateways how the GPUs are; or a new one. */
 void gpus_tell(struct supervisor *s);
 void gpus_tell_gateway(struct supervisor *s, struct gateway *gateway);

@@ -128,8 +128,10 @@ void supervisor_check(struct supervisor *s) {
   if (s->phase < PHASE_DRAINING) {
     check_readiness(s);
   } else if (s->phase == PHASE_STOPPING && gateways_gone(s) && workers_gone(s) && !s->finished) {
-    s->finished = true;
-    net_loop_stop(s->loop);
+    if (!s->mps_told) mps_stop(s, false);
+    s->mps_told = true;
+    s->finished = mps_gone(s);
+    if (s->finished) net_loop_stop(s->loop);
   }
   supervisor_tell(s);
 }
@@ -144,6 +146,8 @@ static void kill_all(struct supervisor *s) {
   s->killed = true;
   gateways_stop(s, true);
   workers_kill(s);
+  mps_stop(s, true);
+  s->mps_told = true;
   bound_stop(s, stuck_ns);
 }
 
@@ -334,6 +338,7 @@ static void init(struct supervisor *s, struct options *options, int argc, char *
   list_init(&s->models);
   operations_init(s);
   list_init(&s->workers);
+  list_init(&s->mps);
   list_init(&s->regions);
   buffer_init(&s->encoded_options, CONTROL_PACKET_MAX);
   oom_watch_open(&s->oom);
@@ -346,6 +351,7 @@ static void release(struct supervisor *s) {
   fleet_free(s);
   net_loop_free(s->loop); /* the handles in s are closed before their memory goes */
   served_models_free(&s->models);
+  mps_free(s);
   regions_free(s);
   operations_free(s);
   json_decref(s->reload.report);

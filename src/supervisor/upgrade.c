@@ -110,6 +110,11 @@ static bool is_quiet(const struct supervisor *s) {
     if (worker->link != NULL && !control_link_flushed(worker->link)) return false;
     if ((worker->process != NULL) != (worker->link != NULL)) return false;
   }
+  list_each (link, &s->mps) {
+    const struct mps_gpu *mps = list_item(link, struct mps_gpu, link);
+    if (mps->keeper_link != NULL && !control_link_flushed(mps->keeper_link)) return false;
+    if ((mps->keeper != NULL) != (mps->keeper_link != NULL)) return false;
+  }
   return true;
 }
 

@@ -13,6 +13,7 @@ enum {
   PLAN_DEVICES_MAX = PLACEMENT_SHARES_MAX,
   PLAN_DEVICE_NAME = GPU_UUID_SIZE + 8,
   PLAN_GPU_TOKENS = 2,
+  PLAN_MPS_TOKENS = 1 << 20, /* no bound but that of the instances */
   PLAN_REMOTE_TOKENS = 1 << 20
 };
 

@@ -30,6 +30,21 @@ static void set_timer(struct worker *worker, uint64_t after_ns) {
   uv_timer_start(&worker->timer, on_timer, (after_ns + NS_PER_MS - 1) / NS_PER_MS, 0);
 }
 
+/* Killing a client of MPS that has work in flight is undefined for the others: its daemon ends that first. Where all
+ * clients go, that makes no difference. */
+static void end(struct worker *worker) {
+  static const uint64_t patience_ns = 2 * NS_PER_S;
+  bool all_go = worker->wish == DEATH_GPU || worker->supervisor->phase >= PHASE_STOPPING;
+  if (!all_go && !worker->terminating && mps_terminate(worker)) {
+    worker->terminating = true;
+    set_timer(worker, patience_ns);
+  } else {
+    process_kill(worker->process, SIGKILL);
+  }
+}
+
+void worker_end_now(struct worker *worker) { process_kill(worker->process, SIGKILL); }
+
 /* Kills a worker for a reason that its end is then judged by; the first reason counts. */
 static void condemn(struct worker *worker, enum death_wish wish, const char *cause) {
   if (worker->process == NULL) return;
@@ -37,7 +52,7 @@ static void condemn(struct worker *worker, enum death_wish wish, const char *cau
     worker->wish = wish;
     snprintf(worker->wish_cause, sizeof worker->wish_cause, "%s", cause);
   }
-  process_kill(worker->process, SIGKILL);
+  end(worker);
 }
 
 static void set_reason(struct worker *worker, const char *reason) {
@@ -69,8 +84,9 @@ static void attach(struct worker *worker, struct gateway *gateway) {
     return;
   }
   *attachment = (struct attachment){.epoch = ++s->last_epoch};
-  const struct device_tokens tokens =
+  struct device_tokens tokens =
       worker_plan_tokens(&worker->model->plan, worker->group, s->cores, s->options->cpu_slots);
+  if (worker->under_mps) tokens.device = PLAN_MPS_TOKENS;
   const struct control_worker_attach message = {
       .worker = worker->number,
       .model = worker->model->number,
@@ -176,9 +192,10 @@ static void on_failed(struct worker *worker, const struct control_packet *packet
   worker->failure = packet->failed.status < 0 ? (mu_status)packet->failed.status : MU_INTERNAL;
   set_reason(worker, packet->failed.message);
   /* Said while it served: whose fault that is nobody can tell from here, and its requests may go on elsewhere. */
-  if (worker->failure == MU_IO && worker->policy.ready && worker->wish == DEATH_UNASKED)
-    worker->wish = DEATH_DEVICE_LOST;
+  bool lost = worker->failure == MU_IO && worker->policy.ready && worker->wish == DEATH_UNASKED;
+  if (lost) worker->wish = DEATH_DEVICE_LOST;
   leave(worker);
+  if (lost && worker->under_mps) gpus_mps_fault(worker->supervisor, worker->group->device);
 }
 
 static void on_loaded(struct worker *worker, const struct control_packet *packet) {
@@ -197,11 +214,7 @@ static void on_loaded(struct worker *worker, const struct control_packet *packet
   condemn(worker, DEATH_BROKEN, err.message);
 }
 
-static void on_ready(struct worker *worker, const struct control_packet *packet) {
-  if (worker->state != WORKER_WARMING) {
-    condemn(worker, DEATH_BROKEN, "it said READY when it was not warming up");
-    return;
-  }
+static void become_ready(struct worker *worker) {
   uint64_t now = clock_now_ns();
   worker->state = WORKER_READY;
   worker->reason[0] = '\0';
@@ -228,6 +241,24 @@ static void on_backends(struct worker *worker, const struct control_packet *pack
   }
   forget_backends(worker);
   worker->backends = backends;
+}
+
+static void on_ready(struct worker *worker, const struct control_packet *packet) {
+  if (worker->state != WORKER_WARMING || worker->mps_asked != 0)
+    condemn(worker, DEATH_BROKEN, "it said READY when it was not warming up");
+  else if (!mps_verify(worker))
+    become_ready(worker);
+}
+
+void worker_is_client(struct worker *worker) {
+  if (worker->state == WORKER_WARMING) become_ready(worker);
+}
+
+void worker_is_no_client(struct worker *worker, const char *why) {
+  if (worker->state != WORKER_WARMING) return;
+  worker->failure = MU_UNAVAILABLE;
+  set_reason(worker, why);
+  condemn(worker, DEATH_BROKEN, why);
 }
 
 static void on_message(void *context, struct control_packet *packet) {
@@ -330,6 +361,14 @@ static void after_end(struct worker *worker, bool own_doing, const char *why) {
   update_model(worker);
 }
 
+void worker_fail(struct worker *worker, const char *why) {
+  uv_timer_stop(&worker->timer);
+  worker->state = WORKER_FAILED;
+  set_reason(worker, why);
+  log_end(worker);
+  update_model(worker);
+}
+
 static struct death judge(struct worker *worker, int code, int status) {
   const struct death_facts facts = {
       .code = code,
@@ -364,7 +403,9 @@ static void on_ended(void *context, int code, int status) {
   process_free(worker->process);
   worker->process = NULL;
   forget_backends(worker);
+  worker->terminating = false;
   detach(worker, &death);
+  mps_worker_ended(worker);
   if (s->phase >= PHASE_STOPPING)
     supervisor_check(s);
   else if (worker->model->role == LEFT)
@@ -385,6 +426,10 @@ static void end_retirement(struct worker *worker) {
 
 static void on_timer(uv_timer_t *timer) {
   struct worker *worker = timer->data;
+  if (worker->terminating) {
+    worker_end_now(worker);
+    return;
+  }
   switch (worker->state) {
     case WORKER_BACKOFF:
       worker->restarts++;
@@ -465,11 +510,14 @@ static const struct control_link_events link_events = {on_message, on_lost};
 
 static mu_status spawn(struct worker *worker, mu_error *err) {
   const struct supervisor *s = worker->supervisor;
+  struct mps_environment mps;
+  mps_prepare(worker, &mps);
   char title[512];
   snprintf(title, sizeof title, "muster: worker %s/%lld %s", worker->model->name, (long long)worker->model->version,
            worker->group->label);
   char visible[PLAN_DEVICE_NAME + 32];
-  const char *const environment[] = {visible, NULL};
+  const char *environment[1 + sizeof mps.entries / sizeof *mps.entries] = {visible};
+  memcpy(environment + 1, mps.entries, sizeof mps.entries);
   const char *gpu = worker_plan_gpu(worker->group->device);
   snprintf(visible, sizeof visible, "CUDA_VISIBLE_DEVICES=%s", gpu != NULL ? gpu : "");
   const struct process_spec spec = {.title = title,
@@ -495,7 +543,7 @@ void worker_start(struct worker *worker) {
     rest(worker, obstacle);
     return;
   }
-  if (!load_queue_admit(worker)) return;
+  if (!mps_admit(worker) || !load_queue_admit(worker)) return;
   worker->number = ++s->last_worker;
   worker->started_ns = clock_now_ns();
   worker->state = WORKER_STARTING;
@@ -546,6 +594,7 @@ mu_status worker_adopt(struct worker *worker, const struct handover_worker *from
                                            .ready_ns = from->ready_ns,
                                            .delay_ns = from->delay_ns};
   set_reason(worker, from->reason);
+  worker->under_mps = from->under_mps;
   uint64_t now = clock_now_ns();
   if (worker->state == WORKER_QUEUED) set_timer(worker, NS_PER_MS);
   if (from->due_ns > 0) set_timer(worker, from->due_ns > now ? from->due_ns - now : 0);
@@ -553,6 +602,7 @@ mu_status worker_adopt(struct worker *worker, const struct handover_worker *from
   mu_status status = process_adopt(s->loop, from->pid, from->pidfd, on_ended, worker, &worker->process, err);
   if (status != MU_OK) return status;
   worker->link = control_link_create(s->loop, from->control, &link_events, worker);
+  if (from->mps_asked) (void)mps_verify(worker); /* the answer went to the supervisor before */
   return worker->link != NULL ? MU_OK : mu_fail(err, MU_NO_MEMORY, "no memory to speak to a worker");
 }
 
@@ -565,8 +615,7 @@ static void stop(struct worker *worker) {
   if (worker->process == NULL) return;
   set_timer(worker, leaving_ns);
   if (worker->wish == DEATH_UNASKED) worker->wish = DEATH_STOPPED;
-  if (!listens || control_link_send(worker->link, CONTROL_STOP, NULL, NULL, 0) != MU_OK)
-    process_kill(worker->process, SIGKILL);
+  if (!listens || control_link_send(worker->link, CONTROL_STOP, NULL, NULL, 0) != MU_OK) end(worker);
 }
 
 /* The gateway lets go of it first, within this time. */
@@ -651,6 +700,18 @@ uint32_t workers_restart_on_gpu(struct supervisor *s, int32_t index, const char 
     struct worker *worker = list_item(link, struct worker, all);
     int32_t position = gpus_position(&s->gpus, worker->group->device);
     if (position == GPU_UNKNOWN || s->gpus.inventory.gpus[position].index != index || worker->process == NULL) continue;
+    condemn(worker, DEATH_GPU, cause);
+    n++;
+  }
+  return n;
+}
+
+uint32_t workers_restart_under_mps(struct supervisor *s, const char *uuid, const char *cause) {
+  uint32_t n = 0;
+  list_each (link, &s->workers) {
+    struct worker *worker = list_item(link, struct worker, all);
+    const char *gpu = worker_plan_gpu(worker->group->device);
+    if (gpu == NULL || strcmp(gpu, uuid) != 0 || worker->process == NULL || !worker->under_mps) continue;
     condemn(worker, DEATH_GPU, cause);
     n++;
   }

@@ -15,6 +15,7 @@ COMMANDS = [
     "gpus",
     "status",
     "top",
+    "mps",
     "reload",
     "upgrade",
     "stop",

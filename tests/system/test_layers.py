@@ -21,7 +21,7 @@ LAYERS = [
     ["process"],
     ["api"],
     ["control"],
-    ["worker", "gateway", "fleet", "supervisor"],
+    ["worker", "gateway", "fleet", "mps", "supervisor"],
     ["proxy"],
     ["cli"],
 ]

@@ -53,6 +53,10 @@ static const struct control_worker_start worker_start = {
     22,      23, "ocr", INT64_MIN, "/m/ocr.onnx", "",   BYTES(""), BYTES("o"), "onnxruntime",
     "gpu:0", 24, 25,    26,        "0-7,16",      true, true,      NULL};
 static const struct control_worker_peer worker_peer = {27};
+static const struct control_mps_start mps_start = {"nvidia-cuda-mps-control", "GPU-1", "/tmp/muster-mps-1", 44};
+static const struct control_mps_query mps_query = {UINT64_MAX - 45};
+static const struct control_mps_terminate mps_terminate = {46};
+static const struct control_mps_report mps_report = {47, true, 48, "/tmp/muster-mps-2", 100, "", BYTES("[]")};
 static const struct control_failed failed = {MU_NOT_FOUND, "no such file"};
 static const struct control_region_register region_register = {35, "r", "/k", UINT64_MAX - 36, 37};
 static const struct control_region_unregister region_unregister = {38, ""};
@@ -115,6 +119,11 @@ static const struct sample {
     {CONTROL_WORKER_BACKENDS, &worker_backends, 0},
     {CONTROL_READY, NULL, 0},
     {CONTROL_FAILED, &failed, 0},
+    {CONTROL_MPS_START, &mps_start, 0},
+    {CONTROL_MPS_QUERY, &mps_query, 0},
+    {CONTROL_MPS_TERMINATE, &mps_terminate, 0},
+    {CONTROL_MPS_REPORT, &mps_report, 0},
+    {CONTROL_MPS_TERMINATED, &mps_terminate, 0},
     {CONTROL_MODEL_LOAD, &model_load, 1},
     {CONTROL_MODEL_UNLOAD, &model_unload, 0},
     {CONTROL_MODEL_INDEX, &model_index, 0},
@@ -273,6 +282,26 @@ static void assert_sample(const struct control_packet *packet) {
       break;
     case CONTROL_LOADED:
       assert_bytes_equal(packet->loaded.metadata, loaded.metadata);
+      break;
+    case CONTROL_MPS_START:
+      assert_string_equal(packet->mps_start.binary, mps_start.binary);
+      assert_string_equal(packet->mps_start.uuid, mps_start.uuid);
+      assert_string_equal(packet->mps_start.stale, mps_start.stale);
+      assert_true(packet->mps_start.timeout_ns == mps_start.timeout_ns);
+      break;
+    case CONTROL_MPS_QUERY:
+      assert_true(packet->mps_query.serial == mps_query.serial);
+      break;
+    case CONTROL_MPS_TERMINATE:
+    case CONTROL_MPS_TERMINATED:
+      assert_int_equal(packet->mps_terminate.client, mps_terminate.client);
+      break;
+    case CONTROL_MPS_REPORT:
+      assert_true(packet->mps_report.serial == mps_report.serial && packet->mps_report.answering);
+      assert_true(packet->mps_report.daemon == mps_report.daemon && packet->mps_report.percentage == 100);
+      assert_string_equal(packet->mps_report.folder, mps_report.folder);
+      assert_string_equal(packet->mps_report.error, "");
+      assert_bytes_equal(packet->mps_report.servers, mps_report.servers);
       break;
     case CONTROL_FAILED:
       assert_int_equal(packet->failed.status, failed.status);

@@ -30,6 +30,7 @@ static struct {
   struct handover_gpu gpus[2];
   struct handover_xid xids[1];
   struct handover_fleet fleet[1];
+  struct handover_mps mps[1];
   struct handover state;
 } sample;
 
@@ -111,10 +112,21 @@ static int set_up(void **state) {
   sample.gpus[1] = (struct handover_gpu){"GPU-b", "NVIDIA H200", 1, 0, "", 0, 0, 0, -1, 5};
   sample.fleet[0] = (struct handover_fleet){4000, 60};
   sample.xids[0] = (struct handover_xid){0, 95, 2};
+  sample.mps[0] = (struct handover_mps){.uuid = "GPU-a",
+                                        .label = "gpu:0",
+                                        .folder = "/tmp/muster-mps-1",
+                                        .state = 4,
+                                        .pid = 77,
+                                        .pidfd = 78,
+                                        .control = 79,
+                                        .daemon = 80,
+                                        .served = true,
+                                        .restarts = 3,
+                                        .asked = 81};
   sample.state =
       (struct handover){&sample.server, 1, sample.sockets, 3, sample.devices, 2, sample.gateways, 2, sample.models, 2,
                         sample.groups,  2, sample.workers, 3, sample.regions, 2, sample.choices,  2, sample.given,  2,
-                        sample.notes,   1, sample.gpus,    2, sample.xids,    1, sample.fleet,    1};
+                        sample.notes,   1, sample.gpus,    2, sample.xids,    1, sample.fleet,    1, sample.mps,    1};
   return 0;
 }
 
@@ -189,6 +201,9 @@ static void comes_back(void **state) {
   assert_int_equal(got->n_gpus, 2);
   assert_string_equal(got->gpus[0].reason, "Xid 95");
   assert_true(got->gpus[0].condition == 2 && got->gpus[0].energy_start_mj == -1 && got->gpus[1].index == 1);
+  assert_true(got->n_mps == 1 && got->mps[0].daemon == 80 && got->mps[0].served && !got->mps[0].settling);
+  assert_true(got->mps[0].state == 4 && got->mps[0].restarts == 3 && got->mps[0].asked == 81);
+  assert_string_equal(got->mps[0].folder, "/tmp/muster-mps-1");
   assert_true(got->n_xids == 1 && got->xids[0].xid == 95 && got->xids[0].count == 2);
   handover_close(&file);
   handover_close(&file);
@@ -290,6 +305,8 @@ static void what_contradicts_itself_is_refused(void **state) {
   REFUSED(sample.xids[0].gpu = 2);
   REFUSED(sample.fleet[0].pid = 1);
   REFUSED(sample.fleet[0].pidfd = 2);
+  REFUSED(sample.mps[0].uuid = "");
+  REFUSED(sample.mps[0].pidfd = 2);
 #undef REFUSED
 }
 

@@ -1,0 +1,58 @@
+#include "gpu/mps.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+uint32_t mps_client_limit(const struct gpu *gpu, int32_t cuda) {
+  enum { VOLTA = 7, CUDA_13_1 = 13010 };
+  if (gpu->compute_major < VOLTA) return 16;
+  return cuda >= CUDA_13_1 ? 60 : 48;
+}
+
+const char *mps_obstacle(const struct gpu *gpu) {
+  if (gpu->compute_major < 3 || (gpu->compute_major == 3 && gpu->compute_minor < 5))
+    return "its compute capability is below 3.5";
+  if (gpu->compute_mode == GPU_COMPUTE_PROHIBITED) return "its compute mode is PROHIBITED";
+  if (gpu->mig_enabled && gpu->mig_index == GPU_UNKNOWN) return "it is divided into MIG devices";
+  return NULL;
+}
+
+/* The number that a line consists of; 0: it is something else. */
+static int32_t line_number(const char *line, size_t size) {
+  int64_t number = 0;
+  while (size > 0 && (line[size - 1] == ' ' || line[size - 1] == '\r')) size--;
+  while (size > 0 && *line == ' ') line++, size--;
+  for (size_t i = 0; i < size; i++) {
+    if (line[i] < '0' || line[i] > '9') return 0;
+    number = number * 10 + (line[i] - '0');
+    if (number > INT32_MAX) return 0;
+  }
+  return (int32_t)number;
+}
+
+size_t mps_read_pids(const char *text, size_t size, int32_t *ret_pids, size_t max) {
+  size_t n = 0;
+  for (const char *end = text + size; text < end;) {
+    const char *stop = memchr(text, '\n', (size_t)(end - text));
+    if (stop == NULL) stop = end;
+    int32_t pid = line_number(text, (size_t)(stop - text));
+    if (pid > 0) {
+      if (n < max) ret_pids[n] = pid;
+      n++;
+    }
+    text = stop + 1;
+  }
+  return n;
+}
+
+bool mps_read_percentage(const char *text, size_t size, double *ret_percentage) {
+  char line[32], *end;
+  if (size >= sizeof line) return false;
+  memcpy(line, text, size);
+  line[size] = '\0';
+  double percentage = strtod(line, &end);
+  if (end == line || end[strspn(end, " \r\n%")] != '\0' || !(percentage > 0 && percentage <= 100)) return false;
+  *ret_percentage = percentage;
+  return true;
+}

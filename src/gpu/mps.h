@@ -1,0 +1,25 @@
+/*
+ * NVIDIA's Multi-Process Service (MPS), what is known of it without asking: which GPUs can, how many processes share
+ * one, and what the answers of its control program mean. Pure.
+ */
+#ifndef GPU_MPS_H
+#define GPU_MPS_H
+
+#include <stddef.h>
+
+#include "gpu/inventory.h"
+
+/* Processes that can share that GPU: 16 before Volta, 48 from there on, 60 from CUDA 13.1. cuda: gpu_inventory's. */
+uint32_t mps_client_limit(const struct gpu *gpu, int32_t cuda);
+
+/* Why that GPU cannot be shared by MPS; NULL: it can. */
+const char *mps_obstacle(const struct gpu *gpu);
+
+/* Process numbers, one a line, as get_server_list and get_client_list answer; other lines (a message that there is no
+ * such server any more) are none. Returns how many there are; at most max are written. */
+size_t mps_read_pids(const char *text, size_t size, int32_t *ret_pids, size_t max);
+
+/* The answer to get_default_active_thread_percentage, "100.0": above 0, at most 100. false: it is none. */
+bool mps_read_percentage(const char *text, size_t size, double *ret_percentage);
+
+#endif

@@ -1,0 +1,50 @@
+/* What the keeper of one daemon knows. Private to mps/; one process, one thread. */
+#ifndef MPS_KEEPER_H
+#define MPS_KEEPER_H
+
+#include <sys/types.h>
+
+#include "base/buffer.h"
+#include "base/status.h"
+
+enum { KEEPER_ORDERS_MAX = 64, KEEPER_FOLDER_SIZE = 88, KEEPER_ANSWER_MAX = 64 << 10 };
+
+struct keeper {
+  int control;
+  char *binary;
+  uint64_t timeout_ns;                /* of one command */
+  char folder[KEEPER_FOLDER_SIZE];    /* "": none yet */
+  char error[512];                    /* why it ends, or why nothing is known */
+  double percentage;                  /* the default one of active threads; 0: not known */
+  pid_t daemon;                       /* 0: none */
+  int daemon_fd;                      /* its pidfd */
+  uint32_t failures;                  /* looks in a row that came to nothing */
+  uint64_t asked;                     /* the supervisor's last question */
+  int32_t clients[KEEPER_ORDERS_MAX]; /* that it wants terminated */
+  size_t n_clients;
+  bool stop;      /* the supervisor said so … */
+  bool abandoned; /* … or is gone */
+};
+
+/* daemon.c: makes the folder and starts the daemon in it; MU_IO, MU_NO_MEMORY. */
+MUST_CHECK mu_status keeper_start_daemon(struct keeper *keeper, mu_error *err);
+/* Has it ended? Then keeper->daemon is 0 and keeper->error says how. */
+bool keeper_check_daemon(struct keeper *keeper);
+/* Ends it and everything that it has started, and removes the folder. */
+void keeper_end_daemon(struct keeper *keeper);
+/* A folder with all that is in it; one that is not there is none. Only one that keeper_start_daemon has made. */
+void keeper_remove_folder(const char *folder);
+
+/* command.c: gives the daemon one command and appends its answer to out. MU_TIMEOUT: none in time; MU_CANCELED: the
+ * daemon has ended or the keeper is to stop; MU_UNAVAILABLE: it was refused (the message is what the program says);
+ * MU_IO, MU_TOO_LARGE. Orders that arrive meanwhile are noted. */
+MUST_CHECK mu_status keeper_command(struct keeper *keeper, const char *command, struct buffer *out, mu_error *err);
+/* In a child between fork and exec: its own process group, so that the terminal's signals do not reach it, signals as
+ * they are by default, and its end with that of parent. Leaves on failure. */
+void keeper_child_begin(pid_t parent);
+
+/* mps.c: waits until fd can be read (-1: nothing but the rest), an order has come or the daemon has ended; orders are
+ * noted. true: fd can be read. */
+bool keeper_wait(struct keeper *keeper, int fd, uint64_t until_ns);
+
+#endif

@@ -1,0 +1,152 @@
+/*
+ * Who is a client of an MPS daemon: what a worker is started with, whether it has become one (a process that does not
+ * reach its daemon runs without it and says nothing), how its work is ended before it is killed, and what people see.
+ */
+#include <inttypes.h>
+#include <stdlib.h>
+
+#include "gpu/mps.h"
+#include "supervisor/state.h"
+
+/* ---- the environment --------------------------------------------------------------------------------------------- */
+
+static void add(struct mps_environment *environment, size_t *n, const char *entry) {
+  environment->entries[(*n)++] = entry;
+  environment->entries[*n] = NULL;
+}
+
+void mps_prepare(struct worker *worker, struct mps_environment *ret_environment) {
+  static const char threads[] = "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE", memory[] = "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT";
+  const struct model_options *options = &worker->model->options;
+  const struct mps_gpu *mps = mps_of(worker);
+  struct mps_environment *environment = ret_environment;
+  size_t n = 0;
+  environment->entries[0] = NULL;
+  worker->under_mps = mps != NULL && (mps->state == MPS_SERVING || mps->state == MPS_SIMULATED);
+  worker->mps_asked = 0;
+  worker->terminating = false;
+  if (!worker->under_mps) return;
+  snprintf(environment->pipe, sizeof environment->pipe, "CUDA_MPS_PIPE_DIRECTORY=%s%s",
+           mps->state == MPS_SIMULATED ? "simulated" : mps->folder, mps->state == MPS_SIMULATED ? "" : "/pipe");
+  add(environment, &n, environment->pipe);
+  /* what a batch system has set holds */
+  if (options->mps_active_threads > 0 && getenv(threads) == NULL) {
+    snprintf(environment->threads, sizeof environment->threads, "%s=%" PRId64, threads, options->mps_active_threads);
+    add(environment, &n, environment->threads);
+  }
+  /* Only what somebody has said: held to an estimate, a model could fail that would have run. */
+  if (options->gpu_memory > 0 && getenv(memory) == NULL) {
+    int64_t mib = (options->gpu_memory + (1 << 20) - 1) >> 20;
+    snprintf(environment->memory, sizeof environment->memory, "%s=0=%" PRId64 "MB", memory, mib);
+    add(environment, &n, environment->memory);
+  }
+}
+
+/* ---- membership -------------------------------------------------------------------------------------------------- */
+
+bool mps_verify(struct worker *worker) {
+  struct mps_gpu *mps = worker->under_mps ? mps_of(worker) : NULL;
+  if (mps == NULL || mps->state == MPS_SIMULATED) return false;
+  const struct control_mps_query message = {++mps->asked};
+  worker->mps_asked = mps->asked;
+  /* A link that does not take it is lost: the keeper ends, and its clients with it. */
+  if (mps->keeper_link != NULL && control_link_send(mps->keeper_link, CONTROL_MPS_QUERY, &message, NULL, 0) != MU_OK)
+    LOG_WARNING("the keeper of an MPS daemon cannot be asked", LOG_STR("gpu", mps->label));
+  return true;
+}
+
+static bool has_client(const json_t *servers, pid_t pid) {
+  size_t i, k;
+  const json_t *server, *client;
+  json_array_foreach(servers, i, server) json_array_foreach(json_object_get(server, "clients"), k,
+                                                            client) if (json_integer_value(client) == pid) return true;
+  return false;
+}
+
+static struct worker *find_worker(const struct mps_gpu *mps, pid_t pid) {
+  list_each (link, &mps->supervisor->workers) {
+    struct worker *worker = list_item(link, struct worker, all);
+    if (worker->process != NULL && process_pid(worker->process) == pid && mps_of(worker) == mps) return worker;
+  }
+  return NULL;
+}
+
+void mps_check_clients(struct mps_gpu *mps, uint64_t serial) {
+  char why[256];
+  list_each (link, &mps->supervisor->workers) {
+    struct worker *worker = list_item(link, struct worker, all);
+    if (worker->mps_asked == 0 || worker->mps_asked > serial || worker->process == NULL || mps_of(worker) != mps)
+      continue;
+    worker->mps_asked = 0;
+    if (has_client(mps->servers, process_pid(worker->process))) {
+      worker_is_client(worker);
+      continue;
+    }
+    snprintf(why, sizeof why, "it runs without MPS: the daemon of %s (process %d, %s/pipe) does not know process %d",
+             mps->label, (int)mps->daemon, mps->folder, (int)process_pid(worker->process));
+    worker_is_no_client(worker, why);
+  }
+}
+
+/* ---- ending a client's work -------------------------------------------------------------------------------------- */
+
+bool mps_terminate(struct worker *worker) {
+  struct mps_gpu *mps = worker->under_mps ? mps_of(worker) : NULL;
+  if (mps == NULL || mps->state != MPS_SERVING || mps->keeper_link == NULL) return false;
+  const struct control_mps_terminate message = {process_pid(worker->process)};
+  return control_link_send(mps->keeper_link, CONTROL_MPS_TERMINATE, &message, NULL, 0) == MU_OK;
+}
+
+void mps_terminated(struct mps_gpu *mps, int32_t pid) {
+  struct worker *worker = find_worker(mps, pid);
+  if (worker != NULL && worker->terminating) worker_end_now(worker);
+}
+
+/* ---- what people see --------------------------------------------------------------------------------------------- */
+
+static json_t *client_json(const struct mps_gpu *mps, pid_t pid) {
+  const struct worker *worker = find_worker(mps, pid);
+  json_t *json = json_pack("{s:i}", "pid", (int)pid);
+  if (worker == NULL) return json; /* of somebody else, or gone */
+  json_object_set_new(json, "worker", json_integer(worker->number));
+  json_object_set_new(json, "model", json_string(worker->model->name));
+  return json;
+}
+
+static json_t *servers_json(const struct mps_gpu *mps) {
+  json_t *servers = json_array();
+  size_t i, k;
+  const json_t *server, *client;
+  json_array_foreach(mps->servers, i, server) {
+    json_t *clients = json_array();
+    json_array_foreach(json_object_get(server, "clients"), k, client)
+        json_array_append_new(clients, client_json(mps, (pid_t)json_integer_value(client)));
+    json_array_append_new(servers, json_pack("{s:O, s:o}", "pid", json_object_get(server, "pid"), "clients", clients));
+  }
+  return servers;
+}
+
+static json_t *gpu_json(const struct mps_gpu *mps) {
+  const struct gpu_inventory *inventory = &mps->supervisor->gpus.inventory;
+  int32_t position = gpu_find(inventory, mps->uuid);
+  double since_s = (double)(clock_now_ns() - mps->since_ns) / (double)NS_PER_S;
+  json_t *json =
+      json_pack("{s:s, s:s, s:s, s:f, s:i, s:b, s:s, s:s, s:o, s:o, s:o, s:o}", "gpu", mps->label, "uuid", mps->uuid,
+                "state", mps_state_name(mps->state), "since_s", since_s, "restarts", (int)mps->restarts, "answering",
+                (int)mps->answering, "folder", mps->folder, "error", mps->error, "daemon",
+                mps->daemon != 0 ? json_integer(mps->daemon) : json_null(), "default_active_thread_percentage",
+                mps->percentage != 0 ? json_integer(mps->percentage) : json_null(), "client_limit",
+                position != GPU_UNKNOWN ? json_integer(mps_client_limit(&inventory->gpus[position], inventory->cuda))
+                                        : json_null(),
+                "servers", servers_json(mps));
+  return json;
+}
+
+json_t *mps_json(const struct supervisor *s) {
+  static const char *const modes[] = {[MPS_MODE_AUTO] = "auto", [MPS_MODE_ON] = "on", [MPS_MODE_OFF] = "off"};
+  json_t *gpus = json_array();
+  const char *inherited = mps_inherited();
+  list_each (link, &s->mps) json_array_append_new(gpus, gpu_json(list_item(link, struct mps_gpu, link)));
+  return json_pack("{s:s, s:o, s:o}", "mode", modes[s->options->mps], "inherited",
+                   inherited != NULL ? json_string(inherited) : json_null(), "gpus", gpus);
+}
