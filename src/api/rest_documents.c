@@ -290,37 +290,65 @@ mu_status document_health(struct buffer *out, const struct backend_view *backend
   return status;
 }
 
-/* Counts of some backends together. */
+/* Some backends together. */
 struct totals {
-  uint64_t requests, batches, rows, depth;
+  uint64_t requests, batches, rows, errors, depth, in_flight;
+  uint32_t workers, serving;
+  double speeds; /* of those that serve, added up */
 };
 
 static void add_backend(struct totals *totals, const struct backend_view *b) {
   totals->requests += b->total_requests;
   totals->batches += b->total_batches;
   totals->rows += b->rows;
+  totals->errors += b->error_count;
   totals->depth += b->queue_depth;
+  totals->in_flight += b->in_flight;
+  totals->workers++;
+  totals->serving += b->speed > 0;
+  totals->speeds += b->speed;
 }
 
 static double average_batch(const struct totals *totals) {
   return totals->batches > 0 ? (double)totals->rows / (double)totals->batches : 0;
 }
 
-/* An entry for each GPU that a backend is on, in order of the backends; what has none is together under -1. */
+/* MIG devices of one GPU have its number, and are others. */
+static bool same_device(const struct backend_view *a, const struct backend_view *b) {
+  return a->gpu_id == b->gpu_id && (a->gpu_id < 0 || strcmp(a->device, b->device) == 0);
+}
+
+static json_t *gpu_entry(const struct backend_view *b, const struct totals *totals) {
+  json_t *entry =
+      json_pack("{s:i,s:I,s:I,s:I,s:f,s:I,s:I,s:i}", "gpu_id", b->gpu_id, "current_queue_depth",
+                (json_int_t)totals->depth, "total_requests", (json_int_t)totals->requests, "total_batches",
+                (json_int_t)totals->batches, "avg_batch_size", average_batch(totals), "in_flight",
+                (json_int_t)totals->in_flight, "error_count", (json_int_t)totals->errors, "workers", totals->workers);
+  bool complete = entry != NULL;
+  if (complete && b->gpu_id >= 0) {
+    complete = json_object_set_new(entry, "device", text_value(b->device)) == 0 &&
+               json_object_set_new(entry, "uuid", text_value(b->gpu_uuid)) == 0;
+    if (complete && b->gpu_name != NULL) complete = json_object_set_new(entry, "name", text_value(b->gpu_name)) == 0;
+    if (complete && totals->serving > 0)
+      complete = json_object_set_new(entry, "speed_ratio", json_real(totals->speeds / totals->serving)) == 0;
+  }
+  if (complete) return entry;
+  json_decref(entry);
+  return NULL;
+}
+
+/* An entry for each GPU that a backend is on, in order of the backends; what is on none is one entry. */
 static json_t *gpu_stats(const struct backend_view *backends, size_t n) {
   json_t *array = json_array();
   bool complete = array != NULL;
   for (size_t i = 0; i < n && complete; i++) {
     size_t first = 0;
-    while (backends[first].gpu_id != backends[i].gpu_id) first++;
+    while (!same_device(&backends[first], &backends[i])) first++;
     if (first < i) continue;
     struct totals totals = {0};
     for (size_t j = i; j < n; j++)
-      if (backends[j].gpu_id == backends[i].gpu_id) add_backend(&totals, &backends[j]);
-    json_t *entry = json_pack("{s:i,s:I,s:I,s:I,s:f}", "gpu_id", backends[i].gpu_id, "current_queue_depth",
-                              (json_int_t)totals.depth, "total_requests", (json_int_t)totals.requests, "total_batches",
-                              (json_int_t)totals.batches, "avg_batch_size", average_batch(&totals));
-    complete = json_array_append_new(array, entry) == 0;
+      if (same_device(&backends[j], &backends[i])) add_backend(&totals, &backends[j]);
+    complete = json_array_append_new(array, gpu_entry(&backends[i], &totals)) == 0;
   }
   return checked_array(array, complete);
 }

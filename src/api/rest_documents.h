@@ -47,12 +47,16 @@ json_t *repository_index_json(const struct model *const *models, size_t n_models
 struct backend_view {
   char address[64]; /* "magika/0" : model and worker */
   const char *model;
-  const char *device; /* "cpu" or a GPU's UUID */
-  int32_t gpu_id;     /* -1: none */
+  const char *device;   /* "cpu", "gpu:0" */
+  int32_t gpu_id;       /* -1: none */
+  const char *gpu_uuid; /* of a GPU, … */
+  const char *gpu_name; /* … and what it is; NULL: not known */
   bool healthy;
   uint64_t total_requests, total_batches, error_count;
   uint64_t rows;        /* answered */
-  uint32_t queue_depth; /* requests waiting for or running on it */
+  uint32_t queue_depth; /* requests waiting for or running on it; */
+  uint32_t in_flight;   /* running ones */
+  double speed;         /* of its device beside the fastest that the model is on; 0: it serves nothing now */
 };
 
 /* GET /health: {healthy,total_backends,healthy_count,backends[{address,healthy,total_requests,error_count}]}, and all
@@ -62,8 +66,8 @@ MUST_CHECK mu_status document_health(struct buffer *out, const struct backend_vi
                                      json_t *gpus, bool *ret_healthy);
 
 /* GET /stats: total_requests, total_batches, avg_batch_size, queue_depth (the sums over all backends), models[] (names
- * of those that are ready), per_gpu_stats[{gpu_id, current_queue_depth,total_requests,total_batches,avg_batch_size}] (a
- * device "cpu" is listed as gpu_id -1). */
+ * of those that are ready), per_gpu_stats[] (docs/statistics.md; all that is on no GPU is one entry
+ * with gpu_id -1). */
 MUST_CHECK mu_status document_stats(struct buffer *out, const struct backend_view *backends, size_t n_backends,
                                     const struct model *const *models, size_t n_models);
 

@@ -14,7 +14,7 @@
 #include "base/status.h"
 #include "control/fields.h"
 
-enum { CONTROL_VERSION = 6, CONTROL_FDS_MAX = 64, CONTROL_PACKET_MAX = 1 << 20 };
+enum { CONTROL_VERSION = 7, CONTROL_FDS_MAX = 64, CONTROL_PACKET_MAX = 1 << 20 };
 
 enum control_type {
   /* supervisor -> gateway */
@@ -124,7 +124,8 @@ struct control_worker_attach {
   uint32_t batch_tokens;  /* that one batch of this worker takes */
   uint32_t lanes;         /* instances in the worker */
   uint64_t epoch;
-  const char *device_name; /* "cpu" */
+  const char *device_name; /* "cpu", "gpu:0" */
+  const char *gpu_uuid;    /* "": it is on none */
   int32_t pid;
   uint64_t load_ns; /* from its start until it was warm */
 };

@@ -7,7 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
-/* All workers of a device are alike until the fleet measures them. */
+/* All are alike until the scheduler has measured them. */
 #define INSTANCE_SPEED 1.0
 
 /* ---- lifetime ---------------------------------------------------------------------------------------------------- */
@@ -249,6 +249,7 @@ static mu_status attach(struct core *core, const struct control_worker_attach *m
                                     .start_post = {.run = start_polling},
                                     .close_post = {.run = close_handles}};
   snprintf(attachment->device_name, sizeof attachment->device_name, "%s", message->device_name);
+  snprintf(attachment->gpu_uuid, sizeof attachment->gpu_uuid, "%s", message->gpu_uuid);
   list_init(&attachment->flights);
   list_init(&attachment->telling_link);
   uint32_t n_inputs = model->model.metadata->n_inputs;

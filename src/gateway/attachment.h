@@ -39,6 +39,7 @@ struct attachment {
   uint32_t worker;
   struct sched_device *device;
   char device_name[64];
+  char gpu_uuid[GPU_UUID_SIZE]; /* "": none */
   int32_t pid;
   uint64_t epoch;
   struct channel_gate *gate;

@@ -169,18 +169,23 @@ static void trace_setting(struct call *call) {
 
 /* ---- backends: every instance of every attached worker ----------------------------------------------------------- */
 
-/* Requests that the worker has, and its share of those that wait for any worker of its model: a remainder goes to the
- * first ones, so that the shares add up to what waits. */
-static uint32_t count_queue(const struct core *core, const struct attachment *attachment) {
-  const struct gateway_model *model = attachment->model;
+static uint32_t count_in_flight(const struct core *core, const struct attachment *attachment) {
   const struct list *flights[] = {&attachment->flights, &core->stalled};
-  uint32_t depth = 0, before = 0;
+  uint32_t n = 0;
   for (size_t i = 0; i < sizeof flights / sizeof *flights; i++)
     list_each (link, flights[i]) {
       const struct flight *flight = list_item(link, struct flight, link);
-      if (flight->attachment == attachment) depth += flight->batch->n_jobs;
+      if (flight->attachment == attachment) n += flight->batch->n_jobs;
     }
-  if (!attachment_serves(attachment) || model->sched == NULL) return depth;
+  return n;
+}
+
+/* Its share of the requests that wait for any worker of its model: a remainder goes to the first ones, so that the
+ * shares add up to what waits. */
+static uint32_t count_waiting(const struct core *core, const struct attachment *attachment) {
+  const struct gateway_model *model = attachment->model;
+  uint32_t before = 0;
+  if (!attachment_serves(attachment) || model->sched == NULL) return 0;
   list_each (link, &core->attachments) {
     const struct attachment *other = list_item(link, struct attachment, link);
     if (other == attachment) break;
@@ -188,19 +193,35 @@ static uint32_t count_queue(const struct core *core, const struct attachment *at
   }
   struct sched_model_view queue;
   sched_model_look(model->sched, &queue);
-  return depth + queue.waiting / model->attached + (before < queue.waiting % model->attached);
+  return queue.waiting / model->attached + (before < queue.waiting % model->attached);
+}
+
+/* 0: it serves nothing now. */
+static double speed_of(const struct attachment *attachment) {
+  const struct sched_instance *instance = attachment->lanes[0].instance;
+  return attachment_serves(attachment) && instance != NULL ? sched_instance_speed(instance) : 0;
+}
+
+/* NULL: not known. */
+static const char *gpu_name(const struct gateway_gpus *gpus, const char *uuid) {
+  int32_t position = gpus->inventory != NULL ? gpu_find(gpus->inventory, uuid) : GPU_UNKNOWN;
+  return position != GPU_UNKNOWN ? gpus->inventory->gpus[position].name : NULL;
 }
 
 static void view_backend(const struct core *core, struct attachment *attachment, struct backend_view *view) {
   *view = (struct backend_view){.model = attachment->model->model.name,
                                 .device = attachment->device_name,
                                 .gpu_id = -1,
+                                .gpu_uuid = attachment->gpu_uuid,
+                                .gpu_name = gpu_name(&core->gpus, attachment->gpu_uuid),
                                 .healthy = attachment_serves(attachment) && !attachment->reported,
                                 .total_requests = attachment->total_requests,
                                 .total_batches = attachment->total_batches,
                                 .error_count = attachment->errors,
                                 .rows = attachment->total_rows,
-                                .queue_depth = count_queue(core, attachment)};
+                                .in_flight = count_in_flight(core, attachment),
+                                .speed = speed_of(attachment)};
+  view->queue_depth = view->in_flight + count_waiting(core, attachment);
   sscanf(attachment->device_name, "gpu:%d", &view->gpu_id);
   snprintf(view->address, sizeof view->address, "%.48s/%u", view->model, attachment->worker);
 }
@@ -247,6 +268,21 @@ static void stats(struct call *call) {
 }
 
 /* ---- metrics ----------------------------------------------------------------------------------------------------- */
+
+/* Locked. Of all that serves there. */
+static void expose_speeds(const struct core *core, struct exposition_gpu *gpus, size_t n) {
+  for (size_t i = 0; i < n; i++) {
+    double sum = 0;
+    uint32_t serving = 0;
+    list_each (link, &core->attachments) {
+      const struct attachment *attachment = list_item(link, struct attachment, link);
+      double speed = strcmp(attachment->gpu_uuid, gpus[i].uuid) == 0 ? speed_of(attachment) : 0;
+      serving += speed > 0;
+      sum += speed;
+    }
+    if (serving > 0) gpus[i].speed = sum / serving;
+  }
+}
 
 static struct exposition_server count_server(struct core *core) {
   struct exposition_server server = {.memory_used_bytes = core->budget.used,
@@ -308,6 +344,7 @@ static void metrics(struct call *call) {
   struct exposition_model *models = expose_models(core);
   struct exposition_gpu *gpus =
       core->options->allow_gpu_metrics ? gateway_gpus_expose(&core->gpus, &server.n_gpus) : NULL;
+  if (gpus != NULL) expose_speeds(core, gpus, server.n_gpus);
   server.gpus = gpus;
   server.fleet = core->options->allow_gpu_metrics ? json_object_get(core->gpus.state, "fleet") : NULL;
   mu_status status = models != NULL ? exposition_print(&call->reply, &server, models, core->n_models) : MU_NO_MEMORY;

@@ -89,7 +89,8 @@ static void expose(const struct gateway_gpus *gpus, const json_t *state, struct 
                                  .temperature = NAN,
                                  .sm_clock = NAN,
                                  .memory_clock = NAN,
-                                 .throttled = NAN};
+                                 .throttled = NAN,
+                                 .speed = NAN};
   if (gpu->uuid == NULL) gpu->uuid = "";
   int32_t position = gpus->inventory != NULL ? gpu_find(gpus->inventory, gpu->uuid) : GPU_UNKNOWN;
   if (position != GPU_UNKNOWN)

@@ -369,6 +369,8 @@ static const struct metric metrics[] = {
     {"muster_gpu_memory_clock_hertz", METRIC_GAUGE, print_gpu, GPU(memory_clock), .help = "Clock of the GPU's memory"},
     {"muster_gpu_throttled", METRIC_GAUGE, print_gpu, GPU(throttled),
      .help = "1 while power or heat slow the GPU down"},
+    {"muster_gpu_speed_ratio", METRIC_GAUGE, print_gpu, GPU(speed),
+     .help = "Speed of the GPU beside the fastest that serves the same models, as their batches show, 0 to 1"},
     {"muster_gpu_fenced", METRIC_GAUGE, print_gpu_flag, GPU_FLAG(fenced),
      .help = "1 while no worker runs on the GPU, because of a fault or by hand"},
     {"muster_gpu_lost", METRIC_GAUGE, print_gpu_flag, GPU_FLAG(lost), .help = "1 if the GPU does not answer any more"},

@@ -34,6 +34,7 @@ struct exposition_gpu {
   double temperature;               /* degrees Celsius */
   double sm_clock, memory_clock;    /* hertz */
   double throttled;                 /* 0 or 1 */
+  double speed;                     /* beside the fastest, as batches show; set where something serves there */
 };
 
 /* What belongs to the whole server. */

@@ -87,6 +87,7 @@ static void attach(struct worker *worker, struct gateway *gateway) {
   struct device_tokens tokens =
       worker_plan_tokens(&worker->model->plan, worker->group, s->cores, s->options->cpu_slots);
   if (worker->under_mps) tokens.device = PLAN_MPS_TOKENS;
+  const char *gpu_uuid = worker_plan_gpu(worker->group->device);
   const struct control_worker_attach message = {
       .worker = worker->number,
       .model = worker->model->number,
@@ -96,6 +97,7 @@ static void attach(struct worker *worker, struct gateway *gateway) {
       .lanes = worker->group->instances,
       .epoch = attachment->epoch,
       .device_name = worker->group->label,
+      .gpu_uuid = gpu_uuid != NULL ? gpu_uuid : "",
       .pid = process_pid(worker->process),
       .load_ns = worker->policy.ready_ns > worker->started_ns ? worker->policy.ready_ns - worker->started_ns : 0,
   };

@@ -335,7 +335,8 @@ def test_stats(server):
     assert rows == pytest.approx(before["avg_batch_size"] * before["total_batches"] + 4)
     assert stats["per_gpu_stats"] == [{  # no GPU: all of it is under -1
         "gpu_id": -1, "current_queue_depth": 0, "total_requests": stats["total_requests"],
-        "total_batches": stats["total_batches"], "avg_batch_size": stats["avg_batch_size"]}]
+        "total_batches": stats["total_batches"], "avg_batch_size": stats["avg_batch_size"],
+        "in_flight": 0, "error_count": stats["per_gpu_stats"][0]["error_count"], "workers": 5}]
 
 
 # ---- the log

@@ -74,7 +74,13 @@ static mu_status documents(void *context) {
   char reason[] = "why \"not\" \xff";
   s.model.reason = reason;
   struct backend_view views[] = {{.address = "m/0", .model = "m", .device = "cpu", .gpu_id = -1, .healthy = true},
-                                 {.address = "m/1", .model = "m", .device = "gpu:0", .gpu_id = 0}};
+                                 {.address = "m/1",
+                                  .model = "m",
+                                  .device = "gpu:0",
+                                  .gpu_id = 0,
+                                  .gpu_uuid = "GPU-a",
+                                  .gpu_name = "H",
+                                  .speed = 1}};
   const struct model *models[] = {&s.model, &s.model};
   struct buffer out;
   bool healthy;

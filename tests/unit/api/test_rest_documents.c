@@ -184,8 +184,12 @@ static const struct backend_view backends[] = {
      .queue_depth = 2},
     {.address = "sample/1",
      .model = "sample",
-     .device = "GPU-1",
+     .device = "gpu:1",
      .gpu_id = 1,
+     .gpu_uuid = "GPU-b",
+     .gpu_name = "NVIDIA H200",
+     .speed = 0.25,
+     .in_flight = 1,
      .healthy = false,
      .total_requests = 5,
      .total_batches = 5,
@@ -193,13 +197,18 @@ static const struct backend_view backends[] = {
      .queue_depth = 1},
     {.address = "other/0",
      .model = "other",
-     .device = "GPU-1",
+     .device = "gpu:1",
      .gpu_id = 1,
+     .gpu_uuid = "GPU-b",
+     .gpu_name = "NVIDIA H200",
+     .speed = 0.75,
+     .error_count = 2,
      .healthy = false,
      .total_requests = 1,
      .total_batches = 1,
      .rows = 3,
      .queue_depth = 0},
+    {.address = "other/1", .model = "other", .device = "gpu:1:0", .gpu_id = 1, .gpu_uuid = "MIG-c", .healthy = true},
 };
 
 static void test_health(void **state) {
@@ -234,12 +243,16 @@ static void test_stats(void **state) {
   const struct model *models[] = {&c.model, &a.model, &b.model};
   struct buffer out;
   start(&out);
-  assert_int_equal(document_stats(&out, backends, 3, models, 3), MU_OK);
+  assert_int_equal(document_stats(&out, backends, 4, models, 3), MU_OK);
   expect(&out,
          "{\"total_requests\":16,\"total_batches\":10,\"avg_batch_size\":2.0,\"queue_depth\":3,\"models\":[\"sample\"],"
          "\"per_gpu_stats\":[{\"gpu_id\":-1,\"current_queue_depth\":2,\"total_requests\":10,\"total_batches\":4,"
-         "\"avg_batch_size\":3.0},{\"gpu_id\":1,\"current_queue_depth\":1,\"total_requests\":6,\"total_batches\":6,"
-         "\"avg_batch_size\":1.3333333333333333}]}");
+         "\"avg_batch_size\":3.0,\"in_flight\":0,\"error_count\":1,\"workers\":1},"
+         "{\"gpu_id\":1,\"current_queue_depth\":1,\"total_requests\":6,\"total_batches\":6,"
+         "\"avg_batch_size\":1.3333333333333333,\"in_flight\":1,\"error_count\":2,\"workers\":2,"
+         "\"device\":\"gpu:1\",\"uuid\":\"GPU-b\",\"name\":\"NVIDIA H200\",\"speed_ratio\":0.5},"
+         "{\"gpu_id\":1,\"current_queue_depth\":0,\"total_requests\":0,\"total_batches\":0,\"avg_batch_size\":0.0,"
+         "\"in_flight\":0,\"error_count\":0,\"workers\":1,\"device\":\"gpu:1:0\",\"uuid\":\"MIG-c\"}]}");
   start(&out);
   assert_int_equal(document_stats(&out, NULL, 0, NULL, 0), MU_OK);
   expect(&out,

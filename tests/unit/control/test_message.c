@@ -43,7 +43,7 @@ static const struct control_trace_file trace_file = {true, "no space left"};
 static const struct control_log_settings log_settings = {true, false, true, false, 77};
 static const struct control_options options = {BYTES("MUO1\0")};
 static const struct control_model_loaded model_loaded = {8, BYTES("\1\2\3\0"), true, 3};
-static const struct control_worker_attach worker_attach = {9, 10, 11, 12, 13, 14, UINT64_MAX, "cpu", -15, 29};
+static const struct control_worker_attach worker_attach = {9, 10, 11, 12, 13, 14, UINT64_MAX, "cpu", "GPU-a", -15, 29};
 static const struct control_worker_gone worker_gone = {16, 17, true, "killed by signal 11 (Segmentation fault)"};
 static const struct control_drain drain = {18, 19};
 static const struct control_hand_over hand_over = {28};
@@ -184,6 +184,7 @@ static void assert_worker_attach(const struct control_worker_attach *m) {
   assert_true(m->epoch == worker_attach.epoch);
   assert_true(m->load_ns == worker_attach.load_ns);
   assert_string_equal(m->device_name, worker_attach.device_name);
+  assert_string_equal(m->gpu_uuid, worker_attach.gpu_uuid);
   assert_int_equal(m->pid, worker_attach.pid);
 }
 

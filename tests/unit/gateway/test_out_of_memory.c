@@ -185,6 +185,7 @@ static void attach(struct world *w) {
                                                 .lanes = 1,
                                                 .epoch = w->workers,
                                                 .device_name = "cpu",
+                                                .gpu_uuid = "",
                                                 .pid = 1};
   say(w, CONTROL_MODEL_LOADED, &loaded, NULL, 0);
   set_model(w, MODEL_READY);
