@@ -127,7 +127,7 @@ def main():
         folder = pathlib.Path(folder)
         nvml = FakeNvml(folder, [gpu(i) for i in range(arguments.gpus)])
         repository = put_model(folder / "models", "echo", config=sim_config(
-            instance_group="[{ kind: KIND_GPU count: 1 }]", base_ms=RUN_MS, load_ms=LOAD_MS))
+            instance_group="[{ kind: KIND_GPU count: 1 }]", base_ms=RUN_MS, load_ms=LOAD_MS, sharing="mps"))
         server = Server(folder, [repository, "--processes-per-gpu", arguments.processes], env=nvml.environment).wait_ready()
         try:
             found, failed = asyncio.run(both(server, nvml, arguments, {"kills": 0}))
