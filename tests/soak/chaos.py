@@ -93,12 +93,12 @@ class Chaos:
         found = wait_for(ready, f"a ready worker of {models}", self.soak.patience)
         return found["model"], found["pid"]
 
-    def wait_replaced(self, model: str, pid: int):
+    def wait_replaced(self, model: str, pid: int, more_s=0.0):
         def replaced():
             workers = self.workers()
             return all(w["pid"] != pid for w in workers) and any(
                 w["model"] == model and w["state"] == "ready" for w in workers)
-        wait_for(replaced, f"a successor of {model}'s worker {pid}", self.soak.patience)
+        wait_for(replaced, f"a successor of {model}'s worker {pid}", self.soak.patience + more_s)
 
     def send(self, pid: int, number: int):
         with contextlib.suppress(ProcessLookupError):
@@ -165,7 +165,8 @@ class Chaos:
         with self.standing_still(pid):
             clients = self.crowd(Beside, 4)
             try:
-                self.wait_replaced(model, pid)
+                # the batch that it holds may be the first of its shape, which has as long as loading
+                self.wait_replaced(model, pid, self.soak.load_timeout)
             finally:
                 for client in clients:
                     client.over.set()
