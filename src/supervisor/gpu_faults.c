@@ -61,8 +61,15 @@ static void act(struct supervisor *s, int32_t position, enum xid_action action, 
 
 void gpus_mps_fault(struct supervisor *s, const char *device) {
   int32_t position = gpus_position(&s->gpus, device);
-  if (position == GPU_UNKNOWN) return;
-  restart_workers(s, position, "another MPS client's device is lost, which ends all clients of the GPU");
+  struct gpu_guard *guard = position != GPU_UNKNOWN ? gpus_guard_at(&s->gpus, (uint32_t)position) : NULL;
+  if (guard == NULL) return;
+  /* Only the delay follows from how close it is to the last fault: who says this was there, so all that are there are
+   * concerned. */
+  (void)gpu_guard_fault(guard, clock_now_ns());
+  uint32_t n = workers_restart_under_mps(s, guard->uuid, "another MPS client's device is lost, which ends them all");
+  mps_settle(s, guard->index);
+  LOG_WARNING("MPS clients are started again, one has lost its device", LOG_INT("gpu", guard->index),
+              LOG_INT("workers", n), LOG_INT("delay_ms", guard->restart_delay_ns / NS_PER_MS));
 }
 
 void gpus_xid(struct supervisor *s, const char *uuid, uint64_t xid) {

@@ -27,6 +27,17 @@ const char *mps_inherited(void) {
   return path != NULL && path[0] != '\0' ? path : NULL;
 }
 
+void mps_say_inherited(void) {
+  static const char *const names[] = {"CUDA_MPS_PIPE_DIRECTORY", "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE",
+                                      "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT"};
+  for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+    const char *value = getenv(names[i]);
+    if (value != NULL && value[0] != '\0')
+      LOG_INFO("MPS: what the environment says holds, for GPU workers", LOG_STR("variable", names[i]),
+               LOG_STR("value", value));
+  }
+}
+
 static void set_timer(struct mps_gpu *mps, uint64_t after_ns) {
   uv_timer_start(&mps->timer, on_timer, (after_ns + NS_PER_MS - 1) / NS_PER_MS, 0);
 }
@@ -83,13 +94,23 @@ struct headcount {
   struct worker *any; /* one of the places; NULL: there is none */
 };
 
+/* Another generation, or version, is about to take its place. */
+static bool is_outgoing(const struct served_model *model) {
+  if (model->role != SERVED || model->outgoing) return model->role != COMING;
+  list_each (link, &model->supervisor->models) {
+    const struct served_model *other = list_item(link, struct served_model, link);
+    if (other->role == COMING && other->version == model->version && strcmp(other->name, model->name) == 0) return true;
+  }
+  return false;
+}
+
 static struct headcount count(const struct mps_gpu *mps) {
   struct headcount result = {0};
   list_each (link, &mps->supervisor->workers) {
     struct worker *worker = list_item(link, struct worker, all);
     if (!is_there(mps, worker)) continue;
     result.any = worker;
-    result.planned += worker->model->role < LEAVING && worker->state != WORKER_FAILED;
+    result.planned += !is_outgoing(worker->model) && worker->state != WORKER_FAILED;
     result.processes += worker->process != NULL;
     result.clients += worker->process != NULL && worker->under_mps;
   }
@@ -115,16 +136,17 @@ static void fail_waiting(struct mps_gpu *mps, const char *why) {
 }
 
 static void do_without(struct mps_gpu *mps, const char *why) {
+  bool news = mps->state != MPS_OFF;
   if (mps->supervisor->options->mps == MPS_MODE_ON) {
     set_state(mps, MPS_UNDECIDED);
     fail_waiting(mps, why);
     return;
   }
-  set_state(mps, MPS_OFF);
+  if (news) set_state(mps, MPS_OFF);
   snprintf(mps->error, sizeof mps->error, "%s", why);
   LOG_WARNING("processes share a GPU without MPS: they take turns", LOG_STR("gpu", mps->label),
               LOG_STR("because", why));
-  wake(mps);
+  if (news) wake(mps);
 }
 
 /* ---- the keeper -------------------------------------------------------------------------------------------------- */
@@ -321,10 +343,15 @@ static void on_timer(uv_timer_t *timer) {
 
 /* ---- admission --------------------------------------------------------------------------------------------------- */
 
-/* Alone it may start without; when others have come and nobody runs there, it is thought over. */
-static bool is_settled_without(const struct mps_gpu *mps) {
+/* It was decided that one process does without. Others have come: it is thought over where nobody runs there, else said
+ * that it stays so. */
+static void reconsider(struct mps_gpu *mps) {
   const struct headcount headcount = count(mps);
-  return headcount.processes > 0 || headcount.planned < 2 || mps->error[0] != '\0';
+  if (headcount.planned < 2 || mps->error[0] != '\0') return;
+  if (headcount.processes == 0)
+    set_state(mps, MPS_UNDECIDED);
+  else
+    do_without(mps, "a worker that was started there alone runs without it");
 }
 
 /* A reason to wait; NULL: none. */
@@ -379,7 +406,7 @@ static void look_anew(struct mps_gpu *mps) {
     if (state != mps->state) set_state(mps, state);
     return;
   }
-  if (mps->state == MPS_OFF && !is_settled_without(mps)) set_state(mps, MPS_UNDECIDED);
+  if (mps->state == MPS_OFF) reconsider(mps);
   /* not before all that are about to come are there to be counted */
   if (mps->state == MPS_UNDECIDED) set_timer(mps, 0);
 }

@@ -575,6 +575,8 @@ uint32_t workers_restart_under_mps(struct supervisor *s, const char *uuid, const
 
 /* Has the server inherited a daemon of somebody else (CUDA_MPS_PIPE_DIRECTORY)? Its path; NULL: no. */
 const char *mps_inherited(void);
+/* Logs what of MPS's settings was inherited. */
+void mps_say_inherited(void);
 /* May a worker be started there now? false: it is QUEUED, and started when its GPU's daemon answers. */
 bool mps_admit(struct worker *worker);
 /* Whether mps_admit would say no. */

@@ -222,6 +222,12 @@ static void report_stuck(struct supervisor *s) {
       LOG_ERROR("worker is stuck in the kernel and stays behind", LOG_STR("model", worker->model->name),
                 LOG_INT("pid", process_pid(worker->process)));
   }
+  list_each (link, &s->mps) {
+    const struct mps_gpu *mps = list_item(link, struct mps_gpu, link);
+    if (mps->keeper != NULL)
+      LOG_ERROR("an MPS daemon is stuck in the kernel and stays behind", LOG_STR("gpu", mps->label),
+                LOG_INT("keeper", process_pid(mps->keeper)), LOG_INT("pid", mps->daemon));
+  }
 }
 
 /* A step of stopping has taken too long. */
@@ -304,6 +310,7 @@ static mu_status prepare(struct supervisor *s, mu_error *err) {
   fleet_init(s);
   upgrade_init(s);
   open_service_manager(s);
+  mps_say_inherited();
   mu_status status = prepare_sandbox(s->options, err);
   if (status != MU_OK) return status;
   status = gpu_room_remember(s, err);

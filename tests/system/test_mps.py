@@ -115,7 +115,7 @@ def test_a_daemon_for_each_gpu(serve, machine):
 
 
 def test_a_daemon_that_dies_under_load(serve, machine):
-    server = start(machine, serve, "--processes=2", base_ms=2)  # auto: several processes share a GPU
+    server = start(machine, serve, "--processes=2", base_ms=2, device_lost_on=666)  # auto: several processes share a GPU
     (entry,) = wait_serving(server, 2)
     before = pids(server)
     with Load(server) as load:
@@ -138,6 +138,13 @@ def test_a_daemon_that_dies_under_load(serve, machine):
     lines = lines[lines.index("GPU fault"):]
     assert lines.index("worker started") > max(n for n, line in enumerate(lines) if line == "worker ended, will be started again")
     assert mps(server)[0]["daemon"] == after["daemon"]
+
+    # so does a worker's word that its device is lost
+    before = pids(server)
+    with Client(server) as client:
+        client.echo(666, parameters={"timeout": 300000})  # soon given up, or it would go on from worker to worker
+    wait_for(lambda: not pids(server) & before and len(pids(server)) == 2, "new workers")
+    assert any("another MPS client's device is lost" in line["error"] for line in logged(server, "worker ended, will be started again"))
 
 
 def test_a_hung_client_is_terminated_before_it_is_killed(serve, machine):
@@ -217,9 +224,15 @@ def test_auto_for_a_gpu_that_cannot(serve, tmp_path):
 def test_alone_and_with_a_daemon_of_somebody_else(serve, machine):
     server = start(machine, serve)  # auto: one process has the GPU for itself
     assert [entry["state"] for entry in mps(server)] == ["off"] and machine.commands() == []
-    server.close()
+    # another one comes while that one runs
+    gpu_model(machine.folder / "models", "second", gpus="0")
+    assert run_muster("reload", "--control-socket", server.socket).returncode == 0
+    (told,) = logged(server, "processes share a GPU without MPS: they take turns")
+    assert "runs without it" in told["because"] and len(pids(server)) == 2
+    assert server.close() == []
     server = serve(machine.folder / "models", "--mps=on", "--processes=2", env={**machine.environment, "CUDA_MPS_PIPE_DIRECTORY": "/nowhere"})
     assert server.status()["mps"] == {"mode": "on", "inherited": "/nowhere", "gpus": []} and machine.commands() == []
+    assert ("CUDA_MPS_PIPE_DIRECTORY", "/nowhere") in [(line["variable"], line["value"]) for line in server.log_lines() if "variable" in line]
     assert "/nowhere, which muster leaves alone" in run_muster("mps", "status", "--control-socket", server.socket).stdout
 
 
