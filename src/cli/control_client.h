@@ -28,4 +28,7 @@ MUST_CHECK mu_status control_get_status(const char *socket, json_t **ret_status,
 MUST_CHECK mu_status control_get_page(const char *address, uint16_t port, const char *path, long timeout_ms,
                                       struct buffer *body, mu_error *err);
 
+/* stop.c: POST /stop, then waits until the process is gone. As control_ask; MU_TIMEOUT: it still stops. */
+MUST_CHECK mu_status control_stop_and_wait(const char *socket, int pid, int seconds, mu_error *err);
+
 #endif

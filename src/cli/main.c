@@ -17,6 +17,7 @@
 /* clang-format off */
 static const struct command *const commands[] = {
     &command_serve,
+    &command_launch,
     &command_proxy,
     &command_bench,
     &command_gpus,

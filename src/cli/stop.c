@@ -34,7 +34,7 @@ static mu_status wait_for_end(int pidfd, int seconds, mu_error *err) {
 }
 
 /* The pidfd is opened before the server is told to leave: its number cannot have gone to another process by then. */
-static mu_status stop_process(const char *socket, int pid, int seconds, mu_error *err) {
+mu_status control_stop_and_wait(const char *socket, int pid, int seconds, mu_error *err) {
   struct buffer body;
   int pidfd = pidfd_open(pid, 0); /* close-on-exec by itself */
   if (pidfd < 0) return mu_fail(err, MU_IO, "cannot watch the server, pid %d: %s", pid, strerror(errno));
@@ -57,7 +57,7 @@ static mu_status stop(const struct options *options, struct buffer *out, mu_erro
   json_decref(answer);
   if (pid <= 0 || pid > INT32_MAX)
     return mu_fail(err, MU_INTERNAL, "the server at %s does not say its process number", socket);
-  status = stop_process(socket, (int)pid, seconds, err);
+  status = control_stop_and_wait(socket, (int)pid, seconds, err);
   if (status == MU_OK) buffer_print(out, "The server (pid %d) has stopped.\n", (int)pid);
   return status;
 }

@@ -29,6 +29,14 @@ static bool is_service_link(const char *name, size_t size, const char *value) {
   return *port == '\0' ? strstr(value, "://") != NULL : port[0] == '_' && isdigit((unsigned char)port[1]);
 }
 
+/* What `muster launch` gives to the services that it starts, which may well be muster servers. */
+static bool is_of_launch(const char *name, size_t size) {
+  static const char *const names[] = {"MUSTER_GPU", "MUSTER_INDEX", "MUSTER_LAUNCH_ID", "MUSTER_SERVICE"};
+  for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+    if (strlen(names[i]) == size && memcmp(names[i], name, size) == 0) return true;
+  return false;
+}
+
 /* Every MUSTER_ variable has to mean something: a typing error must not go unseen. */
 static mu_status check_names(char **environment, mu_error *err) {
   size_t n;
@@ -42,7 +50,8 @@ static mu_status check_names(char **environment, mu_error *err) {
   for (char **entry = environment; *entry != NULL; entry++) {
     if (strncmp(*entry, prefix, PREFIX) != 0) continue;
     size_t size = strcspn(*entry, "=");
-    bool known = (*entry)[size] == '\0' || is_service_link(*entry, size, *entry + size + 1);
+    bool known =
+        (*entry)[size] == '\0' || is_service_link(*entry, size, *entry + size + 1) || is_of_launch(*entry, size);
     for (size_t i = 0; !known && i < n; i++) known = strlen(names[i]) == size && memcmp(names[i], *entry, size) == 0;
     if (known) continue;
     char word[OPTION_NAME_MAX + 1];

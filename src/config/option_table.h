@@ -89,6 +89,9 @@ const char *option_word_of(const struct option_row *row, int64_t number);
 /* Appends text as a YAML scalar, quoted where needed. */
 void option_format_text(const char *text, struct buffer *out);
 
+/* The rows as --help shows them (options_print.c); for tables of other commands, too. MU_NO_MEMORY. */
+MUST_CHECK mu_status option_rows_print_help(const struct option_row *rows, size_t n, struct buffer *out);
+
 /* Is the text one that a boolean flag takes as its value? */
 bool option_is_bool_word(const char *text);
 

@@ -83,6 +83,24 @@ static mu_status print_meaning(struct buffer *out, const struct option_row *row)
   return status;
 }
 
+/* One option, its flag on the left, what it means on the right. */
+static mu_status print_option(struct buffer *out, const struct option_row *row) {
+  size_t from = out->size;
+  const char *value = placeholder(row);
+  buffer_print(out, "  --%s%s%s", row->name, value != NULL ? " " : "", value != NULL ? value : "");
+  if (out->size - from >= HELP_INDENT)
+    buffer_print(out, "\n%*s", HELP_INDENT, "");
+  else
+    pad(out, from, HELP_INDENT);
+  return print_meaning(out, row);
+}
+
+mu_status option_rows_print_help(const struct option_row *rows, size_t n, struct buffer *out) {
+  mu_status status = MU_OK;
+  for (size_t i = 0; status == MU_OK && i < n; i++) status = print_option(out, &rows[i]);
+  return status == MU_OK ? result(out) : status;
+}
+
 mu_status options_print_help(struct buffer *out) {
   size_t n;
   const struct option_row *rows = option_rows(&n);
@@ -92,14 +110,7 @@ mu_status options_print_help(struct buffer *out) {
               "30s, 5m. A flag that is true or false: --name, --no-name, --name=false.\n");
   for (size_t i = 0; i < n; i++) {
     if (begins_group(rows, i)) buffer_print(out, "\n%s:\n", rows[i].group);
-    size_t from = out->size;
-    const char *value = placeholder(&rows[i]);
-    buffer_print(out, "  --%s%s%s", rows[i].name, value != NULL ? " " : "", value != NULL ? value : "");
-    if (out->size - from >= HELP_INDENT)
-      buffer_print(out, "\n%*s", HELP_INDENT, "");
-    else
-      pad(out, from, HELP_INDENT);
-    mu_status status = print_meaning(out, &rows[i]);
+    mu_status status = print_option(out, &rows[i]);
     if (status != MU_OK) return status;
   }
   return result(out);

@@ -3,16 +3,12 @@
  * text is walked once for what libcyaml does not tell: the line of every key, keys that nobody knows (and what was
  * probably meant), and the models' names, which are the user's and so become part of the schema.
  */
-#include "config/option_table.h"
-
 #include <cyaml/cyaml.h>
-#include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
-#include <unistd.h>
 #include <yaml.h>
 
-enum { FILE_MAX = 1 << 20, READ_SIZE = 4096 };
+#include "config/option_table.h"
+#include "config/yaml_text.h"
 
 /* Where libcyaml puts one value. */
 struct slot {
@@ -31,6 +27,7 @@ struct entry {
   const struct option_row *row; /* NULL: a mapping */
   size_t model_offset;          /* of the setting in struct model_options, within a model */
   bool sequence;
+  bool foreign; /* of another command: `launch:` is launch_file.c's */
   struct mapping *mapping;
 };
 
@@ -48,32 +45,7 @@ struct file {
   mu_error *err;
 };
 
-static mu_status fail_no_memory(struct file *file) {
-  return mu_fail(file->err, MU_NO_MEMORY, "no memory for %.200s", file->path);
-}
-
-static mu_status read_text(struct file *file) {
-  int fd = open(file->path, O_RDONLY | O_CLOEXEC | O_NOCTTY);
-  if (fd < 0) {
-    mu_status status = errno == ENOENT ? MU_NOT_FOUND : MU_IO;
-    return mu_fail(file->err, status, "cannot open %.200s: %s", file->path, strerror(errno));
-  }
-  mu_status status;
-  ssize_t got = 1;
-  while ((status = buffer_reserve(&file->text, READ_SIZE)) == MU_OK && got > 0) {
-    got = read(fd, file->text.data + file->text.size, READ_SIZE);
-    if (got < 0 && errno == EINTR) {
-      got = 1;
-      continue;
-    }
-    if (got < 0) status = mu_fail(file->err, MU_IO, "cannot read %.200s: %s", file->path, strerror(errno));
-    if (got < 0) break;
-    file->text.size += (size_t)got;
-  }
-  close(fd);
-  if (status == MU_TOO_LARGE) return mu_fail(file->err, status, "%.200s is larger than 1 MiB", file->path);
-  return status == MU_NO_MEMORY ? fail_no_memory(file) : status;
-}
+static mu_status fail_no_memory(struct file *file) { return yaml_fail_no_memory(file->path, file->err); }
 
 /* ---- the walk over libyaml's tree -------------------------------------------------------------------------------- */
 
@@ -102,9 +74,9 @@ static bool find_model_key(const char *key, struct entry *entry) {
 static bool find_model_name(const char *key, struct entry *entry) { return true; }
 
 static mu_status fail_unknown(struct file *file, size_t line, const char *key, find_fn find) {
-  static const char models[] = "models";
+  static const char models[] = "models", launch[] = "launch";
   char names[OPTION_ROWS_MAX][OPTION_NAME_MAX];
-  const char *candidates[OPTION_ROWS_MAX + 1];
+  const char *candidates[OPTION_ROWS_MAX + 2];
   size_t n_rows, n = 0;
   const struct option_row *rows = option_rows(&n_rows);
   for (size_t i = 0; i < n_rows; i++) {
@@ -112,7 +84,7 @@ static mu_status fail_unknown(struct file *file, size_t line, const char *key, f
     option_key(&rows[i], names[i]);
     if (find(names[i], &ignored)) candidates[n++] = names[i];
   }
-  if (find == find_server_key) candidates[n++] = models;
+  if (find == find_server_key) candidates[n++] = models, candidates[n++] = launch;
   const char *near = nearest_word(key, candidates, n);
   if (near == NULL)
     return mu_fail(file->err, MU_INVALID, "%.200s:%zu: unknown key '%.100s'%s", file->path, line, key,
@@ -157,6 +129,8 @@ static mu_status index_mapping(struct file *file, const yaml_node_t *node, find_
     mu_status status = MU_OK;
     if (find == find_server_key && strcmp(entry->key, "models") == 0)
       status = index_models(file, value, entry);
+    else if (find == find_server_key && strcmp(entry->key, "launch") == 0)
+      entry->foreign = true;
     else if (!find(entry->key, entry))
       status = fail_unknown(file, entry->line, entry->key, find);
     for (size_t k = 0; status == MU_OK && k < i; k++)
@@ -216,6 +190,10 @@ static mu_status make_schema(struct file *file, const struct mapping *mapping, c
 static mu_status make_field(struct file *file, const struct entry *entry, size_t i, cyaml_schema_field_t *field) {
   size_t slot = i * sizeof(struct slot);
   field->key = entry->key;
+  if (entry->foreign) {
+    field->value = (cyaml_schema_value_t){.type = CYAML_IGNORE, .flags = CYAML_FLAG_OPTIONAL};
+    return MU_OK;
+  }
   if (entry->mapping != NULL) {
     field->data_offset = (uint32_t)(slot + offsetof(struct slot, fields));
     return make_schema(file, entry->mapping, &field->value);
@@ -247,42 +225,6 @@ static mu_status make_schema(struct file *file, const struct mapping *mapping, c
                                        .data_size = (uint32_t)((mapping->n + 1) * sizeof(struct slot)),
                                        .mapping = {.fields = fields}};
   return MU_OK;
-}
-
-/* ---- libcyaml's messages ----------------------------------------------------------------------------------------- */
-
-/* The first line says what is wrong, "Backtrace:" follows, then the place, innermost first. */
-struct complaint {
-  char what[160];
-  char place[160];
-};
-
-static void take_complaint(cyaml_log_t level, void *context, const char *format, va_list args)
-    __attribute__((format(printf, 3, 0)));
-static void take_complaint(cyaml_log_t level, void *context, const char *format, va_list args) {
-  struct complaint *complaint = context;
-  char line[160];
-  vsnprintf(line, sizeof line, format, args);
-  line[strcspn(line, "\n")] = '\0';
-  const char *text = strncmp(line, "Load: ", 6) == 0 ? line + 6 : line;
-  text += strspn(text, " ");
-  if (complaint->what[0] == '\0')
-    snprintf(complaint->what, sizeof complaint->what, "%s", text);
-  else if (complaint->place[0] == '\0' && strstr(text, "(line: ") != NULL)
-    snprintf(complaint->place, sizeof complaint->place, "%s", text);
-}
-
-static mu_status fail_value(struct file *file, const struct complaint *complaint, cyaml_err_t code) {
-  unsigned line = 0;
-  const char *at = strstr(complaint->place, "(line: ");
-  /* the syntax has been checked: all that can fail in libyaml now is memory */
-  if (code == CYAML_ERR_OOM || code == CYAML_ERR_LIBYAML_PARSER || code == CYAML_ERR_LIBYAML_PARSER_INIT)
-    return fail_no_memory(file);
-  const char *what = complaint->what[0] != '\0' ? complaint->what : cyaml_strerror(code);
-  if (at == NULL || sscanf(at, "(line: %u", &line) != 1)
-    return mu_fail(file->err, MU_INVALID, "%.200s: %s", file->path, what);
-  return mu_fail(file->err, MU_INVALID, "%.200s:%u: %s, %.*s", file->path, line, what, (int)(at - complaint->place),
-                 complaint->place);
 }
 
 /* ---- from the slots to the options ------------------------------------------------------------------------------- */
@@ -328,6 +270,7 @@ static mu_status apply_models(struct file *file, const struct mapping *models, c
 }
 
 static mu_status apply_entry(struct file *file, const struct entry *entry, const struct slot *slot) {
+  if (entry->foreign) return MU_OK;
   if (entry->mapping != NULL) return apply_models(file, entry->mapping, slot->fields);
   struct option_origin origin = {SOURCE_FILE, origin_of(file, entry)};
   if (origin.text == NULL) return fail_no_memory(file);
@@ -340,15 +283,15 @@ static mu_status apply_entry(struct file *file, const struct entry *entry, const
 
 static mu_status load_values(struct file *file, const struct mapping *keys) {
   cyaml_schema_value_t schema;
-  struct complaint complaint = {0};
+  struct yaml_complaint complaint = {0};
   cyaml_config_t config = {
-      .log_fn = take_complaint, .log_ctx = &complaint, .mem_fn = cyaml_mem, .log_level = CYAML_LOG_ERROR};
+      .log_fn = yaml_complaint_take, .log_ctx = &complaint, .mem_fn = cyaml_mem, .log_level = CYAML_LOG_ERROR};
   cyaml_data_t *loaded = NULL;
   mu_status status = make_schema(file, keys, &schema);
   if (status != MU_OK) return status;
   cyaml_err_t code =
       cyaml_load_data((const uint8_t *)file->text.data, file->text.size, &config, &schema, &loaded, NULL);
-  if (code != CYAML_OK) return fail_value(file, &complaint, code);
+  if (code != CYAML_OK) return yaml_fail_value(file->path, &complaint, code, file->err);
   const struct slot *slots = loaded;
   for (size_t i = 0; status == MU_OK && i < keys->n; i++) status = apply_entry(file, &keys->entries[i], &slots[i]);
   cyaml_free(&config, &schema, loaded, 0);
@@ -358,7 +301,7 @@ static mu_status load_values(struct file *file, const struct mapping *keys) {
 static mu_status read_file(struct file *file) {
   yaml_parser_t parser;
   struct mapping keys = {0};
-  mu_status status = read_text(file);
+  mu_status status = yaml_text_read(file->path, &file->text, file->err);
   if (status != MU_OK) return status;
   if (!yaml_parser_initialize(&parser)) return fail_no_memory(file);
   yaml_parser_set_input_string(&parser, (const unsigned char *)file->text.data, file->text.size);
@@ -376,7 +319,7 @@ static mu_status read_file(struct file *file) {
 
 mu_status yaml_file_apply(struct options *options, const char *path, mu_error *err) {
   struct file file = {.options = options, .path = path, .err = err};
-  buffer_init(&file.text, FILE_MAX + READ_SIZE);
+  buffer_init(&file.text, YAML_TEXT_LIMIT);
   mu_status status = read_file(&file);
   buffer_free(&file.text);
   arena_free(&file.scratch);

@@ -10,6 +10,7 @@ from oip import COMPRESS, Wire, chunks
 
 COMMANDS = [
     "serve",
+    "launch",
     "proxy",
     "bench",
     "gpus",

@@ -23,6 +23,7 @@ LAYERS = [
     ["control"],
     ["worker", "gateway", "fleet", "mps", "supervisor"],
     ["proxy"],
+    ["launch"],
     ["cli"],
 ]
 HEIGHT = {name: height for height, names in enumerate(LAYERS) for name in names}
@@ -30,7 +31,7 @@ INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.M)
 
 # Third-party headers stay in one place each.
 THIRD_PARTY = {"onnxruntime_c_api.h": "engine/onnxruntime", "llhttp.h": "proto/http1", "cyaml/cyaml.h": "config",
-               "yaml.h": "config", "curl/curl.h": ("cli", "engine/remote"),
+               "yaml.h": "config", "curl/curl.h": ("cli", "engine/remote", "launch"),
                "hwloc.h": "gpu",
                "ncurses.h": "cli/top",
                "seccomp.h": "sandbox", "nghttp2/nghttp2.h": "net", "wslay/wslay.h": "proto/websocket",

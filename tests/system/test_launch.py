@@ -1,0 +1,363 @@
+"""`muster launch`: real processes of other people's programs, started, asked, restarted, scaled and ended."""
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+
+import pytest
+
+from fake_nvml import FakeNvml, gpu
+from muster_server import PATIENCE, binary_path, environment, run_muster, wait_for
+
+SERVICE = pathlib.Path(__file__).with_name("launched_service.py")
+PYTHON = [sys.executable, "-I", "-S", str(SERVICE)]  # starts in a few milliseconds
+HEALTH = pathlib.Path(__file__).with_name("launched_grpc_service.py")
+
+
+def free_ports(n: int) -> int:
+    """The first of n ports in a row that nobody has; below those that the kernel gives to outgoing connections."""
+    for first in range(20000 + os.getpid() % 4000 * 3, 32000 - n):
+        sockets = []
+        try:
+            for port in range(first, first + n):
+                sockets.append(socket.create_server(("127.0.0.1", port)))
+            return first
+        except OSError:
+            continue
+        finally:
+            for held in sockets:
+                held.close()
+    raise AssertionError("no free ports")
+
+
+def alive(pid: int) -> bool:
+    try:
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def marked(folder: pathlib.Path) -> list[int]:
+    """Processes that a launch with this state folder has started."""
+    found = []
+    for entry in pathlib.Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and f":{folder}\0".encode() in (entry / "environ").read_bytes() and alive(int(entry.name)):
+                found.append(int(entry.name))
+        except OSError:
+            continue
+    return found
+
+
+def ask(port: int) -> dict:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=PATIENCE) as reply:
+        return json.loads(reply.read())
+
+
+class Launch:
+    def __init__(self, folder: pathlib.Path, arguments, cwd=None, env=None):
+        self.folder, self.log_path = folder, folder.with_suffix(".log")
+        self.log_file = self.log_path.open("ab")
+        self.process = subprocess.Popen([binary_path(), "launch", "--state-dir", folder, *map(str, arguments)],
+                                        stdin=subprocess.DEVNULL, stdout=self.log_file, stderr=self.log_file,
+                                        start_new_session=True, cwd=cwd, env=environment(env))
+
+    @property
+    def log(self) -> str:
+        return self.log_path.read_text(errors="replace")
+
+    def command(self, *words):
+        return run_muster("launch", *words, "--state-dir", self.folder)
+
+    def status(self) -> dict:
+        done = self.command("status", "--json")
+        return json.loads(done.stdout) if done.returncode == 0 else {"state": "", "services": []}
+
+    def wait(self, state="ready") -> dict:
+        def reached():
+            assert self.process.poll() is None, f"the launch ended with {self.process.returncode}:\n{self.log}"
+            status = self.status()
+            return status if status["state"] == state else None
+        return wait_for(reached, f"state {state}; log:\n{self.log}")
+
+    def service(self, id: str) -> dict:
+        return next((s for s in self.status()["services"] if s["id"] == id), {})
+
+    def wait_exit(self) -> int:
+        return self.process.wait(PATIENCE)
+
+    def close(self) -> list[str]:
+        problems = []
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                problems.append("the launch did not end on SIGTERM")
+                self.process.kill()
+                self.process.wait()
+        self.log_file.close()
+        try:
+            wait_for(lambda: not marked(self.folder), "the services to go", 20)
+        except AssertionError:
+            problems.append(f"processes left behind: {marked(self.folder)}")
+            for pid in marked(self.folder):
+                os.kill(pid, signal.SIGKILL)
+        for sign in ("ERROR: AddressSanitizer", "LeakSanitizer", "runtime error:"):
+            if sign in self.log:
+                problems.append(self.log)
+        return problems
+
+
+@pytest.fixture
+def launch(tmp_path):
+    """launch(*arguments): `muster launch` with a state folder of the test."""
+    launches = []
+
+    def start(*arguments, folder="state", **options):
+        launches.append(Launch(tmp_path / folder, arguments, **options))
+        return launches[-1]
+
+    yield start
+    problems = [problem for one in reversed(launches) for problem in one.close()]
+    assert not problems, "\n".join(problems)
+
+
+def test_the_life_of_two_groups(launch, tmp_path):
+    """Groups from muster.yaml: environment, readiness by HTTP and by a command, kill, restart, scale, rolling restart."""
+    first = free_ports(8)
+    (tmp_path / "muster.yaml").write_text(json.dumps({"http_port": 1234, "launch": [
+        {"name": "web", "gpus": "0,GPU-b", "per_gpu": "1", "port": f"{first}-{first + 3}", "ready": "http:/ready",
+         "env": ["COLOUR=blue {index}", "JSON={\"a\":{}}"], "stop_timeout": "5s",
+         "command": [*PYTHON, "{port}", "unready=2"]},
+        {"name": "batch", "count": "1", "port": f"{first + 4}+", "ready": "cmd:test -e {name}-{port}.go",
+         "gpus": "none", "command": [*PYTHON, "{port}", "child"]}]}))
+    one = launch(cwd=tmp_path)
+    status = wait_for(lambda: (s := one.status())["services"] and s["services"][1]["state"] == "ready" and s, "web to be ready")
+    assert [s["id"] for s in status["services"]] == ["web/0", "web/1", "batch/0"]
+    assert status["services"][2]["state"] == "starting" and status["state"] == "starting"
+    (tmp_path / f"batch-{first + 4}.go").touch()
+    status = one.wait()
+    assert status["backends"] == f"127.0.0.1:{first}-{first + 1},127.0.0.1:{first + 4}"
+    assert json.loads((one.folder / "state.json").read_text())["pid"] == one.process.pid
+    wait_for(lambda: f"muster proxy --backends {status['backends']}" in one.log, "the summary")
+
+    seen = ask(first + 1)["environment"]
+    assert (seen["CUDA_VISIBLE_DEVICES"], seen["MUSTER_GPU"], seen["MUSTER_INDEX"], seen["MUSTER_SERVICE"]) == ("GPU-b", "GPU-b", "1", "web/1")
+    assert (seen["PORT"], seen["COLOUR"], seen["JSON"]) == (str(first + 1), "blue 1", '{"a":{}}')
+    assert ask(first)["environment"]["CUDA_VISIBLE_DEVICES"] == "0"
+    assert ask(first + 4)["environment"]["CUDA_VISIBLE_DEVICES"] == ""
+
+    # Killed by somebody: a successor at once, and what the dead one left behind is gone.
+    before = one.service("batch/0")["pid"]
+    family = [pid for pid in marked(one.folder) if os.getsid(pid) == before]
+    assert len(family) == 2
+    os.kill(before, signal.SIGKILL)
+    after = wait_for(lambda: (s := one.service("batch/0")).get("state") == "ready" and s["pid"] != before and s, "a successor")
+    assert after["restarts"] == 1 and not any(map(alive, family))
+
+    def done(*words):
+        command = one.command(*words)
+        assert command.returncode == 0, command.stderr
+        return command.stdout
+
+    def pids():
+        return {s["id"]: s["pid"] for s in one.status()["services"]}
+
+    before = pids()
+    done("restart", "web/1")
+    now = pids()
+    assert now["web/1"] != before["web/1"] and now["web/0"] == before["web/0"]
+    done("scale", "4", "--group", "web")
+    assert ask(first + 3)["environment"]["MUSTER_GPU"] == "GPU-b"
+    refused = one.command("scale", "5", "--group", "web")
+    assert refused.returncode == 1 and f"the ports {first}-{first + 3} are 4, for 5 services" in refused.stderr
+    done("scale", "1", "--group", "web")
+    assert set(pids()) == {"web/0", "batch/0"}
+    before = pids()
+    done("rolling-restart")
+    assert not set(pids().values()) & set(before.values())
+    text = done("logs", "web/0", "--lines", "1000")
+    assert f"listening on {first}" in text and "started pid" in text and "stopped" in text
+
+    for words, said in ((("restart", "0"), "with several groups it is GROUP/INDEX"), (("restart", "web/7"), "there is no service web/7"),
+                        (("scale", "2"), "say --group"), (("scale", "2", "--group", "x"), "there is no group x"),
+                        (("scale", "x"), "how many?"), (("restrat", "0"), "Did you mean restart?"), (("logs", "web/9"), "there is no service")):
+        command = one.command(*words)
+        assert command.returncode in (1, 2) and said in command.stderr, command.stderr
+    second = run_muster("launch", "--state-dir", one.folder, "--", "sleep", "60")
+    assert second.returncode == 1 and f"another launch runs with this state folder, process {one.process.pid}" in second.stderr
+
+    assert "has stopped" in done("stop")
+    assert one.wait_exit() == 0 and not marked(one.folder)
+    assert not (one.folder / "state.json").exists() and not (one.folder / "control.sock").exists()
+    assert "no server is running" in one.command("status").stderr
+
+
+def test_gpus_are_those_that_nvml_shows(launch, tmp_path):
+    nvml = FakeNvml(tmp_path, [gpu(0), gpu(1)])
+    first = free_ports(4)
+    one = launch("--gpus", "all", "--per-gpu", 2, "--port", f"{first}+", "--", *PYTHON, "{port}", "{uuid}", env=nvml.environment)
+    one.wait()
+    uuids = [g["uuid"] for g in nvml.machine["gpus"]]
+    assert [ask(first + i)["environment"]["CUDA_VISIBLE_DEVICES"] for i in range(4)] == uuids * 2
+    for gpus, said in (("0-2", "there is no GPU '2': this machine has 2"), (f"0,{uuids[0]}", "is named twice")):
+        done = run_muster("launch", "--state-dir", tmp_path / "other", "--gpus", gpus, "--", "true", env=nvml.environment)
+        assert done.returncode == 2 and said in done.stderr
+
+
+def test_grpc_health_says_when_it_is_ready(launch, tmp_path):
+    port = free_ports(1)
+    one = launch("--port", port, "--ready", "grpc", "--env", f"GO={tmp_path}/go", "--", sys.executable, HEALTH, "{port}")
+    # it says NOT_SERVING, which the launcher has heard: then it may serve
+    wait_for(lambda: (tmp_path / "go.asked").exists(), "a health check")
+    assert one.status()["state"] == "starting"
+    (tmp_path / "go").touch()
+    one.wait()
+
+
+def test_a_daemon_is_its_service(launch):
+    """What goes into the background is counted, seen when it dies, and ended with the rest: with its environment cleared, too."""
+    first = free_ports(2)
+    one = launch("--port", f"{first}+", "--count", 2, "--name", "old", "--", *PYTHON, "{port}", "daemon", "clean")
+    one.wait()
+    pids = [ask(first)["pid"], ask(first + 1)["pid"]]
+    status = wait_for(lambda: (s := one.status()) and all(x["daemon"] for x in s["services"]) and s, "both to be seen as daemons")
+    assert [s["pid"] for s in status["services"]] == pids
+    os.kill(pids[0], signal.SIGKILL)
+    wait_for(lambda: one.service("old/0").get("restarts") == 1 and one.service("old/0")["state"] == "ready", "a successor")
+    pids.append(ask(first)["pid"])
+    assert one.command("stop").returncode == 0
+    one.wait_exit()
+    assert not any(map(alive, pids))
+
+
+def test_what_ignores_sigterm_is_killed(launch):
+    port = free_ports(1)
+    one = launch("--port", port, "--stop-timeout", "200ms", "--", *PYTHON, "{port}", "ignore-term", "child")
+    one.wait()
+    assert one.command("stop").returncode == 0
+    assert one.wait_exit() == 0 and "did not end on SIGTERM: killed" in one.log
+
+
+def test_nothing_outlives_the_launcher(launch):
+    """SIGKILL: the kernel ends the services, the guard what they have turned into daemons. Without the guard the next launch does."""
+    first = free_ports(2)
+    arguments = ("--port", f"{first}+", "--count", 1, "--", *PYTHON, "{port}", "daemon")
+    one = launch(*arguments)
+    one.wait()
+    one.process.kill()
+    one.process.wait()
+    wait_for(lambda: not marked(one.folder), "the guard to end the daemon")
+    assert (one.folder / "control.sock").exists()
+    two = launch(*arguments)  # takes the stale socket over
+    two.wait()
+    daemon = ask(first)["pid"]
+    children = pathlib.Path(f"/proc/{two.process.pid}/task/{two.process.pid}/children").read_text().split()
+    guard = next(int(pid) for pid in children if pathlib.Path(f"/proc/{pid}/comm").read_text() == "muster-guard\n")
+    two.process.send_signal(signal.SIGSTOP)  # so that it does not start another guard
+    os.kill(guard, signal.SIGKILL)
+    two.process.kill()
+    two.process.wait()
+    assert alive(daemon)
+    three = launch(*arguments)
+    three.wait()
+    assert not alive(daemon) and "left behind by a launch that died" in three.log and ask(first)["pid"] != daemon
+
+
+def test_in_the_background(launch, tmp_path):
+    port = free_ports(1)
+    folder = tmp_path / "background"
+    done = run_muster("launch", "--state-dir", folder, "--detach", "--port", port, "--name", "web", "--", *PYTHON, "{port}")
+    try:
+        assert done.returncode == 0 and f"muster proxy --backends 127.0.0.1:{port}" in done.stdout, done.stderr
+        assert ask(port)["environment"]["MUSTER_SERVICE"] == "web/0"
+    finally:
+        assert run_muster("launch", "stop", "--state-dir", folder).returncode == 0
+    assert not marked(folder)
+    failed = run_muster("launch", "--state-dir", folder, "--detach", "--restart", "never", "--", "false")
+    assert failed.returncode == 1 and "exited with status 1" in failed.stdout + failed.stderr
+
+
+@pytest.mark.parametrize("arguments, exit_status, said", [
+    (["--restart", "never", "--", "sh", "-c", "exit 3"], 1, "exited with status 3"),
+    (["--restart", "on-failure", "--", "true"], 0, "no service runs any more"),
+    (["--", "false"], 1, "given up after 5 times in a row"),
+    (["--restart", "never", "--ready", "cmd:false", "--ready-timeout", "300ms", "--", "sleep", "60"], 1, "not ready within 300 ms (the command exited with 1)"),
+    # a muster under muster launch takes the launch's variables for what they are
+    (["--restart", "never", "--gpus", "none", "--", str(binary_path()), "config"], 0, "no service runs any more"),
+])
+def test_services_that_end(tmp_path, arguments, exit_status, said):
+    done = run_muster("launch", "--state-dir", tmp_path / "state", *arguments)
+    assert done.returncode == exit_status and said in done.stdout + done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("arguments, said", [
+    ([], "what is to be started?"),
+    (["--config", "nowhere.yaml"], "cannot open nowhere.yaml"),
+    (["--"], "a command is missing"),
+    (["serve.sh"], "The command comes behind --"),
+    (["--prot", "1+", "--", "true"], "did you mean --port?"),
+    (["--gpus", "0"], "--gpus belongs to a command"),
+    (["--port"], "--port needs a value"),
+    (["--", "no-such-command"], "there is no command 'no-such-command'"),
+    (["--", "/etc/passwd"], "is no program that may be run"),
+    (["--", "true", "{foo}"], "unknown placeholder {foo}: there are {port}, {gpu}"),
+    (["--", "true", "{port}"], "{port} has no value: no --port was given"),
+    (["--gpus", "0", "--", "true", "{uuid}"], "{uuid} has no value: NVML is not there"),
+    (["--gpus", "0,1,0", "--", "true"], "GPU 0 is named twice"),
+    (["--gpus", "3-1", "--", "true"], "no range of GPUs"),
+    (["--gpus", "all", "--", "true"], "needs NVML"),
+    (["--gpus", "first", "--", "true"], "is no GPU"),
+    (["--per-gpu", "2", "--", "true"], "no GPUs are named"),
+    (["--gpus", "0-1", "--per-gpu", "2", "--count", "3", "--", "true"], "are 4 services, not 3"),
+    (["--count", "3", "--port", "65534+", "--", "true"], "beyond 65535"),
+    (["--count", "2", "--port", "2000", "--", "true"], "one port (2000) for 2 services"),
+    (["--port", "0", "--", "true"], "ports are 50051+"),
+    (["--port", "20-10", "--", "true"], "end before they begin"),
+    (["--ready", "grpc", "--", "true"], "needs a port"),
+    (["--ready", "soon", "--", "true"], "ready is tcp, grpc"),
+    (["--ready-timeout", "soon", "--", "true"], "ready-timeout"),
+    (["--env", "A", "--", "true"], "a variable is NAME=VALUE"),
+    (["--name", "a b", "--", "true"], "no name for services"),
+    (["status", "--name", "a/b"], "/ in it"),
+    (["--restart", "sometimes", "--", "true"], "always, on-failure"),
+])
+def test_what_cannot_be_is_said_before_anything_starts(tmp_path, arguments, said):
+    place = [] if "--name" in arguments else ["--state-dir", tmp_path / "state"]
+    done = run_muster("launch", *place, *arguments, cwd=tmp_path)
+    assert done.returncode == 2 and said in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("text, said", [
+    ("launch: [{command: [a], port: 2000+}, {name: b, command: [a], port: 2000-2003}]", "a has the ports 2000-2000 and b 2000-2003: they overlap"),
+    ("launch: [{command: ['true']}, {command: ['true']}]", "two groups are called true"),
+    ("launch: [{command: ['true'], prot: 1}]", "prot"),
+    ("launch: [{gpus: 1}]", "command"),
+    ("launch: [{command: []}]", "the command of group 1 is empty"),
+    ("launch: [{command: ['true'], restart: x}]", "restart of group 1"),
+    ("launch: []", "launch"),
+    ("launch: [", "muster.yaml:"),
+    ("http_port: 8000", "has no list launch:"),
+])
+def test_a_file_that_is_wrong(tmp_path, text, said):
+    (tmp_path / "muster.yaml").write_text(text.replace("[a]", "['true']").replace("{command", "{name: a, command", 1) if "overlap" in said else text)
+    done = run_muster("launch", "--state-dir", tmp_path / "state", cwd=tmp_path)
+    assert done.returncode == 2 and said in done.stderr, done.stderr
+
+
+def test_a_port_in_use_names_who_has_it(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = run_muster("launch", "--state-dir", tmp_path / "state", "--port", port, "--", "true")
+    assert done.returncode == 1 and f"port {port} is in use by process {os.getpid()} (" in done.stderr
+
+
+def test_the_server_leaves_the_list_alone(tmp_path):
+    (tmp_path / "muster.yaml").write_text("launch: [{anything: at all}]\nhttp_port: 1234\n")
+    done = run_muster("config", cwd=tmp_path)
+    assert done.returncode == 0 and "http_port: 1234" in done.stdout
