@@ -74,7 +74,6 @@ static void put_options(struct buffer *out, const struct served_model *model, co
   const int64_t numbers[] = {own->processes,
                              own->instances,
                              own->threads,
-                             own->gpu_memory,
                              own->mps_active_threads,
                              own->max_batch_size,
                              own->max_queue_size,
