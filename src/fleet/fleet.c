@@ -66,10 +66,18 @@ static void tell_inventory(mu_status status) {
   free(text);
 }
 
+static void tell_absence(mu_status status, const char *why) {
+  memset(&fleet.inventory, 0, sizeof fleet.inventory);
+  fleet.inventory.cuda = GPU_UNKNOWN;
+  snprintf(fleet.inventory.error, sizeof fleet.inventory.error, "%.*s", (int)sizeof fleet.inventory.error - 1, why);
+  tell_inventory(status);
+}
+
 /* ---- the thread that waits for events ---------------------------------------------------------------------------- */
 
 static void *wait_for_events(void *nothing) {
   static const uint64_t wait_ns = NS_PER_S;
+  bool told = false;
   nvml_watch_calls(&fleet.waiting.function);
   for (;;) {
     struct nvml_event event;
@@ -77,6 +85,7 @@ static void *wait_for_events(void *nothing) {
     fleet.waiting.due_ns = clock_now_ns() + wait_ns;
     mu_status status = nvml_wait_event(fleet.nvml, wait_ns, &event, &err);
     fleet.waiting.due_ns = 0;
+    if (status == MU_OK || status == MU_TIMEOUT) told = false;
     if (status == MU_OK) {
       const struct control_fleet_event message = {event.uuid, event.xid};
       tell(CONTROL_FLEET_EVENT, &message);
@@ -84,7 +93,8 @@ static void *wait_for_events(void *nothing) {
       LOG_INFO("no GPU here reports its faults", LOG_STR("because", err.message));
       return NULL;
     } else if (status != MU_TIMEOUT) {
-      LOG_VERBOSE("no events", LOG_STR("because", err.message));
+      if (!told) LOG_WARNING("faults of GPUs are not heard of for now", LOG_STR("error", err.message));
+      told = true;
       pause_ns(wait_ns); /* it would say the same again at once */
     }
   }
@@ -117,11 +127,7 @@ static void *read_all(void *nothing) {
   fleet.reading.due_ns = 0;
   fleet.opened = true;
   if (status != MU_OK) {
-    memset(&fleet.inventory, 0, sizeof fleet.inventory);
-    fleet.inventory.cuda = GPU_UNKNOWN;
-    snprintf(fleet.inventory.error, sizeof fleet.inventory.error, "%.*s", (int)sizeof fleet.inventory.error - 1,
-             err.message);
-    tell_inventory(status);
+    tell_absence(status, err.message);
     leave(EXIT_SUCCESS);
   }
   tell_inventory(MU_OK);
@@ -131,11 +137,12 @@ static void *read_all(void *nothing) {
     fleet.reading.due_ns = clock_now_ns();
     status = nvml_read_readings(fleet.nvml, &fleet.inventory, &err);
     fleet.reading.due_ns = 0;
-    if (status == MU_OK)
-      tell_inventory(MU_OK);
-    else
-      LOG_WARNING("the GPUs cannot be read", LOG_STR("error", err.message));
+    if (status != MU_OK) break;
+    tell_inventory(MU_OK);
   }
+  /* The driver has gone, or another one has come: a process that opens it anew sees how things are. */
+  tell_absence(status, err.message);
+  leave(EXIT_FAILURE);
 }
 
 /* ---- the thread that watches ------------------------------------------------------------------------------------- */

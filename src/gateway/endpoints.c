@@ -342,12 +342,13 @@ static void metrics(struct call *call) {
   server.ready = ready;
   server.machine = &machine;
   struct exposition_model *models = expose_models(core);
-  struct exposition_gpu *gpus =
-      core->options->allow_gpu_metrics ? gateway_gpus_expose(&core->gpus, &server.n_gpus) : NULL;
+  bool with_gpus = core->options->allow_gpu_metrics;
+  struct exposition_gpu *gpus = with_gpus ? gateway_gpus_expose(&core->gpus, &server.n_gpus) : NULL;
   if (gpus != NULL) expose_speeds(core, gpus, server.n_gpus);
   server.gpus = gpus;
-  server.fleet = core->options->allow_gpu_metrics ? json_object_get(core->gpus.state, "fleet") : NULL;
-  mu_status status = models != NULL ? exposition_print(&call->reply, &server, models, core->n_models) : MU_NO_MEMORY;
+  server.fleet = with_gpus ? json_object_get(core->gpus.state, "fleet") : NULL;
+  bool complete = models != NULL && (gpus != NULL || !with_gpus);
+  mu_status status = complete ? exposition_print(&call->reply, &server, models, core->n_models) : MU_NO_MEMORY;
   pthread_mutex_unlock(&core->lock);
   free(models);
   free(gpus);

@@ -31,6 +31,8 @@ void gateway_gpus_take(struct core *core, const struct control_gpus *message) {
   mu_error err = {{0}};
   mu_status status = read_inventory(&message->inventory, &taken.inventory, &err);
   if (status == MU_OK) taken.state = json_loadb(message->state.data, message->state.size, 0, NULL);
+  if (status == MU_OK && taken.state == NULL)
+    mu_fail(&err, MU_INVALID, "their state is no JSON, or there is no memory for it");
   if (taken.state == NULL) {
     LOG_ERROR("what the supervisor says of the GPUs cannot be read", LOG_STR("error", err.message));
     free(taken.inventory);

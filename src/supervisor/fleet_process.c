@@ -106,11 +106,13 @@ static void take_absence(struct supervisor *s, const struct gpu_inventory *inven
   }
   LOG_AT(status == MU_NOT_FOUND ? LOG_LEVEL_VERBOSE : LOG_LEVEL_WARNING, "no GPUs here",
          LOG_STR("because", inventory->error));
+  bool late = !s->gpus.known && s->gpus.error[0] != '\0';
   fleet->state = FLEET_NONE;
   abandon(s);
   uv_timer_stop(&fleet->timer);
   gpus_read(s, inventory);
   gpus_known(s);
+  if (late) reload_request(s, NULL); /* models could not wait, and some may do without */
 }
 
 static void take_presence(struct supervisor *s, const struct gpu_inventory *inventory) {
@@ -283,6 +285,14 @@ void fleet_start(struct supervisor *s) {
   }
   s->fleet.state = FLEET_STARTING;
   try_spawn(s);
+}
+
+void fleet_tell(struct supervisor *s, enum control_type type, const void *message) {
+  if (s->fleet.present == NULL) return;
+  mu_status status = control_link_send(s->fleet.present->link_to, type, message, NULL, 0);
+  if (status == MU_OK || status == MU_CANCELED) return; /* canceled: its end is on its way */
+  stall(s, status_name(status));
+  start_again(s);
 }
 
 void fleet_stop(struct supervisor *s) {

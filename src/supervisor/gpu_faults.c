@@ -2,6 +2,7 @@
 #include <inttypes.h>
 #include <stdlib.h>
 
+#include "proto/json/json_text.h"
 #include "supervisor/gpu_room.h"
 #include "supervisor/query.h"
 #include "supervisor/state.h"
@@ -43,6 +44,10 @@ static void restart_workers(struct supervisor *s, int32_t position, const char *
   struct gpu_guard *guard = gpus_guard_at(&s->gpus, (uint32_t)position);
   if (guard == NULL || !gpu_guard_fault(guard, clock_now_ns())) return;
   int32_t index = s->gpus.inventory.gpus[position].index;
+  for (uint32_t i = 0; i < s->gpus.inventory.n_gpus; i++) { /* workers look at the MIG device that they are on */
+    struct gpu_guard *part = s->gpus.inventory.gpus[i].index == index ? gpus_guard_at(&s->gpus, i) : NULL;
+    if (part != NULL) part->restart_delay_ns = guard->restart_delay_ns;
+  }
   uint32_t n = workers_restart_on_gpu(s, index, cause);
   mps_settle(s, index);
   LOG_WARNING("workers are started again for a fault of their GPU", LOG_INT("gpu", guard->index), LOG_INT("workers", n),
@@ -102,9 +107,23 @@ static void obey_recovery(struct supervisor *s, uint32_t position, struct gpu_gu
   act(s, (int32_t)position, action, meaning);
 }
 
-void gpus_read(struct supervisor *s, const struct gpu_inventory *inventory) {
-  gpus_take(&s->gpus, inventory);
-  bool lost = false;
+/* What was there and is not any more, for a process that looks anew: what runs there is on borrowed time. A MIG device
+ * that is gone was taken away by somebody, and can only be while nothing runs there. */
+static bool fence_missing(struct supervisor *s) {
+  bool changed = false;
+  for (uint32_t i = 0; i < s->gpus.n_guards; i++) {
+    struct gpu_guard *guard = &s->gpus.guards[i];
+    bool mig = strncmp(guard->uuid, "MIG-", 4) == 0;
+    if (!mig && gpu_find(&s->gpus.inventory, guard->uuid) == GPU_UNKNOWN)
+      changed = worsen(guard, GPU_FENCED, "NVML does not list it any more") || changed;
+  }
+  return changed;
+}
+
+void gpus_read(struct supervisor *s, const struct gpu_inventory *from) {
+  const struct gpu_inventory *inventory = &s->gpus.inventory;
+  gpus_take(&s->gpus, from);
+  bool lost = fence_missing(s);
   for (uint32_t i = 0; i < inventory->n_gpus; i++) {
     struct gpu_guard *guard = gpus_guard_at(&s->gpus, i);
     if (guard == NULL) continue;
@@ -133,6 +152,16 @@ static void answer(struct exchange *exchange, int code, json_t *document) {
   else
     exchange_reply_error(exchange, 500, "no memory for the answer");
   free(text);
+}
+
+/* A reason that somebody writes goes into documents. */
+static bool read_reason(struct exchange *exchange, char reason[GPU_REASON_SIZE]) {
+  mu_error err = {{0}};
+  mu_status status = query_value(exchange->query, "reason", reason, GPU_REASON_SIZE, &err);
+  if (status == MU_OK && !json_utf8_valid(reason, strlen(reason)))
+    status = mu_fail(&err, MU_INVALID, "reason is not UTF-8");
+  if (status != MU_OK) exchange_reply_error(exchange, 400, err.message);
+  return status == MU_OK;
 }
 
 static void answer_guard(struct exchange *exchange, const struct gpu_guard *guard) {
@@ -167,11 +196,7 @@ static bool goes_along(const struct gpus *gpus, const struct gpu_guard *named, c
 
 void gpus_answer_fence(struct supervisor *s, struct exchange *exchange) {
   char reason[GPU_REASON_SIZE];
-  mu_error err;
-  if (query_value(exchange->query, "reason", reason, sizeof reason, &err) != MU_OK) {
-    exchange_reply_error(exchange, 400, err.message);
-    return;
-  }
+  if (!read_reason(exchange, reason)) return;
   struct gpu_guard *guard = named_guard(s, exchange);
   if (guard == NULL) return;
   if (reason[0] == '\0') snprintf(reason, sizeof reason, "by hand");

@@ -64,8 +64,28 @@ static struct gpu_guard *add_guard(struct gpus *gpus) {
   return NULL;
 }
 
-void gpus_take(struct gpus *gpus, const struct gpu_inventory *inventory) {
-  gpus->inventory = *inventory;
+/* A GPU that is lost does not say its UUID to a process that sees it for the first time: it is the one that had its
+ * place. */
+static void name_nameless(struct gpus *gpus) {
+  struct gpu_inventory *inventory = &gpus->inventory;
+  for (uint32_t i = 0; i < inventory->n_gpus; i++) {
+    struct gpu *gpu = &inventory->gpus[i];
+    if (gpu->uuid[0] != '\0' || gpu->mig_index != GPU_UNKNOWN) continue;
+    for (uint32_t k = 0; k < gpus->n_guards; k++) {
+      const struct gpu_guard *guard = &gpus->guards[k];
+      if (guard->index != gpu->index || guard->uuid[0] == '\0' || gpu_find(inventory, guard->uuid) != GPU_UNKNOWN)
+        continue;
+      memcpy(gpu->uuid, guard->uuid, sizeof gpu->uuid);
+      memcpy(gpu->name, guard->name, sizeof gpu->name);
+      break;
+    }
+  }
+}
+
+void gpus_take(struct gpus *gpus, const struct gpu_inventory *from) {
+  const struct gpu_inventory *inventory = &gpus->inventory;
+  gpus->inventory = *from;
+  name_nameless(gpus);
   gpus->known = true;
   snprintf(gpus->error, sizeof gpus->error, "%s", inventory->error);
   for (uint32_t i = 0; i < inventory->n_gpus; i++) {

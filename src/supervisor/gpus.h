@@ -51,7 +51,7 @@ struct gpus {
 void gpus_simulate(struct gpus *gpus, uint32_t n);
 
 /* Takes a new inventory over: what was decided stays. */
-void gpus_take(struct gpus *gpus, const struct gpu_inventory *inventory);
+void gpus_take(struct gpus *gpus, const struct gpu_inventory *from);
 
 /* NULL: there is none of that UUID. */
 struct gpu_guard *gpus_guard(struct gpus *gpus, const char *uuid);

@@ -243,7 +243,10 @@ static mu_status take_gpu(struct gpus *gpus, const struct handover_gpu *from, mu
 
 static mu_status take_inventory(struct gpus *gpus, const struct control_bytes *from, mu_error *err) {
   static struct gpu_inventory inventory; /* large; only one thread is here */
-  if (from->size == 0) return MU_OK;
+  if (from->size == 0) {                 /* so nobody waits for it now, either */
+    snprintf(gpus->error, sizeof gpus->error, "NVML has not answered since the server was started");
+    return MU_OK;
+  }
   json_t *json = json_loadb(from->data, from->size, 0, NULL);
   mu_status status = json != NULL ? gpu_inventory_from_json(json, &inventory, err)
                                   : mu_fail(err, MU_INVALID, "the state's GPUs are no JSON");

@@ -629,6 +629,8 @@ void load_queue_next(struct supervisor *s, uint32_t device);
 void fleet_init(struct supervisor *s);
 /* Looks which GPUs there are: gpus_known follows, at once or when the fleet process has answered. */
 void fleet_start(struct supervisor *s);
+/* Changed settings, to the process if there is one. */
+void fleet_tell(struct supervisor *s, enum control_type type, const void *message);
 /* The server stops: it is killed, and not waited for. */
 void fleet_stop(struct supervisor *s);
 void fleet_free(struct supervisor *s);

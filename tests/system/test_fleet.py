@@ -157,8 +157,21 @@ def test_a_reload_goes_round_a_fence(serve, tmp_path):
     assert states(server, "second") == {"gpu:0": "fenced", "gpu:1": "ready"}
 
 
+def test_a_fence_during_the_start_is_no_failure_of_the_model(serve, tmp_path):
+    """--exit-on-error ends a server whose model cannot be served: this one can, elsewhere or later."""
+    server = serve(gpu_model(tmp_path / "models", gpus="0", load_ms=3_600_000), "--simulate-gpus=1", "--exit-on-error=true", wait=False)
+    wait_for(lambda: server.status().get("gpus"), "the server")
+    wait_for(lambda: states(server) == {"gpu:0": "loading"}, "the worker")
+    assert ask(server, "POST", "/gpus/fence", gpu="0")[0] == 200
+    wait_states(server, gpu0="fenced")
+    wait_for(lambda: server.status()["state"] == "degraded", "the start to be over")
+    assert ask(server, "POST", "/gpus/unfence", gpu="0")[0] == 200
+    wait_states(server, gpu0="loading")
+
+
 @pytest.mark.parametrize("query, status", [({"gpu": "2"}, 404), ({}, 400), ({"gpu": ""}, 400), ({"gpu": "GPU-simulated"}, 404),
-                                           ({"gpu": "x" * 200}, 400), ({"gpu": "0", "reason": "y" * 1000}, 400)])
+                                           ({"gpu": "x" * 200}, 400), ({"gpu": "0", "reason": "y" * 1000}, 400),
+                                           ({"gpu": "0", "reason": b"\xff"}, 400)])
 def test_gpus_that_are_not_there(serve_module, module_path, query, status):
     server = getattr(test_gpus_that_are_not_there, "server", None)
     if server is None:
@@ -254,6 +267,20 @@ def test_an_application_fault_restarts_the_workers_of_its_gpu(serve, tmp_path, m
     assert f'muster_gpu_xid_total{{gpu_uuid="{UUIDS[0]}",xid="13"}} 1' in server.metrics()
 
 
+def test_mig_devices_share_the_faults_of_their_gpu(serve, tmp_path):
+    """Xids are those of the whole GPU: when one comes back, the workers on its MIG devices wait, too."""
+    machine = FakeNvml(tmp_path, [gpu(0, mig=[{"uuid": "MIG-a", "name": "1g", "memory": {"total": 20 << 30, "used": 0}}])])
+    server = serve(sim_model(tmp_path / "models", instance_group="{ kind: KIND_GPU }"), *QUICK, env=machine.environment)
+    assert states(server) == {"gpu:0:0": "ready"}
+
+    def again():
+        fault(machine, 0, 13)
+        return len(logged(server, "workers are started again for a fault of their GPU")) >= 2
+    wait_for(again, "two faults that are not one")
+    ended = wait_for(lambda: len(lines := logged(server, "worker ended, will be started again")) >= 2 and lines, "both ends")
+    assert [line["delay_ms"] for line in ended[:2]] == [0, 100]
+
+
 @pytest.mark.parametrize("xid, state", [(48, "drained"), (95, "fenced"), (79, "removed")])
 def test_a_bad_fault_takes_the_gpu_out(serve, tmp_path, machine, xid, state):
     server = serve_on(machine, serve, tmp_path, base_ms=5)
@@ -346,6 +373,93 @@ def test_a_killed_fleet_process_is_started_again(serve, tmp_path, machine):
     assert gpu_states(server) == ["fenced", "serving"]
     fault(machine, 1, 63)
     wait_for(lambda: server.status()["gpus"][1]["xids"] == {"63": 1}, "faults to be heard again")
+
+
+def test_a_fleet_process_that_stands_still(serve, tmp_path, machine):
+    server = serve_on(machine, serve, tmp_path, "--nvml-timeout=500ms", base_ms=5)
+    with Load(server) as load:
+        before = fleet_pid(server)
+        os.kill(before, signal.SIGSTOP)
+        wait_for(lambda: fleet(server)["restarts"] >= 1 and fleet(server)["state"] == "answering", "the next one")
+        load.more()
+        assert states(server) == {"gpu:0": "ready", "gpu:1": "ready"}
+    told = [line["error"] for line in logged(server, "nothing is known of the GPUs for now, serving goes on")]
+    assert "the process that asks NVML gives no sign of life" in told
+    assert fleet_pid(server) != before and fleet(server)["stalls"] >= 1
+
+
+def test_readings_that_fail(serve, tmp_path, machine):
+    """The driver went away: that is told, old figures are not, and it may come back."""
+    server = serve_on(machine, serve, tmp_path)
+    assert "nv_gpu_utilization" in server.metrics()
+    machine.machine["errors"] = {"nvmlDeviceGetCount_v2": 9}
+    machine.write()
+    wait_for(lambda: fleet(server)["state"] == "not answering", "the fault to be reported")
+    assert "driver is not loaded" in fleet(server)["error"]
+    wait_for(lambda: "muster_fleet_answering 0" in server.metrics(), "the metrics")
+    assert "nv_gpu_utilization" not in server.metrics()
+    assert states(server) == {"gpu:0": "ready", "gpu:1": "ready"}
+    machine.machine.pop("errors")
+    machine.write()
+    wait_for(lambda: fleet(server)["state"] == "answering", "NVML to answer again")
+
+
+@pytest.mark.parametrize("lost, state", [(True, "removed"), (False, "fenced")])
+def test_a_gpu_that_a_new_fleet_process_does_not_find(serve, tmp_path, machine, lost, state):
+    """It is lost and says no UUID, or it is not listed at all: its workers leave, and it is told under its own name."""
+    server = serve_on(machine, serve, tmp_path)
+    before = fleet_pid(server)
+    os.kill(before, signal.SIGSTOP)
+    if lost:
+        machine.machine["gpus"][1]["lost"] = True
+    else:
+        machine.machine["gpus"].pop()
+    machine.write()
+    os.kill(before, signal.SIGKILL)
+    wait_states(server, gpu0="ready", gpu1="fenced")
+    assert gpu_states(server) == ["serving", state]
+    assert [g["uuid"] for g in server.status()["gpus"]] == UUIDS
+    assert echo(server, 1).status == 200
+
+
+def test_the_fleet_process_hears_of_log_settings(serve, tmp_path, machine):
+    server = serve_on(machine, serve, tmp_path, "--log-warning=false")
+    assert server.post("/v2/logging", {"log_warning": True}).status == 200
+    machine.machine["errors"] = {"nvmlEventSetWait_v2": 999}
+    machine.write()
+    wait_for(lambda: logged(server, "faults of GPUs are not heard of for now"), "a warning of the fleet process")
+
+
+@pytest.mark.parametrize("way", ["upgrade", "absent"])
+def test_nvml_that_hangs_at_the_start_does_not_decide_for_good(serve, tmp_path, machine, way):
+    machine.machine["hang"] = ["nvmlInitWithFlags"]
+    machine.write()
+    server = serve(gpu_model(tmp_path / "models"), *QUICK, "--nvml-timeout=500ms", wait=False, env=machine.environment)
+    wait_for(lambda: server.status().get("state") == "degraded", "the start to be over")
+    if way == "upgrade":
+        run_muster("upgrade", "--control-socket", server.socket, cwd=tmp_path)
+    else:
+        machine.machine["errors"] = {"nvmlInitWithFlags": 18}
+    assert "NVML has not answered" in echo(server, 1).error
+    machine.machine.pop("hang")
+    machine.write()
+    if way == "upgrade":
+        wait_for(lambda: echo(server, 1).status == 200, "the model")
+    else:
+        wait_for(lambda: "version" in echo(server, 1).error, "the reason to be the last one")
+
+
+def test_workers_run_next_to_their_gpu(serve, tmp_path):
+    """On a made-up machine where every core is a NUMA node of its own."""
+    cores = sorted(os.sched_getaffinity(0))
+    near = [cores[0], cores[-1]]
+    machine = FakeNvml(tmp_path, [gpu(n, numa_node=core) for n, core in enumerate(near)])
+    server = serve(gpu_model(tmp_path / "models"), *QUICK,
+                   env={**machine.environment, "HWLOC_SYNTHETIC": f"numa:{cores[-1] + 1} pu:1", "HWLOC_THISSYSTEM": "0"})
+    for worker in server.workers():
+        wanted = {near[int(worker["device"].removeprefix("gpu:"))]}
+        pinned = [int(thread) for thread in os.listdir(f"/proc/{worker['pid']}/task") if os.sched_getaffinity(int(thread)) == wanted]
+        assert worker["pid"] in pinned and len(pinned) > 1  # the thread that listens, and those that run
 
 
 def test_an_upgrade_starts_the_fleet_process_anew(serve, tmp_path, machine):

@@ -418,6 +418,60 @@ static mu_status use_region(void *context) {
   return well ? MU_OK : MU_NO_MEMORY;
 }
 
+/* ---- GPUs
+ * ------------------------------------------------------------------------------------------------------------- */
+
+static const struct question health = QUESTION(GET("/health"), "\"gpus\":[{");
+static const struct question gpu_documents[] = {
+    QUESTION(GET("/health"), "\"gpus\":[{"),
+    QUESTION(GET("/metrics"), "muster_gpu_xid_total{gpu_uuid=\"GPU-a\",xid=\"13\"} 2"),
+};
+
+/* Until it has taken what it was told. */
+static void await_mark(struct world *w) {
+  const struct control_mark mark = {.serial = 1};
+  say(w, CONTROL_MARK, &mark, NULL, 0);
+  for (bool marked = false; !marked;) {
+    struct control_packet packet;
+    struct pollfd there = {.fd = w->control, .events = POLLIN};
+    mu_error err;
+    if (poll(&there, 1, DEARTH_MS) == 0) { /* as above */
+      allocations_work();
+      if (poll(&there, 1, PATIENCE_MS) != 1) fail_msg("the gateway says nothing");
+    }
+    assert_int_equal(control_receive(w->control, &packet, &err), MU_OK);
+    marked = packet.type == CONTROL_MARKED;
+    control_packet_free(&packet);
+  }
+}
+
+static void set_gpus(struct world *w, uint64_t xids) {
+  static const char inventory[] = "{\"driver\":\"550\",\"cuda\":null,\"error\":\"\",\"gpus\":[],\"processes\":[]}";
+  char state[512];
+  int size =
+      snprintf(state, sizeof state,
+               "{\"fleet\":{\"state\":\"answering\",\"restarts\":0,\"stalls\":0,\"error\":\"\"},\"gpus\":[{\"uuid\":"
+               "\"GPU-a\",\"index\":0,\"healthy\":true,\"present\":true,\"state\":\"serving\",\"xids\":{\"13\":%u}}]}",
+               (unsigned)xids);
+  const struct control_gpus message = {{inventory, sizeof inventory - 1}, {state, (size_t)size}};
+  say(w, CONTROL_GPUS, &message, NULL, 0);
+  await_mark(w);
+}
+
+/* Without memory what was known before holds. */
+static mu_status take_gpus(void *context) {
+  struct world *w = context;
+  allocations_fail_here(false);
+  set_gpus(w, 1);
+  allocations_work();
+  bool failed = allocation_has_failed();
+  assert_true(ask(w, &health) && strstr(reply, health.answer) != NULL);
+  set_gpus(w, 2);
+  assert_true(ask(w, &gpu_documents[1]) && strstr(reply, gpu_documents[1].answer) != NULL);
+  allocations_fail_here(true);
+  return failed ? MU_NO_MEMORY : MU_OK;
+}
+
 /* ---- gRPC ---------------------------------------------------------------------------------------------------------
  */
 
@@ -593,6 +647,20 @@ static void test_regions(void **state) {
   allocations_fail_here(true);
 }
 
+static void test_gpus(void **state) {
+  struct world w;
+  allocations_fail_here(false);
+  launch(&w);
+  attach(&w);
+  assert_true(listen_until(&w, &w.ready) && listen_until(&w, &w.attached));
+  set_gpus(&w, 2);
+  fail_each_allocation("GPUs", take_gpus, &w);
+  for (size_t i = 0; i < sizeof gpu_documents / sizeof *gpu_documents; i++)
+    fail_each_allocation(gpu_documents[i].answer, ask_document, &(struct asking){&w, &gpu_documents[i]});
+  assert_true(finish(&w, true));
+  allocations_fail_here(true);
+}
+
 static void test_grpc(void **state) {
   struct world w;
   allocations_fail_here(false);
@@ -608,8 +676,8 @@ static void test_grpc(void **state) {
 
 int main(void) {
   log_setup("gateway", LOG_LEVEL_ERROR, LOG_FORMAT_TEXT);
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_requests), cmocka_unit_test(test_start),
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_requests),  cmocka_unit_test(test_start),
                                      cmocka_unit_test(test_documents), cmocka_unit_test(test_regions),
-                                     cmocka_unit_test(test_grpc)};
+                                     cmocka_unit_test(test_grpc),      cmocka_unit_test(test_gpus)};
   return cmocka_run_group_tests(tests, describe, forget);
 }
