@@ -23,6 +23,7 @@ struct command {
 
 extern const struct command command_serve;
 extern const struct command command_launch;
+extern const struct command command_plan;
 extern const struct command command_config;
 extern const struct command command_status;
 extern const struct command command_reload;

@@ -19,6 +19,7 @@ static const struct command *const commands[] = {
     &command_serve,
     &command_launch,
     &command_proxy,
+    &command_plan,
     &command_bench,
     &command_gpus,
     &command_status,

@@ -95,3 +95,9 @@ mu_status placement_report(const struct options *options, const struct gpu_inven
   free(gpus);
   return status;
 }
+
+void placement_simulate(const struct options *options, struct gpu_inventory *ret_inventory) {
+  static struct gpus gpus; /* large, and a command has one thread */
+  gpus_simulate(&gpus, (uint32_t)options->simulate_gpus);
+  *ret_inventory = gpus.inventory;
+}

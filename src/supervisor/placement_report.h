@@ -19,4 +19,7 @@
 MUST_CHECK mu_status placement_report(const struct options *options, const struct gpu_inventory *inventory,
                                       json_t **ret_report, mu_error *err);
 
+/* The simulated GPUs that the options ask for. */
+void placement_simulate(const struct options *options, struct gpu_inventory *ret_inventory);
+
 #endif

@@ -12,6 +12,7 @@ COMMANDS = [
     "serve",
     "launch",
     "proxy",
+    "plan",
     "bench",
     "gpus",
     "status",

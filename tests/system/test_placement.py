@@ -1,9 +1,11 @@
 """Which worker processes go onto which GPUs, what happens where they do not fit, and how many load at once."""
+import json
 import pathlib
 import shutil
 
 import pytest
 
+from fake_nvml import FakeNvml, gpu
 from muster_server import put_model, run_muster, sim_config, wait_for
 from traffic import echo, sim_model
 
@@ -196,5 +198,90 @@ def test_one_that_cannot_load_lets_the_next_one(serve, tmp_path):
     wait_for(lambda: server.get("/v2/models/good/ready").status == 200, "the good one")
 
 
+# ---- GPUs of a machine, as NVML shows them --------------------------------------------------------------------------
+
+def test_indices_of_unlike_gpus(serve, tmp_path):
+    """CUDA might number them in another way: refused, with the UUIDs that may be written instead."""
+    machine = FakeNvml(tmp_path, [gpu(0, name="NVIDIA T4", compute_capability=[7, 5]), gpu(1)])
+    sim_model(tmp_path / "models", "echo", instance_group=gpu_group())
+    server = serve(tmp_path / "models", wait=False, env={**machine.environment, "CUDA_VISIBLE_DEVICES": "1"})
+    server.wait_state("degraded")
+    refused(server, "echo", "CUDA_DEVICE_ORDER=PCI_BUS_ID", gpu(0)["uuid"], gpu(1)["uuid"])
+    server = serve(tmp_path / "models",
+                   env={**machine.environment, "CUDA_VISIBLE_DEVICES": "1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"})
+    assert [worker["gpu"] for worker in server.workers("echo")] == [gpu(1)["uuid"]]
+
+
+@pytest.mark.parametrize("visible, words", [
+    ("", "set and empty"), ("-1", "CUDA_VISIBLE_DEVICES=-1 hides every GPU"), ("0,0", "named twice"), ("7", 'no GPU "7"'),
+    (f"0,{gpu(1)['uuid']}", "mixes indices and UUIDs"), ("2", "divided into MIG devices"), ("3", "PROHIBITED")])
+def test_visible_devices_that_leave_no_gpu(serve, tmp_path, visible, words):
+    """The variable may be another one's doing: only the model that wants a GPU fails by it."""
+    mig = {"uuid": "MIG-00000002-1111-0000-0000-000000000000", "name": "NVIDIA H200 MIG 1g.18gb"}
+    machine = FakeNvml(tmp_path, [gpu(0), gpu(1), gpu(2, mig=[mig]), gpu(3, compute_mode=2)])
+    sim_model(tmp_path / "models", "gpu", instance_group=gpu_group())
+    sim_model(tmp_path / "models", "cpu", instance_group="{ kind: KIND_CPU }")
+    server = serve(tmp_path / "models", wait=False, env={**machine.environment, "CUDA_VISIBLE_DEVICES": visible})
+    server.wait_state("degraded")
+    refused(server, "gpu", words)
+    assert echo(server, 1, model="cpu").status == 200
+
+
+def test_what_workers_take_is_measured_and_kept(serve, tmp_path):
+    machine, kept = FakeNvml(tmp_path, [gpu(0)]), tmp_path / "kept.json"
+    sim_model(tmp_path / "models", "echo", instance_group=gpu_group())
+    server = serve(tmp_path / "models", f"--measurements={kept}", "--metrics-interval-ms=50", env=machine.environment)
+    machine.machine["gpus"][0]["processes"] = [{"pid": server.workers("echo")[0]["pid"], "memory": 1234 << 20}]
+    machine.write()
+    wait_for(kept.exists, "the measurement")
+    assert json.loads(kept.read_text())["measurements"] == [
+        {"model": "echo", "version": 1, "file_bytes": 0, "process_bytes": 1234 << 20}]
+    done = run_muster("plan", "placement", tmp_path / "models", f"--measurements={kept}", env=machine.environment)
+    assert done.returncode == 0 and "1 process x 1 instance, each 1,234 MiB, measured" in done.stdout, done.stdout + done.stderr
+
+
 # ---- muster plan -----------------------------------------------------------------------------------------------------
 
+def plan(*arguments, **options):
+    return run_muster("plan", "placement", *arguments, **options)
+
+
+def test_a_plan(tmp_path):
+    """The same as a server would do, and nothing is started."""
+    models = tmp_path / "models"
+    sim_model(models, "on_cpu", instance_group="{ kind: KIND_CPU }")
+    sim_model(models, "on_gpu", instance_group=gpu_group("1", count=2), gpu_memory_mib=1500)
+    done = plan(models, "--simulate-gpus=2", "--processes-per-gpu=6", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert [(entry["gpu"], entry["processes"], entry["planned_bytes"]) for entry in found["gpus"]] == [
+        ("0", 0, 0), ("1", 6, 6 * 2000 << 20)]
+    assert found["gpus"][1]["left_bytes"] == (80 << 30) - (6 * 2000 << 20)
+    assert {entry["model"]: entry["devices"] for entry in found["models"]} == {
+        "on_cpu": [{"device": "cpu", "gpu": None, "processes": 1, "instances": 1}],
+        "on_gpu": [{"device": "gpu:1", "gpu": "GPU-simulated-1", "processes": 6, "instances": 2}]}
+    table = plan(models, "--simulate-gpus=2", "--processes-per-gpu=6").stdout
+    assert "gpu:1    6 processes x 2 instances, each 500 MiB context + 1,500 MiB weights + 0 MiB arena, estimated" in table
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (["--simulate-gpus=1", "--gpu-memory=90GiB"], "1 process of echo needs 1 x (90.0 GiB, as --gpu-memory says)"),
+    (["--nvml-library=/no/such/library"], "/no/such/library"), (["--simulate-gpus=1", "--device=gpu:3"], "there is no GPU 3")])
+def test_a_plan_that_cannot_be(tmp_path, arguments, words):
+    done = plan(sim_model(tmp_path / "models", instance_group=gpu_group()), *arguments)
+    assert done.returncode == 1 and "CANNOT BE SERVED" in done.stdout and words in done.stdout, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("arguments, code, words", [
+    (["plan"], 2, "there is `placement`"), (["plan", "lunch"], 2, "there is `placement`"),
+    (["plan", "placement"], 1, "no model"), (["plan", "placement", "/no/such/models"], 1, "/no/such/models"),
+    (["plan", "placement", "--simulate-gpu=2"], 2, "simulate-gpus")])
+def test_plans_of_nothing(arguments, code, words):
+    done = run_muster(*arguments)
+    assert done.returncode == code and words in done.stderr, done.stderr
+
+
+def test_a_plan_while_nvml_hangs(tmp_path):
+    machine = FakeNvml(tmp_path, [gpu(0)], hang=["nvmlDeviceGetTemperature"])
+    done = plan(sim_model(tmp_path / "models"), "--nvml-timeout=200ms", env=machine.environment)
+    assert done.returncode == 1 and "nvmlDeviceGetTemperature" in done.stderr, done.stdout + done.stderr
