@@ -48,3 +48,36 @@ def models(folder):
     (folder / "magika" / "1" / "model.onnx").symlink_to((ROOT / ".deps/models/magika/1/model.onnx").resolve())
     return {"mlp": folder / "mlp.onnx", "identity16": folder / "identity16.onnx",
             "identity30k": folder / "identity30k.onnx", "identity1m": folder / "identity1m.onnx", "magika": folder / "magika/1/model.onnx"}
+
+
+def make_unet(path, size=128, width=32, dtype=np.float32):
+    """Image to image, two levels down and up with skips, 3×size×size."""
+    random, nodes, weights, element = np.random.default_rng(1), [], [], onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+
+    def conv(name, source, rows, columns, stride=1, relu=True):
+        w = (random.standard_normal((columns, rows, 3, 3)) / np.sqrt(9 * rows)).astype(dtype)
+        weights.extend([onnx.numpy_helper.from_array(w, f"{name}_w"),
+                        onnx.numpy_helper.from_array(np.zeros(columns, dtype), f"{name}_b")])
+        nodes.append(h.make_node("Conv", [source, f"{name}_w", f"{name}_b"], [f"{name}_c"], kernel_shape=[3, 3],
+                                 pads=[1, 1, 1, 1], strides=[stride, stride]))
+        nodes.append(h.make_node("Relu" if relu else "Sigmoid", [f"{name}_c"], [name]))
+        return name
+
+    def up(name, source, rows, columns):
+        w = (random.standard_normal((rows, columns, 2, 2)) / np.sqrt(rows)).astype(dtype)
+        weights.append(onnx.numpy_helper.from_array(w, f"{name}_w"))
+        nodes.append(h.make_node("ConvTranspose", [source, f"{name}_w"], [name], kernel_shape=[2, 2], strides=[2, 2]))
+        return name
+
+    def beside(name, first, second):
+        nodes.append(h.make_node("Concat", [first, second], [name], axis=1))
+        return name
+
+    a = conv("a", "x", 3, width)
+    b = conv("b", conv("b0", a, width, 2 * width, stride=2), 2 * width, 2 * width)
+    c = conv("c", conv("c0", b, 2 * width, 4 * width, stride=2), 4 * width, 4 * width)
+    d = conv("d", beside("d1", up("d0", c, 4 * width, 2 * width), b), 4 * width, 2 * width)
+    e = conv("e", beside("e1", up("e0", d, 2 * width, width), a), 2 * width, width)
+    conv("y", e, width, 3, relu=False)
+    shape = ["N", 3, size, size]
+    save(nodes, [h.make_tensor_value_info("x", element, shape)], [h.make_tensor_value_info("y", element, shape)], weights, path)
