@@ -137,7 +137,7 @@ def run_checks(report, machine, given, models):
         title = f"results of {name} in {kind}" + (", on the CPU" if simulated else "")
         if path not in models:
             report.skip(title, "the model is not here (.deps/models, by script/bootstrap)")
-        elif not (simulated and kind == "TF32"):
+        elif not (simulated and (kind == "TF32" or name == "magika")):  # the same again, on the CPU
             step(title, 90, same_results, name, models[path], kind, device)
     unet = None if simulated else models["unet"]
     step("a fleet of two workers", 90, fleet, unet)
@@ -145,6 +145,8 @@ def run_checks(report, machine, given, models):
     step("Xid events", 5, xid_events)
     step("memory of a worker", 5, memory)
     step("a worker is killed under load", 90, killed_worker, unet, 2 if simulated else 5)
+    if not simulated:
+        step("a worker is killed under load, MPS", 90, killed_worker, unet, 3, mps=True)
     seconds = given.seconds or (0.3 if simulated else 3)
     table = report.tables.setdefault("One GPU: processes, MPS, batches", [])
     for mps in (False, True):

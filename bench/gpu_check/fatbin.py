@@ -14,7 +14,7 @@ SMALLEST_HEADER = 32
 def entries(data):
     """(architecture, from, to) of each code in it."""
     at = data.find(MAGIC)
-    while at >= 0:
+    while 0 <= at <= len(data) - 16:
         (size,) = struct.unpack_from("<Q", data, at + 8)
         entry, end = at + 16, at + 16 + size
         found = []

@@ -149,7 +149,7 @@ class Machine:
                     done = self.command("status", "--json", "--control-socket", socket)
                     (model,) = json.loads(done.stdout)["models"] if done.returncode == 0 else [{"state": "", "reason": ""}]
                     need(model["state"] != "READY", "the model is served")
-                    if model["reason"]:
+                    if model["reason"] and not model["reason"].startswith("waits "):  # for what NVML says
                         return model["reason"]
                     time.sleep(0.02)
             finally:
