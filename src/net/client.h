@@ -29,6 +29,9 @@ enum client_failure {
   CLIENT_UNSEEN,  /* the server says that it has not looked at it */
   CLIENT_STALE,   /* a kept connection ended as the request was sent: most probably unseen */
   CLIENT_BROKEN,  /* connection or stream broke off */
+  /* These two say nothing of the server, and would end so anywhere: */
+  CLIENT_UNSENDABLE, /* the request's head is larger than HTTP/2 lets us send */
+  CLIENT_UNREADABLE, /* the answer's head or trailers are larger than CLIENT_HEAD_MOST */
 };
 
 /* Headers and trailers: name, value, name, value …, each terminated, names in lower case. */
@@ -58,7 +61,8 @@ struct client_request {
   bool paused, deferred;   /* deferred: its body waits for client_more */
   bool read_ended;         /* `read` has said so */
   bool headed;             /* `head` has come */
-  bool unseen;             /* HTTP/2: REFUSED_STREAM or behind GOAWAY */
+  bool unseen;             /* HTTP/2: not one frame of it has been made */
+  bool unreadable;         /* its answer is refused: CLIENT_UNREADABLE */
   struct buffer lines;     /* of the head that is being received, or trailers */
   uint64_t content_length; /* of the answer */
 };

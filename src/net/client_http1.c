@@ -24,7 +24,7 @@ static void on_header(void *context, const char *name, size_t name_size, const c
   struct client_connection *c = context;
   struct client_request *request = current(c);
   if (request != NULL && client_keep_line(request, name, name_size, value, value_size) != MU_OK)
-    client_connection_break(c, CLIENT_BROKEN, "the answer's head is too large");
+    client_connection_break(c, CLIENT_UNREADABLE, "the answer's head is too large");
 }
 
 /* The connection is free for the next request, or at its end. */
@@ -81,7 +81,12 @@ static void parse(struct client_connection *c, const uint8_t *data, size_t size)
   mu_error err;
   for (;;) {
     size_t taken = 0;
-    if (http1_codec_feed(c->codec, data + used, size - used, &taken, &http_status, &err) != MU_OK) {
+    mu_status status = http1_codec_feed(c->codec, data + used, size - used, &taken, &http_status, &err);
+    if (status == MU_TOO_LARGE) {
+      client_connection_break(c, CLIENT_UNREADABLE, "the answer's head is too large");
+      return;
+    }
+    if (status != MU_OK) {
       char why[160];
       snprintf(why, sizeof why, "%s: %.100s", c->host->name, err.message);
       client_connection_break(c, CLIENT_BROKEN, why);

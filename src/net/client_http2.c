@@ -60,6 +60,7 @@ static int on_header(nghttp2_session *session, const nghttp2_frame *frame, const
   if (!request->headed && is_name(name, name_size, "content-length"))
     request->content_length = parse_length(value, size);
   mu_status kept = client_keep_line(request, (const char *)name, name_size, (const char *)value, size);
+  request->unreadable = kept != MU_OK;
   return kept == MU_OK ? 0 : NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE; /* the stream is reset */
 }
 
@@ -119,7 +120,17 @@ static int on_stream_close(nghttp2_session *session, int32_t stream_id, uint32_t
   char why[160];
   snprintf(why, sizeof why, "%s reset the stream: %s", c->host->name, nghttp2_http2_strerror(error_code));
   forget(c, request);
-  client_request_fail(request, error_code == NGHTTP2_REFUSED_STREAM ? CLIENT_UNSEEN : CLIENT_BROKEN, why);
+  if (request->unreadable)
+    client_request_fail(request, CLIENT_UNREADABLE, "the answer's head is too large");
+  else
+    client_request_fail(request, error_code == NGHTTP2_REFUSED_STREAM ? CLIENT_UNSEEN : CLIENT_BROKEN, why);
+  return 0;
+}
+
+/* Its head is among the bytes that are about to be written. */
+static int on_frame_sent(nghttp2_session *session, const nghttp2_frame *frame, void *context) {
+  struct client_request *request = frame->hd.type == NGHTTP2_HEADERS ? request_of(session, frame->hd.stream_id) : NULL;
+  if (request != NULL) request->unseen = false;
   return 0;
 }
 
@@ -132,7 +143,7 @@ static int on_frame_not_sent(nghttp2_session *session, const nghttp2_frame *fram
   char why[160];
   snprintf(why, sizeof why, "the request cannot be sent to %s: %s", c->host->name, nghttp2_strerror(error));
   forget(c, request);
-  client_request_fail(request, error == NGHTTP2_ERR_START_STREAM_NOT_ALLOWED ? CLIENT_UNSEEN : CLIENT_BROKEN, why);
+  client_request_fail(request, error == NGHTTP2_ERR_FRAME_SIZE_ERROR ? CLIENT_UNSENDABLE : CLIENT_UNSEEN, why);
   return 0;
 }
 
@@ -230,6 +241,7 @@ static mu_status start(struct client_connection *c, struct client_request *reque
     return mu_fail(err, MU_NO_MEMORY, "no memory for a request");
   }
   request->stream_id = id;
+  request->unseen = true;
   return MU_OK;
 }
 
@@ -275,6 +287,7 @@ static mu_status create(struct client_connection *c, nghttp2_session_callbacks *
   nghttp2_session_callbacks_set_on_data_chunk_recv_callback(callbacks, on_data);
   nghttp2_session_callbacks_set_on_stream_close_callback(callbacks, on_stream_close);
   nghttp2_session_callbacks_set_on_frame_not_send_callback(callbacks, on_frame_not_sent);
+  nghttp2_session_callbacks_set_on_frame_send_callback(callbacks, on_frame_sent);
   nghttp2_option_set_no_auto_window_update(option, 1);
   nghttp2_option_set_no_closed_streams(option, 1);
   nghttp2_option_set_peer_max_concurrent_streams(option, 1024); /* until the server says its own */

@@ -57,8 +57,9 @@ struct reply {
   size_t n_headers;
   const struct iovec *body;
   size_t n_body;
-  bool compressible; /* may be sent as gzip or deflate when the client accepts it (bodies of 512 bytes to 1 MiB) */
-  bool unshared;     /* the body's memory is this reply's alone: a slow client may keep it, nothing is copied for it */
+  uint64_t head_length; /* HEAD, where the body is not at hand: the length that is told of it; 0: that of the body */
+  bool compressible;    /* may be sent as gzip or deflate when the client accepts it (bodies of 512 bytes to 1 MiB) */
+  bool unshared; /* the body's memory is this reply's alone: a slow client may keep it, nothing is copied for it */
   /* Called exactly once, when the body's memory is no longer needed: it was written, was copied because the client is
    * slow (20 ms), waits for its turn in a pipeline or was compressed, or the connection ended. May be called before
    * exchange_reply returns. With NULL the body is copied before exchange_reply returns, where it is not written at

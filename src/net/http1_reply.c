@@ -147,6 +147,7 @@ static mu_status fill_answer(struct http1_exchange *x, const struct reply *r) {
   x->owner = r->owner;
   x->unshared = r->unshared;
   struct head_facts facts = {.length = size, .coding = compress(x, r, size)};
+  if (x->body_unwanted && r->head_length > 0) facts.length = r->head_length;
   if (facts.coding != CODING_IDENTITY) facts.length = x->connection->base.server->encoded.size;
   if (!write_head(x, r, facts)) return MU_NO_MEMORY;
   if (x->body_unwanted || message_has_no_content(r->status)) {

@@ -10,7 +10,7 @@
 #include <sys/socket.h>
 
 enum {
-  HEADERS_MOST = 64,          /* of an answer */
+  HEADERS_MOST = 256,         /* of an answer */
   COPY_MOST = 2048,           /* pieces up to this are copied among the frames' heads: fewer pieces to write */
   OUT_MOST = 2 * 1024 * 1024, /* frames made ahead of the socket */
   WRITE_IOVECS = 256
@@ -185,7 +185,7 @@ static mu_status fill_answer(struct http2_exchange *x, const struct reply *r) {
   size_t size = message_body_size(r->body, r->n_body);
   struct reply_part part = {r->body, r->n_body, r->unshared, r->done, r->owner};
   if (x->body_unwanted || message_has_no_content(r->status)) {
-    write_head(x, r, CODING_IDENTITY, size);
+    write_head(x, r, CODING_IDENTITY, x->body_unwanted && r->head_length > 0 ? r->head_length : size);
     part.n_body = 0;
     return add_body(x, &part);
   }

@@ -217,6 +217,7 @@ static void on_body(void *owner, const uint8_t *data, size_t size) {
     put_frame(m, WEBSOCKET_BINARY, m->answer.data, m->answer.size);
     if (b->exchange == NULL) return; /* settle ends it all */
   }
+  if (b->exchange == NULL) return; /* it went before: settle ends it all */
   if (m->passage != NULL && !m->paused && (m->out.size > UNSENT_MAX || exchange_unsent(b->exchange) > UNSENT_MAX)) {
     m->paused = true;
     passage_pause(m->passage);
@@ -245,7 +246,7 @@ static void on_end(void *owner, struct client_lines trailers) {
 static void on_failed(void *owner, enum passage_failure failure, const char *why) {
   struct message *m = owner;
   m->passage = NULL;
-  m->grpc_status = failure == PASSAGE_DEADLINE ? GRPC_DEADLINE_EXCEEDED : GRPC_UNAVAILABLE;
+  m->grpc_status = passage_failure_codes[failure].grpc;
   say_error(m, m->grpc_status, why);
   finish_message(m);
 }

@@ -171,7 +171,8 @@ static void tcp_connected(uv_connect_t *connect, int status) {
 static mu_status connect_tcp(struct check *check, mu_error *err) {
   const struct backend_address *address = &check->cluster->list->items[check->index];
   uv_connect_t *connect = check->tcp_open ? NULL : malloc(sizeof *connect);
-  if (connect == NULL) return mu_fail(err, MU_NO_MEMORY, "no memory for a check");
+  if (connect == NULL)
+    return mu_fail(err, MU_NO_MEMORY, check->tcp_open ? "the check before is not closed yet" : "no memory for a check");
   uv_tcp_init(check->timer.loop, &check->tcp);
   check->tcp.data = connect->data = check;
   check->tcp_open = true;
@@ -192,7 +193,7 @@ static void begin(struct cluster *cluster, size_t index) {
   check->grpc_status = check->http_status = -1;
   uv_timer_start(&check->timer, on_timeout, (uint64_t)cluster->settings->check_timeout_ns / NS_PER_MS, 0);
   mu_status status = cluster->check == PROXY_CHECK_TCP ? connect_tcp(check, &err) : ask_http(check, &err);
-  if (status != MU_OK) conclude(check, BACKEND_NO_RESULT, err.message);
+  if (status != MU_OK) conclude(check, status == MU_IO ? BACKEND_REFUSED : BACKEND_NO_RESULT, err.message);
 }
 
 static void on_due(uv_timer_t *timer) {
@@ -254,7 +255,7 @@ mu_status cluster_init(struct cluster *cluster, const struct proxy_settings *set
 }
 
 void cluster_close(struct cluster *cluster) {
-  if (cluster->checks == NULL || cluster->closing) return;
+  if (cluster->checks == NULL || cluster->http1 == NULL || cluster->http2 == NULL || cluster->closing) return;
   cluster->closing = true;
   for (size_t i = 0; i < cluster->list->n; i++) {
     struct check *check = &cluster->checks[i];

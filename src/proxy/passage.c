@@ -2,6 +2,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "proto/grpc/grpc_headers.h"
 #include "proto/grpc/grpc_message.h"
 
 #include <stdio.h>
@@ -44,6 +45,13 @@ struct passage {
   bool timer_open;
   bool doomed; /* it fails as soon as the loop comes to it */
   enum passage_failure doom;
+};
+
+const struct passage_failure_code passage_failure_codes[] = {
+    [PASSAGE_UNAVAILABLE] = {503, GRPC_UNAVAILABLE},
+    [PASSAGE_DEADLINE] = {504, GRPC_DEADLINE_EXCEEDED},
+    [PASSAGE_REFUSED] = {431, GRPC_RESOURCE_EXHAUSTED},
+    [PASSAGE_UNREADABLE] = {502, GRPC_INTERNAL},
 };
 
 static struct passage *passage_of(struct client_request *request) {
@@ -221,6 +229,7 @@ static void begin_attempt(struct passage *p) {
   }
   p->backend = index;
   p->in_flight = true;
+  p->wait_until_ns = 0; /* should it have to wait once more, it has the whole time again */
   p->attempts++;
   if (p->n_tried < TRIED_MAX) p->tried[p->n_tried++] = index;
   backend_pool_begin(&cluster->pool, index);
@@ -335,15 +344,17 @@ static void on_end(struct client_request *request, struct client_lines trailers)
 }
 
 static void on_failed(struct client_request *request, enum client_failure failure, const char *why) {
-  static const enum backend_outcome outcomes[] = {[CLIENT_REFUSED] = BACKEND_REFUSED,
-                                                  [CLIENT_UNSEEN] = BACKEND_NO_RESULT,
-                                                  [CLIENT_STALE] = BACKEND_NO_RESULT,
-                                                  [CLIENT_BROKEN] = BACKEND_FAILED};
+  static const enum backend_outcome outcomes[] = {
+      [CLIENT_REFUSED] = BACKEND_REFUSED,      [CLIENT_UNSEEN] = BACKEND_NO_RESULT,
+      [CLIENT_STALE] = BACKEND_NO_RESULT,      [CLIENT_BROKEN] = BACKEND_FAILED,
+      [CLIENT_UNSENDABLE] = BACKEND_NO_RESULT, [CLIENT_UNREADABLE] = BACKEND_NO_RESULT};
   struct passage *p = passage_of(request);
   snprintf(p->why, sizeof p->why, "%s", why);
   leave_backend(p, outcomes[failure], why);
-  if (failure == CLIENT_STALE && p->n_tried > 0) p->n_tried--; /* says nothing of the backend */
-  if (may_retry(p, failure == CLIENT_REFUSED || failure == CLIENT_UNSEEN))
+  if (failure == CLIENT_STALE && p->n_tried > 0) p->n_tried--;      /* says nothing of the backend */
+  if (failure == CLIENT_UNSENDABLE || failure == CLIENT_UNREADABLE) /* as it would be anywhere */
+    fail(p, failure == CLIENT_UNSENDABLE ? PASSAGE_REFUSED : PASSAGE_UNREADABLE, p->why);
+  else if (may_retry(p, failure == CLIENT_REFUSED || failure == CLIENT_UNSEEN))
     retry(p, p->why);
   else
     fail(p, PASSAGE_UNAVAILABLE, p->why);

@@ -21,7 +21,11 @@ enum passage_failure {
   PASSAGE_UNAVAILABLE, /* no backend could be reached, or what was reached broke off */
   PASSAGE_DEADLINE,    /* the request's own */
   PASSAGE_REFUSED,     /* a request that cannot be sent on */
+  PASSAGE_UNREADABLE,  /* an answer that cannot be passed on */
 };
+
+/* What clients hear of it. */
+extern const struct passage_failure_code { int http, grpc; } passage_failure_codes[];
 
 struct passage;
 

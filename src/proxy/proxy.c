@@ -128,6 +128,11 @@ static void on_signal(uv_signal_t *handle, int number) {
   drained(proxy);
 }
 
+/* Of a terminal that closes, or of somebody who expects a reload: neither ends what others wait for. */
+static void on_hangup(uv_signal_t *handle, int number) {
+  LOG_WARNING("SIGHUP is ignored: the list of backends is read at the start only (--opaque reads it again)");
+}
+
 static void on_ping_timer(uv_timer_t *timer) { bridges_ping(timer->data); }
 
 /* ---- life -------------------------------------------------------------------------------------------------------- */
@@ -159,11 +164,14 @@ static mu_status start(struct proxy *proxy, mu_error *err) {
   uv_timer_init(loop, &proxy->ping_timer);
   proxy->drain_timer.data = proxy->ping_timer.data = proxy;
   uv_timer_start(&proxy->ping_timer, on_ping_timer, PING_S * 1000, PING_S * 1000);
-  static const int numbers[] = {SIGINT, SIGTERM};
-  for (size_t i = 0; i < 2; i++) {
+  static const struct {
+    int number;
+    uv_signal_cb callback;
+  } signals[] = {{SIGINT, on_signal}, {SIGTERM, on_signal}, {SIGHUP, on_hangup}};
+  for (size_t i = 0; i < sizeof signals / sizeof *signals; i++) {
     uv_signal_init(loop, &proxy->signals[i]);
     proxy->signals[i].data = proxy;
-    uv_signal_start(&proxy->signals[i], on_signal, numbers[i]);
+    uv_signal_start(&proxy->signals[i], signals[i].callback, signals[i].number);
   }
   mu_status status = start_clusters(proxy, err);
   const int64_t ports[] = {[PROXY_GRPC] = s->grpc_port, [PROXY_HTTP] = s->http_port, [PROXY_WS] = s->ws_port};

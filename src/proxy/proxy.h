@@ -18,7 +18,7 @@ struct proxy {
   struct cluster *grpc, *http; /* the same one where there is one list; NULL: no backends for it */
   struct http_server *servers[PROXY_PORTS];
   struct list bridges; /* open sockets: bridge.c */
-  uv_signal_t signals[2];
+  uv_signal_t signals[3];
   uv_timer_t drain_timer, ping_timer;
   uint32_t n_draining;
   bool leaving;

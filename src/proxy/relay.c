@@ -10,7 +10,7 @@
 enum {
   UNSENT_MAX = 1024 * 1024, /* bytes of an answer that its client does not take; then the backend waits */
   WHOLE_MAX = 256 * 1024,   /* an answer of a known size up to this goes out as one, with its length */
-  LINES_MAX = 60            /* of an answer's head */
+  LINES_MAX = 250           /* of an answer's head, and of its trailers: HTTP/2 has room for 256 with its own */
 };
 
 struct relay {
@@ -18,7 +18,8 @@ struct relay {
   struct exchange *exchange;
   struct passage *passage; /* NULL: over */
   bool grpc, begun, paused, holding;
-  bool collecting; /* the answer is short: it goes out as a whole */
+  bool collecting;      /* the answer is short: it goes out as a whole */
+  uint64_t head_length; /* HEAD: of the body that GET would bring */
   int status;
   struct buffer head; /* lines of the answer that is being collected */
   struct buffer body;
@@ -42,23 +43,19 @@ static bool is_left_out(const char *name) {
   return false;
 }
 
-static size_t pass_lines(struct client_lines lines, struct header headers[LINES_MAX]) {
+/* false: there are more than LINES_MAX. */
+static bool pass_lines(struct client_lines lines, struct header headers[LINES_MAX], size_t *ret_n) {
   const char *name, *value;
-  size_t n = 0;
-  for (size_t at = 0; n < LINES_MAX && client_next_line(lines, &at, &name, &value);)
-    if (!is_left_out(name)) headers[n++] = (struct header){name, value};
-  return n;
+  *ret_n = 0;
+  for (size_t at = 0; client_next_line(lines, &at, &name, &value);) {
+    if (is_left_out(name)) continue;
+    if (*ret_n == LINES_MAX) return false;
+    headers[(*ret_n)++] = (struct header){name, value};
+  }
+  return true;
 }
 
 /* ---- ends -------------------------------------------------------------------------------------------------------- */
-
-static const struct {
-  int http, grpc;
-} failures[] = {
-    [PASSAGE_UNAVAILABLE] = {503, GRPC_UNAVAILABLE},
-    [PASSAGE_DEADLINE] = {504, GRPC_DEADLINE_EXCEEDED},
-    [PASSAGE_REFUSED] = {431, GRPC_RESOURCE_EXHAUSTED},
-};
 
 static void on_failed(void *owner, enum passage_failure failure, const char *why) {
   struct relay *relay = owner;
@@ -66,32 +63,45 @@ static void on_failed(void *owner, enum passage_failure failure, const char *why
   bool begun = relay->begun;
   relay->passage = NULL;
   if (relay->grpc)
-    proxy_grpc_error(exchange, begun, failures[failure].grpc, why);
+    proxy_grpc_error(exchange, begun, passage_failure_codes[failure].grpc, why);
   else if (begun)
     exchange_abort(exchange);
   else
-    exchange_reply_error(exchange, failures[failure].http, why);
+    exchange_reply_error(exchange, passage_failure_codes[failure].http, why);
   release(relay);
+}
+
+static void on_too_many_lines(struct relay *relay) {
+  if (relay->passage != NULL) passage_cancel(relay->passage);
+  on_failed(relay, PASSAGE_UNREADABLE, "the backend's answer has more than 250 headers or trailers");
 }
 
 static void send_whole(struct relay *relay) {
   struct header headers[LINES_MAX];
+  size_t n;
   struct client_lines lines = {relay->head.data, relay->head.size};
   struct iovec body = {relay->body.data, relay->body.size};
+  (void)pass_lines(lines, headers, &n); /* on_head has seen that it fits */
   exchange_reply(relay->exchange, &(struct reply){.status = relay->status,
                                                   .content_type = client_line(lines, "content-type"),
-                                                  .n_headers = pass_lines(lines, headers),
+                                                  .n_headers = n,
                                                   .headers = headers,
                                                   .body = &body,
-                                                  .n_body = relay->body.size > 0});
+                                                  .n_body = relay->body.size > 0,
+                                                  .head_length = relay->head_length});
 }
 
 static void on_end(void *owner, struct client_lines lines) {
   struct relay *relay = owner;
   struct header trailers[LINES_MAX];
+  size_t n;
   relay->passage = NULL;
+  if (!pass_lines(lines, trailers, &n)) {
+    on_too_many_lines(relay);
+    return;
+  }
   if (!relay->collecting)
-    exchange_reply_end(relay->exchange, trailers, pass_lines(lines, trailers));
+    exchange_reply_end(relay->exchange, trailers, n);
   else if (relay->head.failed || relay->body.failed)
     exchange_reply_error(relay->exchange, 503, "no memory for an answer");
   else
@@ -104,18 +114,24 @@ static void on_end(void *owner, struct client_lines lines) {
 static void on_head(void *owner, int status, struct client_lines lines, uint64_t content_length) {
   struct relay *relay = owner;
   bool head_only = strcmp(relay->exchange->method, "HEAD") == 0;
+  struct header headers[LINES_MAX];
+  size_t n;
+  if (!pass_lines(lines, headers, &n)) {
+    on_too_many_lines(relay);
+    return;
+  }
   relay->status = status;
-  relay->collecting = !relay->grpc && !head_only && content_length <= WHOLE_MAX;
+  relay->collecting = !relay->grpc && (content_length <= WHOLE_MAX || (head_only && content_length != UINT64_MAX));
   if (relay->collecting) {
+    relay->head_length = head_only ? content_length : 0;
     buffer_append(&relay->head, lines.text, lines.size);
     return;
   }
-  struct header headers[LINES_MAX];
   relay->begun = true;
-  exchange_reply_begin(relay->exchange, &(struct reply){.status = status,
-                                                        .content_type = client_line(lines, "content-type"),
-                                                        .n_headers = pass_lines(lines, headers),
-                                                        .headers = headers});
+  exchange_reply_begin(
+      relay->exchange,
+      &(struct reply){
+          .status = status, .content_type = client_line(lines, "content-type"), .n_headers = n, .headers = headers});
 }
 
 static void on_body(void *owner, const uint8_t *data, size_t size) {

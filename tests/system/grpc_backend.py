@@ -1,7 +1,7 @@
 """A Python gRPC server that muster did not write, for the tests of the proxy: run as `grpc_backend.py PORT NAME [health]`.
 
 Messages are plain bytes. /echo.Echo/Unary answers NAME + ":" + message; Meta: what metadata it got, and sends some; Slow: after the seconds
-in the message; Fail: with the status in the message; Count: a stream of as many answers; Chat: each message as it comes; Size: an answer of so many
+in the message; Many: as many lines of metadata, before and behind; Fail: with the status in the message; Count: a stream of as many answers; Chat: each message as it comes; Size: an answer of so many
 bytes; Open: how many calls of Slow are running. Standard output says the port when it listens."""
 import json
 import sys
@@ -22,6 +22,12 @@ def backend(name: bytes):
         context.send_initial_metadata((("x-initial", "1"), ("x-blob-bin", b"\0\1\2")))
         context.set_trailing_metadata((("x-trailing", "2"),))
         return json.dumps({key: repr(value) for key, value in context.invocation_metadata()} | {"timeout": context.time_remaining()}).encode()
+
+    def many(request, context):
+        lines = tuple((f"x-{i}", str(i)) for i in range(int(request)))
+        context.send_initial_metadata(lines)
+        context.set_trailing_metadata(lines)
+        return name
 
     def slow(request, context):
         running["slow"] += 1
@@ -47,7 +53,7 @@ def backend(name: bytes):
         time.sleep(float(request))
         yield name
 
-    unaries = {"Unary": unary, "Meta": meta, "Slow": slow, "Fail": fail,
+    unaries = {"Unary": unary, "Meta": meta, "Slow": slow, "Fail": fail, "Many": many,
                "Size": lambda request, context: b"x" * int(request), "Open": lambda request, context: b"%d" % running["slow"]}
     handlers = {method: grpc.unary_unary_rpc_method_handler(function) for method, function in unaries.items()}
     handlers["Count"] = grpc.unary_stream_rpc_method_handler(count)

@@ -1,6 +1,7 @@
 """`muster proxy` in front of servers that muster did not write: Python gRPC servers as they are in the field, and muster itself over HTTP."""
 import collections
 import contextlib
+import http.client
 import json
 import signal
 import socket
@@ -301,6 +302,15 @@ def test_large_and_slow_sockets_hold_back(proxy):
         assert ws.recv(timeout=PATIENCE) == b""
 
 
+def test_sockets_that_end_in_the_middle_of_an_answer(proxy):
+    for i in range(20):
+        with bridge(proxy, "?method=/echo.Echo/Size" + "&order=any" * (i % 2)) as ws:
+            for _ in range(4):
+                ws.send(b"3000000")
+            ws.recv(timeout=PATIENCE)
+    wait_for(lambda: all(backend["outstanding"] == 0 for backend in proxy.health()["backends"]), "the end of all calls")
+
+
 def test_bad_sockets(proxy, nobody):
     for query in ("?method=Unary", "?method=/echo.Echo/", "?method=/a%20b/c", "?method=/a/b%0d%0ax", "?mode=other", "?order=x", "?method=%zz"):
         with pytest.raises(InvalidStatus) as refused, bridge(proxy, query):
@@ -344,6 +354,81 @@ def test_triton_clients_through_the_proxy(serve, tmp_path):
         assert sum("healthy" in line for line in proxy.log) == 4
         counts = [backend["total_requests"] for backend in proxy.health()["backends"]]
         assert all(count > 4 for count in counts), counts
+
+
+class Scripted:
+    """A server of HTTP/1.1 that answers each path with the bytes it is given for it."""
+
+    def __init__(self, answers):
+        self.answers, self.listener = answers, socket.create_server(("127.0.0.1", 0))
+        self.address = "127.0.0.1:%d" % self.listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self):
+        with contextlib.suppress(OSError):  # until the listener is closed
+            while True:
+                threading.Thread(target=self._serve, args=[self.listener.accept()[0]], daemon=True).start()
+
+    def _serve(self, connection):
+        with contextlib.suppress(OSError), connection, connection.makefile("rb") as requests:
+            while line := requests.readline():
+                while requests.readline() != b"\r\n":
+                    pass
+                connection.sendall(self.answers.get(line.split()[1].decode(), b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"))
+
+
+def lines(n, size=1):
+    return b"".join(b"X-%d: %s\r\n" % (i, b"v" * size) for i in range(n))
+
+
+def test_heads_pass_whole_or_not_at_all():
+    ok, body = b"HTTP/1.1 200 OK\r\n", b"Content-Length: 2\r\n\r\nok"
+    server = Scripted({"/many": ok + lines(90) + body, "/too-many": ok + lines(251) + body, "/too-large": ok + lines(10, 7000) + body,
+                       "/head": ok + b"Content-Length: 123\r\nX-A: 1\r\n\r\n", "/large-head": ok + b"Content-Length: 5000000000\r\n\r\n",
+                       "/open-head": ok + b"Transfer-Encoding: chunked\r\n\r\n"})
+    with Proxy("--backends", server.address, "--health", "http:/many") as proxy:
+        proxy.wait_healthy(1)
+
+        def ask(method, path):
+            connection = http.client.HTTPConnection("127.0.0.1", proxy.ports["http"], timeout=PATIENCE)
+            with contextlib.closing(connection):
+                connection.request(method, path)
+                answer = connection.getresponse()
+                return answer.status, answer.headers, answer.read()
+
+        status, headers, text = ask("GET", "/many")
+        assert status == 200 and text == b"ok" and sum(name.startswith("x-") for name in headers) == 90
+        status, headers, text = ask("GET", "/too-many")
+        assert status == 502 and b"more than 250 headers" in text
+        for _ in range(4):  # nothing that would take the backend out, and nothing to ask another one for
+            status, headers, text = ask("GET", "/too-large")
+            assert status == 502 and b"head is too large" in text
+        backend = proxy.health()["backends"][0]
+        assert backend["healthy"] and backend["error_count"] == 0 and "muster_proxy_retries_total 0" in proxy.get("/metrics")[1]
+        for path, length in (("/head", "123"), ("/large-head", "5000000000"), ("/open-head", None)):
+            status, headers, text = ask("HEAD", path)
+            assert (status, headers["content-length"], text) == (200, length, b""), path
+    server.listener.close()
+
+
+def test_metadata_passes_whole_or_not_at_all(proxy):
+    options = [("grpc.max_metadata_size", 1 << 20), ("grpc.absolute_max_metadata_size", 1 << 20)]
+    with grpc.insecure_channel(f"127.0.0.1:{proxy.ports['grpc']}", options=options) as channel:
+        _, call = channel.unary_unary("/echo.Echo/Many").with_call(b"100", timeout=PATIENCE)
+        for metadata in (call.initial_metadata(), call.trailing_metadata()):
+            assert {f"x-{i}" for i in range(100)} <= dict(metadata).keys()
+        code, details = code_of(unary(channel, "Many"), b"300")
+        assert code == grpc.StatusCode.INTERNAL and "more than 250 headers" in details
+
+
+# ---- signals ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_hangup_is_ignored(backends):
+    with Proxy("--backends", backends.list()) as proxy, proxy.wait_healthy(3).channel() as channel:
+        proxy.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: any("SIGHUP is ignored" in line for line in proxy.log), "the line in the log")
+        assert unary(channel)(b"x")[1:] == b":x"
 
 
 # ---- HAProxy ------------------------------------------------------------------------------------------------------------
