@@ -14,6 +14,7 @@
  *   gpus.c              what is known and decided of the machine's GPUs; gpu_faults.c: what follows for workers
  *   fleet_process.c     the process that asks NVML
  *   workers.c           worker processes: start, attach, death, restart
+ *   worker_gpus.c       what faults and fences of GPUs mean for them
  *   mps.c               the MPS daemons of GPUs; mps_membership.c: who is a client of them
  *   load_queue.c        how many of them load at once
  *   trace_file.c        files for traces, which the gateway cannot open

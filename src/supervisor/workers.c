@@ -5,9 +5,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "engine/sim/sim.h"
-#include "engine/sim/sim_gpu.h"
-#include "supervisor/state.h"
+#include "supervisor/worker_gpus.h"
 
 /* A worker that says that it leaves, or has closed its control socket, has this long to be gone. */
 static const uint64_t leaving_ns = 5 * NS_PER_S;
@@ -25,7 +23,7 @@ const char *worker_state_name(enum worker_state state) {
   return names[state];
 }
 
-static void set_timer(struct worker *worker, uint64_t after_ns) {
+void worker_set_timer(struct worker *worker, uint64_t after_ns) {
   /* Fails only for a handle that is closing. */
   uv_timer_start(&worker->timer, on_timer, (after_ns + NS_PER_MS - 1) / NS_PER_MS, 0);
 }
@@ -37,7 +35,7 @@ static void end(struct worker *worker) {
   bool all_go = worker->wish == DEATH_GPU || worker->supervisor->phase >= PHASE_STOPPING;
   if (!all_go && !worker->terminating && mps_terminate(worker)) {
     worker->terminating = true;
-    set_timer(worker, patience_ns);
+    worker_set_timer(worker, patience_ns);
   } else {
     process_kill(worker->process, SIGKILL);
   }
@@ -46,7 +44,7 @@ static void end(struct worker *worker) {
 void worker_end_now(struct worker *worker) { process_kill(worker->process, SIGKILL); }
 
 /* Kills a worker for a reason that its end is then judged by; the first reason counts. */
-static void condemn(struct worker *worker, enum death_wish wish, const char *cause) {
+void worker_condemn(struct worker *worker, enum death_wish wish, const char *cause) {
   if (worker->process == NULL) return;
   if (worker->wish == DEATH_UNASKED) {
     worker->wish = wish;
@@ -55,15 +53,15 @@ static void condemn(struct worker *worker, enum death_wish wish, const char *cau
   end(worker);
 }
 
-static void set_reason(struct worker *worker, const char *reason) {
+void worker_set_reason(struct worker *worker, const char *reason) {
   snprintf(worker->reason, sizeof worker->reason, "%s", reason);
 }
 
-static void update_model(struct worker *worker) { served_model_update(worker->supervisor, worker->model); }
+void worker_update_model(struct worker *worker) { served_model_update(worker->supervisor, worker->model); }
 
 /* How long an attachment may take. A worker that still runs a batch for a gateway that has died ends it first: past
  * what a batch may take, it hangs. */
-static uint64_t attach_ns(const struct worker *worker) {
+uint64_t worker_attach_ns(const struct worker *worker) {
   static const uint64_t usual_ns = 60 * NS_PER_S, least_ns = 5 * NS_PER_S;
   int64_t max_execution_ns = worker->model->options.max_execution_ns;
   uint64_t ns = max_execution_ns > 0 ? (uint64_t)max_execution_ns : usual_ns;
@@ -80,7 +78,7 @@ static void attach(struct worker *worker, struct gateway *gateway) {
   if (gateway->state == GATEWAY_GONE || gateway->link == NULL || worker->state != WORKER_READY) return;
   int ends[2];
   if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) != 0) {
-    condemn(worker, DEATH_UNREACHABLE, strerror(errno));
+    worker_condemn(worker, DEATH_UNREACHABLE, strerror(errno));
     return;
   }
   *attachment = (struct attachment){.epoch = ++s->last_epoch};
@@ -106,11 +104,11 @@ static void attach(struct worker *worker, struct gateway *gateway) {
   if (status == MU_OK)
     gateway_tell(gateway, CONTROL_WORKER_ATTACH, &message, &ends[0], 1);
   else if (status != MU_CANCELED) /* that one is ending by itself */
-    condemn(worker, DEATH_UNREACHABLE, status_name(status));
+    worker_condemn(worker, DEATH_UNREACHABLE, status_name(status));
   close(ends[0]);
   close(ends[1]);
   /* A successor that does not get there in time goes, not the worker. */
-  if (gateway == s->gateway) set_timer(worker, attach_ns(worker));
+  if (gateway == s->gateway) worker_set_timer(worker, worker_attach_ns(worker));
 }
 
 void workers_attach(struct supervisor *s, struct gateway *gateway) {
@@ -149,7 +147,7 @@ void workers_await(struct supervisor *s) {
     struct worker *worker = list_item(link, struct worker, all);
     const struct attachment *attachment = &worker->attachments[s->gateway->slot];
     if (worker->state == WORKER_READY && attachment->epoch != 0 && !attachment->attached)
-      set_timer(worker, attach_ns(worker));
+      worker_set_timer(worker, worker_attach_ns(worker));
   }
 }
 
@@ -170,12 +168,12 @@ void workers_attached(struct gateway *gateway, const struct control_worker_event
   if (worker == NULL || worker->state != WORKER_READY) return;
   worker->attachments[gateway->slot].attached = true;
   if (gateway == gateway->supervisor->gateway) uv_timer_stop(&worker->timer);
-  update_model(worker);
+  worker_update_model(worker);
 }
 
 void workers_condemn(struct gateway *gateway, const struct control_worker_event *event, enum death_wish wish) {
   struct worker *worker = find(gateway, event);
-  if (worker != NULL) condemn(worker, wish, event->why);
+  if (worker != NULL) worker_condemn(worker, wish, event->why);
 }
 
 void workers_retired(struct gateway *gateway, const struct control_worker_event *event) {
@@ -187,12 +185,12 @@ void workers_retired(struct gateway *gateway, const struct control_worker_event 
 
 static void leave(struct worker *worker) {
   worker->state = WORKER_STOPPING;
-  set_timer(worker, leaving_ns);
+  worker_set_timer(worker, leaving_ns);
 }
 
 static void on_failed(struct worker *worker, const struct control_packet *packet) {
   worker->failure = packet->failed.status < 0 ? (mu_status)packet->failed.status : MU_INTERNAL;
-  set_reason(worker, packet->failed.message);
+  worker_set_reason(worker, packet->failed.message);
   /* Said while it served: whose fault that is nobody can tell from here, and its requests may go on elsewhere. */
   bool lost = worker->failure == MU_IO && worker->policy.ready && worker->wish == DEATH_UNASKED;
   if (lost) worker->wish = DEATH_DEVICE_LOST;
@@ -203,7 +201,7 @@ static void on_failed(struct worker *worker, const struct control_packet *packet
 static void on_loaded(struct worker *worker, const struct control_packet *packet) {
   mu_error err;
   if (worker->state != WORKER_LOADING) {
-    condemn(worker, DEATH_BROKEN, "it said LOADED when it was not loading");
+    worker_condemn(worker, DEATH_BROKEN, "it said LOADED when it was not loading");
     return;
   }
   mu_status status = served_model_loaded(worker->supervisor, worker->model, packet->loaded.metadata, &err);
@@ -212,8 +210,8 @@ static void on_loaded(struct worker *worker, const struct control_packet *packet
     return;
   }
   worker->failure = status;
-  set_reason(worker, err.message);
-  condemn(worker, DEATH_BROKEN, err.message);
+  worker_set_reason(worker, err.message);
+  worker_condemn(worker, DEATH_BROKEN, err.message);
 }
 
 static void become_ready(struct worker *worker) {
@@ -247,7 +245,7 @@ static void on_backends(struct worker *worker, const struct control_packet *pack
 
 static void on_ready(struct worker *worker, const struct control_packet *packet) {
   if (worker->state != WORKER_WARMING || worker->mps_asked != 0)
-    condemn(worker, DEATH_BROKEN, "it said READY when it was not warming up");
+    worker_condemn(worker, DEATH_BROKEN, "it said READY when it was not warming up");
   else if (!mps_verify(worker))
     become_ready(worker);
 }
@@ -259,8 +257,8 @@ void worker_is_client(struct worker *worker) {
 void worker_is_no_client(struct worker *worker, const char *why) {
   if (worker->state != WORKER_WARMING) return;
   worker->failure = MU_UNAVAILABLE;
-  set_reason(worker, why);
-  condemn(worker, DEATH_BROKEN, why);
+  worker_set_reason(worker, why);
+  worker_condemn(worker, DEATH_BROKEN, why);
 }
 
 static void on_message(void *context, struct control_packet *packet) {
@@ -274,7 +272,7 @@ static void on_message(void *context, struct control_packet *packet) {
   if (handlers[packet->type] != NULL)
     handlers[packet->type](worker, packet);
   else
-    condemn(worker, DEATH_BROKEN, "it sent a control message that is not a worker's");
+    worker_condemn(worker, DEATH_BROKEN, "it sent a control message that is not a worker's");
 }
 
 /* Nearly always the first sign that it has ended. */
@@ -291,7 +289,7 @@ static bool is_for_good(mu_status failure) {
   return failure == MU_INVALID || failure == MU_NOT_FOUND || failure == MU_UNSUPPORTED;
 }
 
-static void log_end(const struct worker *worker) {
+void worker_log_end(const struct worker *worker) {
   const struct served_model *model = worker->model;
   if (worker->wish == DEATH_STOPPED && worker->state == WORKER_BACKOFF) {
     LOG_INFO("worker has left as it was told, will be started again", LOG_STR("model", model->name),
@@ -309,48 +307,21 @@ static void log_end(const struct worker *worker) {
               LOG_STR("error", worker->reason), LOG_INT("delay_ms", worker->policy.delay_ns / NS_PER_MS));
 }
 
-/* Until its GPU serves again there is no process in its place. */
-static void rest(struct worker *worker, const struct gpu_guard *obstacle) {
-  char reason[sizeof worker->reason];
-  gpu_guard_describe(obstacle, reason, sizeof reason);
-  uv_timer_stop(&worker->timer);
-  worker->state = WORKER_FENCED;
-  set_reason(worker, reason);
-  LOG_WARNING("worker rests until its GPU serves again", LOG_STR("model", worker->model->name),
-              LOG_INT("version", worker->model->version), LOG_STR("device", worker->group->label),
-              LOG_STR("reason", reason));
-  update_model(worker);
-}
-
-/* A fault of the GPU says nothing about the worker: only how often it comes decides when the next one is started. */
-static void after_gpu_fault(struct worker *worker, const char *why) {
-  struct gpus *gpus = &worker->supervisor->gpus;
-  int32_t position = gpus_position(gpus, worker->group->device);
-  const struct gpu_guard *guard = position != GPU_UNKNOWN ? gpus_guard_at(gpus, (uint32_t)position) : NULL;
-  worker->policy.ready = false;
-  worker->policy.delay_ns = guard != NULL ? guard->restart_delay_ns : 0;
-  worker->state = WORKER_BACKOFF;
-  set_reason(worker, why);
-  set_timer(worker, worker->policy.delay_ns);
-  log_end(worker);
-  update_model(worker);
-}
-
 /* There is no process any more: when is the next one started, if at all? own_doing: as death_judge says. why: of the
  * end, for humans. */
 static void after_end(struct worker *worker, bool own_doing, const char *why) {
   uint64_t delay;
   const struct gpu_guard *obstacle = gpus_obstacle(&worker->supervisor->gpus, worker->group->device);
   if (obstacle != NULL) {
-    rest(worker, obstacle);
+    worker_rest(worker, obstacle);
     return;
   }
   if (worker->wish == DEATH_GPU) {
-    after_gpu_fault(worker, why);
+    worker_after_gpu_fault(worker, why);
     return;
   }
   bool again = restart_policy_death(&worker->policy, clock_now_ns(), own_doing, &delay);
-  if (worker->failure == MU_OK) set_reason(worker, why); /* else what it said itself says more */
+  if (worker->failure == MU_OK) worker_set_reason(worker, why); /* else what it said itself says more */
   if (!again) {
     size_t length = strlen(worker->reason);
     snprintf(worker->reason + length, sizeof worker->reason - length, " (%d times in a row before it was ready)",
@@ -358,17 +329,17 @@ static void after_end(struct worker *worker, bool own_doing, const char *why) {
   }
   again = again && !is_for_good(worker->failure);
   worker->state = again ? WORKER_BACKOFF : WORKER_FAILED;
-  if (again) set_timer(worker, delay);
-  log_end(worker);
-  update_model(worker);
+  if (again) worker_set_timer(worker, delay);
+  worker_log_end(worker);
+  worker_update_model(worker);
 }
 
 void worker_fail(struct worker *worker, const char *why) {
   uv_timer_stop(&worker->timer);
   worker->state = WORKER_FAILED;
-  set_reason(worker, why);
-  log_end(worker);
-  update_model(worker);
+  worker_set_reason(worker, why);
+  worker_log_end(worker);
+  worker_update_model(worker);
 }
 
 static struct death judge(struct worker *worker, int code, int status) {
@@ -421,7 +392,7 @@ static void on_ended(void *context, int code, int status) {
 static void end_retirement(struct worker *worker) {
   const struct gpu_guard *obstacle = gpus_obstacle(&worker->supervisor->gpus, worker->group->device);
   if (obstacle != NULL)
-    condemn(worker, DEATH_GPU, obstacle->reason);
+    worker_condemn(worker, DEATH_GPU, obstacle->reason);
   else
     stop(worker);
 }
@@ -444,35 +415,15 @@ static void on_timer(uv_timer_t *timer) {
       end_retirement(worker);
       break;
     case WORKER_STOPPING:
-      condemn(worker, DEATH_BROKEN, "it did not leave");
+      worker_condemn(worker, DEATH_BROKEN, "it did not leave");
       break;
     case WORKER_READY:
-      condemn(worker, DEATH_HUNG, "it did not attach to the gateway in time");
+      worker_condemn(worker, DEATH_HUNG, "it did not attach to the gateway in time");
       break;
     default:
-      condemn(worker, DEATH_TIMEOUT, "see --load-timeout");
+      worker_condemn(worker, DEATH_TIMEOUT, "see --load-timeout");
       break;
   }
-}
-
-/* Of the CPU, next to its GPU; "": it runs anywhere. */
-static const char *near_cores(const struct worker *worker) {
-  const struct gpus *gpus = &worker->supervisor->gpus;
-  int32_t position = gpus_position(gpus, worker->group->device);
-  return position != GPU_UNKNOWN ? gpus->inventory.gpus[position].cores : "";
-}
-
-/* The GPU that a worker of the sim engine shares with others there. It begins anew with an upgrade, which starts all
- * workers anew. */
-static mu_status find_sim_gpu(struct worker *worker, int *ret_fd, mu_error *err) {
-  int *gpu = &worker->supervisor->sim_gpus[worker->device];
-  mu_status status = *gpu > 0 ? MU_OK : sim_gpu_create(gpu, err);
-  if (status == MU_OK) *ret_fd = *gpu;
-  return status;
-}
-
-static bool has_sim_gpu(const struct worker *worker) {
-  return strcmp(worker->model->plan.engine, engine_sim.name) == 0 && strncmp(worker->group->device, "gpu:", 4) == 0;
 }
 
 static mu_status send_start(struct worker *worker, mu_error *err) {
@@ -481,7 +432,7 @@ static mu_status send_start(struct worker *worker, mu_error *err) {
   /* A model that was replaced on disk and not reloaded, or not yet, goes on as it was. */
   bool has_file = model->given || !fingerprint_has_file(model);
   if (has_file) fds[n_fds++] = model->file;
-  mu_status status = has_sim_gpu(worker) ? find_sim_gpu(worker, &fds[n_fds++], err) : MU_OK;
+  mu_status status = worker_has_sim_gpu(worker) ? worker_sim_gpu(worker, &fds[n_fds++], err) : MU_OK;
   if (status != MU_OK) return status;
   const struct control_worker_start message = {
       .worker = worker->number,
@@ -494,12 +445,12 @@ static mu_status send_start(struct worker *worker, mu_error *err) {
       .options = {model->settings.data, model->settings.size},
       .engine = model->plan.engine,
       .device = worker->group->device,
-      .cores = near_cores(worker),
+      .cores = worker_near_cores(worker),
       .threads = model->plan.threads,
       .instances = worker->group->instances,
       .max_batch = (uint32_t)model->options.max_batch_size,
       .has_file = has_file,
-      .has_sim_gpu = has_sim_gpu(worker),
+      .has_sim_gpu = worker_has_sim_gpu(worker),
   };
   if (has_file && !model->given)
     LOG_WARNING("the model's file is another one now: the one before is loaded again, until muster reload",
@@ -542,7 +493,7 @@ void worker_start(struct worker *worker) {
   worker->failure = MU_OK;
   const struct gpu_guard *obstacle = gpus_obstacle(&s->gpus, worker->group->device);
   if (obstacle != NULL) {
-    rest(worker, obstacle);
+    worker_rest(worker, obstacle);
     return;
   }
   if (!mps_admit(worker) || !load_queue_admit(worker)) return;
@@ -554,9 +505,9 @@ void worker_start(struct worker *worker) {
     return;
   }
   worker->state = WORKER_LOADING;
-  set_timer(worker, (uint64_t)s->options->load_timeout_ns);
+  worker_set_timer(worker, (uint64_t)s->options->load_timeout_ns);
   mu_status status = worker->link != NULL ? send_start(worker, &err) : mu_fail(&err, MU_NO_MEMORY, "no memory");
-  if (status != MU_OK) condemn(worker, DEATH_UNREACHABLE, err.message);
+  if (status != MU_OK) worker_condemn(worker, DEATH_UNREACHABLE, err.message);
   LOG_INFO("worker started", LOG_STR("model", worker->model->name), LOG_INT("version", worker->model->version),
            LOG_STR("device", worker->group->label), LOG_INT("worker", worker->number),
            LOG_INT("pid", process_pid(worker->process)), LOG_INT("instances", worker->group->instances),
@@ -575,7 +526,7 @@ void workers_tell(struct supervisor *s, enum control_type type, const void *mess
     struct worker *worker = list_item(link, struct worker, all);
     if (worker->link == NULL) continue;
     mu_status status = control_link_send(worker->link, type, message, NULL, 0);
-    if (status != MU_OK && status != MU_CANCELED) condemn(worker, DEATH_UNREACHABLE, status_name(status));
+    if (status != MU_OK && status != MU_CANCELED) worker_condemn(worker, DEATH_UNREACHABLE, status_name(status));
   }
 }
 
@@ -595,11 +546,11 @@ mu_status worker_adopt(struct worker *worker, const struct handover_worker *from
                                            .restarted = from->restarted,
                                            .ready_ns = from->ready_ns,
                                            .delay_ns = from->delay_ns};
-  set_reason(worker, from->reason);
+  worker_set_reason(worker, from->reason);
   worker->under_mps = from->under_mps;
   uint64_t now = clock_now_ns();
-  if (worker->state == WORKER_QUEUED) set_timer(worker, NS_PER_MS);
-  if (from->due_ns > 0) set_timer(worker, from->due_ns > now ? from->due_ns - now : 0);
+  if (worker->state == WORKER_QUEUED) worker_set_timer(worker, NS_PER_MS);
+  if (from->due_ns > 0) worker_set_timer(worker, from->due_ns > now ? from->due_ns - now : 0);
   if (from->pid == 0) return MU_OK;
   mu_status status = process_adopt(s->loop, from->pid, from->pidfd, on_ended, worker, &worker->process, err);
   if (status != MU_OK) return status;
@@ -615,22 +566,22 @@ static void stop(struct worker *worker) {
   uv_timer_stop(&worker->timer);
   worker->state = WORKER_STOPPING;
   if (worker->process == NULL) return;
-  set_timer(worker, leaving_ns);
+  worker_set_timer(worker, leaving_ns);
   if (worker->wish == DEATH_UNASKED) worker->wish = DEATH_STOPPED;
   if (!listens || control_link_send(worker->link, CONTROL_STOP, NULL, NULL, 0) != MU_OK) end(worker);
 }
 
 /* The gateway lets go of it first, within this time. */
-static void retire(struct worker *worker, uint64_t within_ns) {
+void worker_retire(struct worker *worker, uint64_t within_ns) {
   const struct control_worker_retire message = {worker->number,
                                                 worker->attachments[worker->supervisor->gateway->slot].epoch};
   worker->state = WORKER_RETIRING;
-  set_timer(worker, within_ns);
+  worker_set_timer(worker, within_ns);
   gateway_tell(worker->supervisor->gateway, CONTROL_WORKER_RETIRE, &message, NULL, 0);
 }
 
 /* Has it requests, or gets some, that a gateway can tell of? */
-static bool can_retire(const struct worker *worker) {
+bool worker_can_retire(const struct worker *worker) {
   const struct gateway *gateway = worker->supervisor->gateway;
   return worker->attachments[gateway->slot].attached && worker->state == WORKER_READY && gateway->link != NULL;
 }
@@ -640,9 +591,9 @@ static const char *find_obstacle(const struct supervisor *s, const struct worker
   if (s->phase != PHASE_SERVING) return "the server is starting or stopping";
   if (s->reload.going || upgrade_is_going(s)) return "a reload or an upgrade is going on";
   if (worker->model->role != SERVED) return "its model is coming or leaving";
-  if (!can_retire(worker)) return "it is not ready";
+  if (!worker_can_retire(worker)) return "it is not ready";
   for (size_t i = 0; i < worker->model->n_workers; i++)
-    if (&worker->model->workers[i] != worker && can_retire(&worker->model->workers[i])) return NULL;
+    if (&worker->model->workers[i] != worker && worker_can_retire(&worker->model->workers[i])) return NULL;
   return "no other worker of its model is ready";
 }
 
@@ -654,7 +605,7 @@ mu_status workers_drain(struct supervisor *s, uint32_t number, mu_error *err) {
     if (obstacle != NULL) return mu_fail(err, MU_UNAVAILABLE, "worker %u cannot be drained: %s", number, obstacle);
     LOG_INFO("draining a worker", LOG_STR("model", worker->model->name), LOG_INT("worker", number),
              LOG_INT("pid", process_pid(worker->process)));
-    retire(worker, attach_ns(worker));
+    worker_retire(worker, worker_attach_ns(worker));
     return MU_OK;
   }
   return mu_fail(err, MU_NOT_FOUND, "there is no worker %u", number);
@@ -663,61 +614,11 @@ mu_status workers_drain(struct supervisor *s, uint32_t number, mu_error *err) {
 void workers_leave(struct supervisor *s, struct served_model *model) {
   for (size_t i = 0; i < model->n_workers; i++) {
     struct worker *worker = &model->workers[i];
-    if (can_retire(worker))
-      retire(worker, attach_ns(worker));
+    if (worker_can_retire(worker))
+      worker_retire(worker, worker_attach_ns(worker));
     else
       stop(worker);
   }
-}
-
-/* ---- GPUs -------------------------------------------------------------------------------------------------------- */
-
-/* Its GPU serves nobody from now on. */
-static void make_way(struct worker *worker, const struct gpu_guard *obstacle) {
-  static const uint64_t haste_ns = 10 * NS_PER_S;
-  if (worker->state == WORKER_STOPPING || worker->state == WORKER_FENCED || worker->state == WORKER_FAILED) return;
-  if (worker->process == NULL)
-    rest(worker, obstacle);
-  else if (obstacle->condition != GPU_REMOVED && can_retire(worker))
-    retire(worker, obstacle->condition == GPU_DRAINED ? attach_ns(worker) : haste_ns);
-  else if (obstacle->condition == GPU_REMOVED || worker->state != WORKER_RETIRING)
-    condemn(worker, DEATH_GPU, obstacle->reason);
-}
-
-void workers_obey_gpus(struct supervisor *s) {
-  if (s->phase >= PHASE_STOPPING) return;
-  list_each (link, &s->workers) {
-    struct worker *worker = list_item(link, struct worker, all);
-    const struct gpu_guard *obstacle = gpus_obstacle(&s->gpus, worker->group->device);
-    if (obstacle != NULL)
-      make_way(worker, obstacle);
-    else if (worker->state == WORKER_FENCED && worker->model->role != LEFT)
-      worker_start(worker);
-  }
-}
-
-uint32_t workers_restart_on_gpu(struct supervisor *s, int32_t index, const char *cause) {
-  uint32_t n = 0;
-  list_each (link, &s->workers) {
-    struct worker *worker = list_item(link, struct worker, all);
-    int32_t position = gpus_position(&s->gpus, worker->group->device);
-    if (position == GPU_UNKNOWN || s->gpus.inventory.gpus[position].index != index || worker->process == NULL) continue;
-    condemn(worker, DEATH_GPU, cause);
-    n++;
-  }
-  return n;
-}
-
-uint32_t workers_restart_under_mps(struct supervisor *s, const char *uuid, const char *cause) {
-  uint32_t n = 0;
-  list_each (link, &s->workers) {
-    struct worker *worker = list_item(link, struct worker, all);
-    const char *gpu = worker_plan_gpu(worker->group->device);
-    if (gpu == NULL || strcmp(gpu, uuid) != 0 || worker->process == NULL || !worker->under_mps) continue;
-    condemn(worker, DEATH_GPU, cause);
-    n++;
-  }
-  return n;
 }
 
 /* ---- all --------------------------------------------------------------------------------------------------------- */
@@ -727,7 +628,7 @@ void workers_stop(struct supervisor *s) {
 }
 
 void workers_kill(struct supervisor *s) {
-  list_each (link, &s->workers) condemn(list_item(link, struct worker, all), DEATH_STOPPED, "");
+  list_each (link, &s->workers) worker_condemn(list_item(link, struct worker, all), DEATH_STOPPED, "");
 }
 
 bool workers_gone(const struct supervisor *s) {
