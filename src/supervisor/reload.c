@@ -216,7 +216,7 @@ static const struct served_model *find_place(const struct supervisor *s, const s
 /* One that has failed is tried again though nothing about it has changed. */
 static bool is_unchanged(const struct served_model *served, const struct served_model *wanted) {
   return served != NULL && served->planned && served->version == wanted->version && fingerprint_same(served, wanted) &&
-         served->state != MODEL_UNAVAILABLE;
+         (served->state != MODEL_UNAVAILABLE || served_model_rests(served));
 }
 
 /* Whether a version that is wanted no more goes: at once, when another one of its name has come, or not at all, because

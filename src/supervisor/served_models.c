@@ -257,11 +257,13 @@ static void set_state(struct served_model *model, enum model_state state, const 
   if (changed && model->role == SERVED) log_state(model);
 }
 
-/* A GPU that serves nobody says nothing about the model. */
-static bool rests(const struct served_model *model) {
-  for (size_t i = 0; i < model->n_workers; i++)
-    if (model->workers[i].state == WORKER_FENCED) return true;
-  return false;
+bool served_model_rests(const struct served_model *model) {
+  bool any = false;
+  for (size_t i = 0; i < model->n_workers; i++) {
+    if (model->workers[i].state == WORKER_FAILED) return false;
+    any = any || model->workers[i].state == WORKER_FENCED;
+  }
+  return any;
 }
 
 static void update_served(struct supervisor *s, struct served_model *model, enum model_state state,
@@ -269,7 +271,7 @@ static void update_served(struct supervisor *s, struct served_model *model, enum
   if (state == model->state && strcmp(reason, model->reason) == 0) return;
   set_state(model, state, reason);
   tell_state(s, model);
-  bool first_failure = state == MODEL_UNAVAILABLE && !model->was_ready && !rests(model);
+  bool first_failure = state == MODEL_UNAVAILABLE && !model->was_ready && !served_model_rests(model);
   if (state == MODEL_READY) model->was_ready = true;
   if (first_failure && served_model_must_start(s, model->named))
     supervisor_give_up(s);

@@ -506,6 +506,8 @@ void served_models_removed(struct supervisor *s, uint32_t number);
 void served_models_forget(struct supervisor *s);
 /* A process of its workers has ended, which all were told to. */
 void served_model_check_gone(struct served_model *model);
+/* Where it is UNAVAILABLE: only because its GPUs serve nobody, which says nothing about the model. */
+bool served_model_rests(const struct served_model *model);
 /* Recomputes the model's state from its workers; tells gateway and log when it has changed. */
 void served_model_update(struct supervisor *s, struct served_model *model);
 /* Tells the gateways of a model that they do not know. */

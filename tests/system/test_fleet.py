@@ -127,6 +127,8 @@ def test_a_model_without_a_gpu_says_why(serve, tmp_path):
     wait_for(lambda: server.get("/v2/health/ready").status == 503, "readiness to go")
     refused = echo(server, 1)
     assert refused.status == 503 and "GPU 1" in refused.error and "maintenance" in refused.error
+    done = run_muster("reload", "--control-socket", server.socket, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "unchanged  echo/1\n")  # that it rests is no reason to load it again
     assert ask(server, "POST", "/gpus/unfence", gpu="1")[0] == 200
     wait_for(lambda: server.get("/v2/health/ready").status == 200, "readiness to come back")
 
