@@ -223,7 +223,9 @@ def logged(server, message) -> list[dict]:
 
 
 def serve_on(machine, serve, folder, *arguments, **parameters):
-    return serve(gpu_model(folder / "models", **parameters), *QUICK, *arguments, env=machine.environment)
+    server = serve(gpu_model(folder / "models", **parameters), *QUICK, *arguments, env=machine.environment)
+    wait_states(server, gpu0="ready", gpu1="ready")  # it is ready with the first one
+    return server
 
 
 def test_what_nvml_says_is_told(serve, tmp_path, machine):
@@ -458,6 +460,7 @@ def test_workers_run_next_to_their_gpu(serve, tmp_path):
     machine = FakeNvml(tmp_path, [gpu(n, numa_node=core) for n, core in enumerate(near)])
     server = serve(gpu_model(tmp_path / "models"), *QUICK,
                    env={**machine.environment, "HWLOC_SYNTHETIC": f"numa:{cores[-1] + 1} pu:1", "HWLOC_THISSYSTEM": "0"})
+    wait_states(server, gpu0="ready", gpu1="ready")
     for worker in server.workers():
         wanted = {near[int(worker["device"].removeprefix("gpu:"))]}
         pinned = [int(thread) for thread in os.listdir(f"/proc/{worker['pid']}/task") if os.sched_getaffinity(int(thread)) == wanted]
