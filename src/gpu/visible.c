@@ -96,10 +96,13 @@ struct source {
 
 static bool is_uuid(const char *word) { return strncmp(word, "GPU-", 4) == 0 || strncmp(word, "MIG-", 4) == 0; }
 
+enum { INDEX_MAX = 999999999 }; /* more than there can be: larger numbers stand for none, too */
+
 static bool read_index(const char **at, long *ret_index) {
   if (**at < '0' || **at > '9') return false;
   char *end;
-  *ret_index = strtol(*at, &end, 10);
+  long index = strtol(*at, &end, 10);
+  *ret_index = index < INDEX_MAX ? index : INDEX_MAX;
   *at = end;
   return true;
 }
@@ -213,7 +216,8 @@ static mu_status add_range(const struct source *source, const struct gpu_invento
     char name[GPU_LABEL_SIZE + 24];
     snprintf(name, sizeof name, mig == GPU_UNKNOWN ? "%ld" : "%ld:%ld", index, mig);
     int32_t ordinal = source->cuda ? (int32_t)set->n : mig == GPU_UNKNOWN ? (int32_t)index : GPU_UNKNOWN;
-    status = add(source, inventory, name, gpu_find(inventory, name), ordinal, set, err);
+    const char *said = first == last ? word : name;
+    status = add(source, inventory, said, gpu_find(inventory, name), ordinal, set, err);
   }
   return status;
 }
