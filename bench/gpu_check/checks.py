@@ -97,7 +97,8 @@ def fleet(machine, found, model):
         found["cores_near"] = gpu.get("cores")
         found["memory_before"], found["memory_with"] = before, gpu["reading"]["memory_used"]
         found["memory_of_workers"] = {row["pid"]: row["memory_used"] for row in reading["processes"] if row["pid"] in pids}
-        found["no_events"] = [line.get("because", "") for line in log_lines(server) if line["message"] == "no events"]
+        found["no_events"] = [line.get("because") or line.get("error") or line["message"] for line in log_lines(server)
+                              if line["role"] == "fleet" and "faults" in line["message"]]
         found["status"] = {"fleet": status.get("fleet"), "gpus": status.get("gpus"), "workers": status["workers"]}
         if machine.knows_command("plan"):
             done = machine.command("plan", "placement", "--json", repository, "--processes", "2", *machine.nvml_flags)

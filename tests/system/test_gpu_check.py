@@ -39,6 +39,27 @@ def test_simulated(tmp_path):
     assert "**Simulated.**" in text and "one GPU only" in text and "| 2 | on | 8 |" in text
 
 
+DEAF = """
+import json, pathlib, sys
+from machine import Machine
+import checks
+machine = Machine(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), True)
+scenario = pathlib.Path(sys.argv[1], "nvml.json")
+told = json.loads(scenario.read_text())
+told["gpus"][0]["events"] = False
+scenario.write_text(json.dumps(told))
+machine.fake_nvml = lambda *_: None
+checks.fleet(machine, {}, None)
+checks.xid_events(machine, {})
+"""
+
+
+def test_a_driver_that_reports_no_faults_fails_the_step(tmp_path):
+    done = subprocess.run([sys.executable, "-c", DEAF, tmp_path, binary_path()], capture_output=True, text=True, timeout=120, check=False,
+                          env=environment({"PYTHONPATH": str(ROOT / "bench/gpu_check")}), cwd=tmp_path)
+    assert "Failed: the driver reports no Xid events: none of the 1 GPUs reports Xid events" in done.stderr
+
+
 def test_no_time_is_not_checked(tmp_path):
     done = gpu_check("--simulate", "--muster", binary_path(), "--out", tmp_path, "--minutes", "0")
     report = json.loads((tmp_path / "report.json").read_text())
