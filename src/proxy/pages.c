@@ -1,4 +1,5 @@
-/* What the proxy says of itself: /health, /metrics, and gRPC's health service. */
+/* The pages of the proxy itself: /health, /metrics, /backends/drain, and gRPC's health service. */
+#include "base/log.h"
 #include "proto/grpc/grpc_headers.h"
 #include "proxy/proxy.h"
 
@@ -41,10 +42,11 @@ static void health(struct proxy *proxy, struct exchange *exchange) {
       /* names of hosts need no escapes */
       buffer_print(&json,
                    "%s{\"address\":\"%s\",\"healthy\":%s,\"total_requests\":%llu,\"error_count\":%llu,"
-                   "\"outstanding\":%u}",
+                   "\"outstanding\":%u,\"draining\":%s}",
                    first ? "" : ",", clusters[i]->list->items[k].name,
                    backend->state == BACKEND_HEALTHY ? "true" : "false", (unsigned long long)backend->total_requests,
-                   (unsigned long long)backend->error_count, backend->outstanding);
+                   (unsigned long long)backend->error_count, backend->outstanding,
+                   backend->draining ? "true" : "false");
     }
   buffer_puts(&json, "]}");
   if (json.failed)
@@ -127,6 +129,41 @@ static void metrics(struct proxy *proxy, struct exchange *exchange) {
   buffer_free(&text);
 }
 
+/* ---- /backends/drain and /backends/undrain ----------------------------------------------------------------------- */
+
+/* Every backend of that address, in both lists; how many. */
+static size_t set_draining(struct proxy *proxy, const char *address, bool draining) {
+  struct cluster *clusters[2] = {proxy->grpc, proxy->http};
+  size_t n = 0;
+  for (size_t i = 0; i < 2; i++) {
+    if (clusters[i] == NULL || (i > 0 && clusters[i] == clusters[0])) continue;
+    for (size_t k = 0; k < clusters[i]->pool.n; k++) {
+      if (strcmp(clusters[i]->list->items[k].name, address) != 0) continue;
+      backend_pool_drain(&clusters[i]->pool, k, draining);
+      n++;
+    }
+    if (!draining) clusters[i]->wake(clusters[i]);
+  }
+  return n;
+}
+
+/* For who sits on this machine, and for no page in a browser there: that says where it is from. */
+static void drain(struct proxy *proxy, struct exchange *exchange, bool draining) {
+  static const char parameter[] = "address=";
+  bool named = strncmp(exchange->query, parameter, sizeof parameter - 1) == 0;
+  const char *address = named ? exchange->query + sizeof parameter - 1 : "";
+  if (!exchange_peer_is_local(exchange) || exchange->headers[HEADER_ORIGIN] != NULL)
+    exchange_reply_error(exchange, 403, "only programs on the proxy's own machine may ask for this");
+  else if (!named)
+    exchange_reply_error(exchange, 400, "which backend? ?address=HOST:PORT");
+  else if (set_draining(proxy, address, draining) == 0)
+    exchange_reply_error(exchange, 404, "no backend has this address; GET /health lists them");
+  else {
+    LOG_INFO(draining ? "backend drains" : "backend drains no more", LOG_STR("backend", address));
+    health(proxy, exchange);
+  }
+}
+
 /* ---- gRPC -------------------------------------------------------------------------------------------------------- */
 
 void proxy_grpc_error(struct exchange *exchange, bool begun, int code, const char *message) {
@@ -172,6 +209,10 @@ bool pages_answer(struct proxy *proxy, struct exchange *exchange, bool grpc) {
     health(proxy, exchange);
   else if (!grpc && strcmp(exchange->method, "GET") == 0 && strcmp(path, "/metrics") == 0)
     metrics(proxy, exchange);
+  else if (!grpc && strcmp(exchange->method, "POST") == 0 && strcmp(path, "/backends/drain") == 0)
+    drain(proxy, exchange, true);
+  else if (!grpc && strcmp(exchange->method, "POST") == 0 && strcmp(path, "/backends/undrain") == 0)
+    drain(proxy, exchange, false);
   else
     return false;
   return true;

@@ -421,6 +421,26 @@ def test_metadata_passes_whole_or_not_at_all(proxy):
         assert code == grpc.StatusCode.INTERNAL and "more than 250 headers" in details
 
 
+def test_a_drained_backend_gets_no_new_calls(backends):
+    def post(path, **headers):
+        connection = http.client.HTTPConnection("127.0.0.1", proxy.ports["http"], timeout=PATIENCE)
+        with contextlib.closing(connection):
+            connection.request("POST", path, b"", headers)
+            answer = connection.getresponse()
+            return answer.status, json.loads(answer.read())
+
+    with Proxy("--backends", backends.list()) as proxy, proxy.wait_healthy(3).channel() as channel:
+        status, health = post(f"/backends/drain?address={backends.address('a')}")
+        assert status == 200 and [backend["draining"] for backend in health["backends"]] == [True, False, False]
+        assert {unary(channel)(b"x") for _ in range(9)} == {b"b:x", b"c:x"}
+        status, health = post(f"/backends/undrain?address={backends.address('a')}")
+        assert status == 200 and not any(backend["draining"] for backend in health["backends"])
+        assert {unary(channel)(b"x") for _ in range(9)} == {b"a:x", b"b:x", b"c:x"}
+        assert post("/backends/drain?address=127.0.0.1:1")[0] == 404 and post("/backends/drain")[0] == 400
+        assert post(f"/backends/drain?address={backends.address('a')}", Origin="http://elsewhere")[0] == 403
+        assert not any(backend["draining"] for backend in proxy.health()["backends"])
+
+
 # ---- signals ------------------------------------------------------------------------------------------------------------
 
 
