@@ -57,3 +57,21 @@ const char *gpu_link_name(enum gpu_link link) {
   };
   return (unsigned)link < sizeof names / sizeof *names ? names[link] : "?";
 }
+
+void gpu_reading_clear(struct gpu_reading *reading) {
+  *reading = (struct gpu_reading){.memory_used = GPU_UNKNOWN,
+                                  .memory_free = GPU_UNKNOWN,
+                                  .gpu_utilization = GPU_UNKNOWN,
+                                  .memory_utilization = GPU_UNKNOWN,
+                                  .temperature = GPU_UNKNOWN,
+                                  .power_mw = GPU_UNKNOWN,
+                                  .power_limit_mw = GPU_UNKNOWN,
+                                  .energy_mj = GPU_UNKNOWN,
+                                  .sm_clock_mhz = GPU_UNKNOWN,
+                                  .sm_clock_max_mhz = GPU_UNKNOWN,
+                                  .memory_clock_mhz = GPU_UNKNOWN,
+                                  .throttle_reasons = GPU_UNKNOWN,
+                                  .ecc_corrected = GPU_UNKNOWN,
+                                  .ecc_uncorrected = GPU_UNKNOWN,
+                                  .recovery_action = GPU_UNKNOWN};
+}

@@ -91,6 +91,9 @@ struct gpu_inventory {
   char error[GPU_TEXT_SIZE];  /* why there is no NVML; "" : there is */
 };
 
+/* Nothing is known. */
+void gpu_reading_clear(struct gpu_reading *reading);
+
 /* Position of the GPU that text names: an NVML index ("0"), "INDEX:MIG" ("0:1"), a UUID or the unambiguous beginning of
  * one; GPU_UNKNOWN when none or several. */
 int32_t gpu_find(const struct gpu_inventory *inventory, const char *text);

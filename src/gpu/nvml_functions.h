@@ -126,7 +126,5 @@ void nvml_read_processes(struct nvml *nvml, const nvml_device *devices, struct g
 /* Notes in a reading why it could not be read. */
 void nvml_reading_failed(const struct nvml *nvml, enum nvml_function function, nvml_return result,
                          struct gpu_reading *reading);
-/* Everything unknown. */
-void nvml_reading_clear(struct gpu_reading *reading);
 
 #endif

@@ -97,7 +97,7 @@ static void add_mig_devices(struct nvml *nvml, struct gpu_inventory *inventory, 
     if (NVML_CALL(nvml, mig_handle, parent, i, &device) != NVML_SUCCESS) continue;
     struct gpu gpu = *board;
     struct gpu_reading reading;
-    nvml_reading_clear(&reading);
+    gpu_reading_clear(&reading);
     gpu.mig_index = (int32_t)i;
     gpu.mig_enabled = false;
     if (read_texts(nvml, device, &gpu, &reading) == NVML_SUCCESS) {
@@ -119,7 +119,7 @@ static void add_gpu(struct nvml *nvml, struct gpu_inventory *inventory, uint32_t
                     .memory_total = GPU_UNKNOWN,
                     .persistence = GPU_UNKNOWN};
   struct gpu_reading reading;
-  nvml_reading_clear(&reading);
+  gpu_reading_clear(&reading);
   nvml_return result = NVML_CALL(nvml, handle, index, &device);
   if (result != NVML_SUCCESS) {
     device = NULL;

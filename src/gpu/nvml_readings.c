@@ -5,30 +5,12 @@
 
 #include "gpu/nvml_functions.h"
 
-void nvml_reading_clear(struct gpu_reading *reading) {
-  *reading = (struct gpu_reading){.memory_used = GPU_UNKNOWN,
-                                  .memory_free = GPU_UNKNOWN,
-                                  .gpu_utilization = GPU_UNKNOWN,
-                                  .memory_utilization = GPU_UNKNOWN,
-                                  .temperature = GPU_UNKNOWN,
-                                  .power_mw = GPU_UNKNOWN,
-                                  .power_limit_mw = GPU_UNKNOWN,
-                                  .energy_mj = GPU_UNKNOWN,
-                                  .sm_clock_mhz = GPU_UNKNOWN,
-                                  .sm_clock_max_mhz = GPU_UNKNOWN,
-                                  .memory_clock_mhz = GPU_UNKNOWN,
-                                  .throttle_reasons = GPU_UNKNOWN,
-                                  .ecc_corrected = GPU_UNKNOWN,
-                                  .ecc_uncorrected = GPU_UNKNOWN,
-                                  .recovery_action = GPU_UNKNOWN};
-}
-
 void nvml_reading_failed(const struct nvml *nvml, enum nvml_function function, nvml_return result,
                          struct gpu_reading *reading) {
   mu_error err;
   (void)nvml_fail(nvml, function, result, &err);
   if (result == NVML_GPU_IS_LOST || result == NVML_RESET_REQUIRED) {
-    nvml_reading_clear(reading);
+    gpu_reading_clear(reading);
     reading->lost = true;
   }
   if (reading->error[0] == '\0') snprintf(reading->error, sizeof reading->error, "%.255s", err.message);
@@ -168,7 +150,7 @@ static bool is_absent(nvml_return result) {
 }
 
 void nvml_read_device(struct nvml *nvml, nvml_device device, bool mig, struct gpu_reading *ret_reading) {
-  nvml_reading_clear(ret_reading);
+  gpu_reading_clear(ret_reading);
   for (size_t i = 0; i < sizeof readers / sizeof *readers; i++) {
     nvml_return result = readers[i].read(nvml, device, ret_reading);
     bool absent = is_absent(result) || (mig && i > 0 && result == NVML_INVALID_ARGUMENT);
@@ -238,7 +220,7 @@ mu_status nvml_read_readings(struct nvml *nvml, struct gpu_inventory *inventory,
     if (devices[i] != NULL) {
       nvml_read_device(nvml, devices[i], inventory->gpus[i].mig_index != GPU_UNKNOWN, reading);
     } else if (!reading->lost && reading->error[0] == '\0') {
-      nvml_reading_clear(reading);
+      gpu_reading_clear(reading);
       snprintf(reading->error, sizeof reading->error, "not among the GPUs that were found last");
     }
   }

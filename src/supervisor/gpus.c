@@ -14,22 +14,6 @@ static const uint64_t first_delay_ns = 100 * NS_PER_MS, longest_delay_ns = 30 * 
 
 /* ---- the inventory ----------------------------------------------------------------------------------------------- */
 
-static const struct gpu_reading nothing_read = {.memory_used = GPU_UNKNOWN,
-                                                .memory_free = GPU_UNKNOWN,
-                                                .gpu_utilization = GPU_UNKNOWN,
-                                                .memory_utilization = GPU_UNKNOWN,
-                                                .temperature = GPU_UNKNOWN,
-                                                .power_mw = GPU_UNKNOWN,
-                                                .power_limit_mw = GPU_UNKNOWN,
-                                                .energy_mj = GPU_UNKNOWN,
-                                                .sm_clock_mhz = GPU_UNKNOWN,
-                                                .sm_clock_max_mhz = GPU_UNKNOWN,
-                                                .memory_clock_mhz = GPU_UNKNOWN,
-                                                .throttle_reasons = GPU_UNKNOWN,
-                                                .ecc_corrected = GPU_UNKNOWN,
-                                                .ecc_uncorrected = GPU_UNKNOWN,
-                                                .recovery_action = GPU_UNKNOWN};
-
 void gpus_simulate(struct gpus *gpus, uint32_t n) {
   static struct gpu_inventory made; /* large, and only the supervisor's one thread is here */
   const int64_t memory = INT64_C(80) << 30;
@@ -46,7 +30,7 @@ void gpus_simulate(struct gpus *gpus, uint32_t n) {
                         .memory_total = memory,
                         .persistence = GPU_UNKNOWN};
     snprintf(gpu->uuid, sizeof gpu->uuid, "GPU-simulated-%" PRIu32, i);
-    made.readings[made.n_gpus] = nothing_read;
+    gpu_reading_clear(&made.readings[made.n_gpus]);
     made.readings[made.n_gpus].memory_free = memory;
     made.readings[made.n_gpus++].memory_used = 0;
   }
