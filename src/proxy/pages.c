@@ -114,7 +114,8 @@ static void metrics(struct proxy *proxy, struct exchange *exchange) {
                  backend_metrics[m].name, backend_metrics[m].type);
     for (size_t i = 0; i < n; i++)
       for (size_t k = 0; k < clusters[i]->pool.n; k++)
-        buffer_print(&text, "%s{backend=\"%s\"} %.0f\n", backend_metrics[m].name, clusters[i]->list->items[k].name,
+        buffer_print(&text, "%s{backend=\"%s\",list=\"%s\"} %.0f\n", backend_metrics[m].name,
+                     clusters[i]->list->items[k].name, clusters[i]->http ? "http-backends" : "backends",
                      backend_metrics[m].value(&clusters[i]->pool.items[k]));
   }
   struct iovec body = {text.data, text.size};

@@ -130,7 +130,7 @@ def test_health_and_metrics(proxy, channel, backends):
     assert [backend["address"] for backend in health["backends"]] == backends.list().split(",")
     assert all(backend["total_requests"] > 0 and backend["healthy"] for backend in health["backends"])
     status, text = proxy.get("/metrics")
-    assert status == 200 and f'muster_proxy_backend_healthy{{backend="{backends.address("a")}"}} 1' in text
+    assert status == 200 and f'muster_proxy_backend_healthy{{backend="{backends.address("a")}",list="backends"}} 1' in text
     stub = health_pb2_grpc.HealthStub(channel)
     assert stub.Check(health_pb2.HealthCheckRequest(), timeout=PATIENCE).status == health_pb2.HealthCheckResponse.SERVING
     with pytest.raises(grpc.RpcError) as error:
@@ -419,6 +419,14 @@ def test_metadata_passes_whole_or_not_at_all(proxy):
             assert {f"x-{i}" for i in range(100)} <= dict(metadata).keys()
         code, details = code_of(unary(channel, "Many"), b"300")
         assert code == grpc.StatusCode.INTERNAL and "more than 250 headers" in details
+
+
+def test_an_address_in_both_lists_has_series_of_its_own_in_each(backends):
+    address = backends.address("a")
+    with Proxy("--backends", address, "--http-backends", address, "--health", "grpc") as proxy:
+        names = [line.rsplit(" ", 1)[0] for line in proxy.wait_healthy(2).get("/metrics")[1].splitlines()]
+    assert f'muster_proxy_backend_healthy{{backend="{address}",list="http-backends"}}' in names
+    assert len(names) == len(set(names))
 
 
 def test_a_drained_backend_gets_no_new_calls(backends):
