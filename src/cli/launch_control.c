@@ -98,6 +98,19 @@ static void print_service(const json_t *service, struct buffer *out) {
                json_integer_value(json_object_get(service, "restarts")), reason);
 }
 
+/* Where it is off because nobody shares the GPU there is nothing to say. */
+static void print_mps(const json_t *mps, struct buffer *out) {
+  const char *error = text_of(mps, "error"), *state = text_of(mps, "state");
+  const json_t *daemon = json_object_get(mps, "daemon");
+  if (strcmp(state, "off") == 0 && error[0] == '\0') return;
+  buffer_print(out, "MPS on GPU %s: %s", text_of(mps, "gpu"), state);
+  if (json_is_integer(daemon))
+    buffer_print(out, ", daemon %" JSON_INTEGER_FORMAT ", restarts %" JSON_INTEGER_FORMAT ", %s",
+                 json_integer_value(daemon), json_integer_value(json_object_get(mps, "restarts")),
+                 text_of(mps, "folder"));
+  buffer_print(out, "%s%s\n", error[0] != '\0' ? ": " : "", error);
+}
+
 static mu_status show_status(struct request *request, struct buffer *out, mu_error *err) {
   json_t *document;
   mu_status status = control_get_status(request->socket, &document, err);
@@ -108,11 +121,12 @@ static mu_status show_status(struct request *request, struct buffer *out, mu_err
     free(text);
   } else {
     size_t i;
-    const json_t *service;
+    const json_t *service, *mps;
     buffer_print(out, "%s, pid %" JSON_INTEGER_FORMAT ", %s\n%-24s %-9s %8s %6s %-6s %8s  %s\n",
                  text_of(document, "state"), json_integer_value(json_object_get(document, "pid")),
                  text_of(document, "state_folder"), "service", "state", "pid", "port", "gpu", "restarts", "reason");
     json_array_foreach(json_object_get(document, "services"), i, service) print_service(service, out);
+    json_array_foreach(json_object_get(document, "mps"), i, mps) print_mps(mps, out);
   }
   json_decref(document);
   return MU_OK;

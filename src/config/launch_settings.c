@@ -18,6 +18,9 @@
 
 static const struct option_word restarts[] = {
     {"always", LAUNCH_RESTART_ALWAYS}, {"on-failure", LAUNCH_RESTART_ON_FAILURE}, {"never", LAUNCH_RESTART_NEVER}, {0}};
+static const struct option_word mps_modes[] = {
+    {"auto", MPS_MODE_AUTO}, {"on", MPS_MODE_ON}, {"off", MPS_MODE_OFF}, {0}};
+static const struct option_word zero_is_none[] = {{"none", 0}, {0}};
 static const struct option_word zero_is_auto[] = {{"auto", 0}, {0}};
 static const struct option_word zero_is_all[] = {{"all", 0}, {0}};
 
@@ -48,6 +51,14 @@ static const struct option_row group_rows[] = {
              "without getting ready it is given up."},
     {"stop-timeout", .reloadable = true, TIME(stop_timeout_ns, DAY, "10s"),
      .help = "Time from SIGTERM to SIGKILL for all processes of a service."},
+    {"mps", .reloadable = true, .type = OPTION_ENUM, .offset = offsetof(struct launch_group, mps), .words = mps_modes,
+     .initial = "auto",
+     .help = "NVIDIA's Multi-Process Service, so that services run on a GPU at the same time: on (also --mps alone), "
+             "off, or auto (where several share a GPU that can, and its control program is there)."},
+    {"mps-active-threads", .reloadable = true, .placeholder = "N", .type = OPTION_INT,
+     .offset = offsetof(struct launch_group, mps_active_threads), .min = 0, .max = 100, .words = zero_is_none,
+     .initial = "none",
+     .help = "With MPS: the most of a GPU's threads that one service may use, in percent. none is no cap."},
     {"env", .reloadable = true, .placeholder = "K=V", .type = OPTION_LIST, .offset = offsetof(struct launch_group, env),
      .help = "A variable of the services' environment; placeholders as in the command. May repeat."},
 };
@@ -64,6 +75,14 @@ static const struct option_row whole_rows[] = {
     {"parallel", .reloadable = true, .placeholder = "N", .type = OPTION_INT,
      .offset = offsetof(struct launch_settings, parallel), .min = 1, .max = 4096, .words = zero_is_all, .initial = "16",
      .help = "Services that may be on their way to ready at the same time; or all."},
+    {"mps-control-binary", .reloadable = true, .placeholder = "FILE",
+     TEXT(launch_settings, mps_control_binary, "nvidia-cuda-mps-control"),
+     .help = "MPS's control program; a name without a slash is searched in PATH."},
+    {"mps-timeout", .reloadable = true, .type = OPTION_DURATION,
+     .offset = offsetof(struct launch_settings, mps_timeout_ns), .min = 10 * NS_PER_MS, .max = 3600 * SECOND,
+     .scale = 1, .unit = SECOND, .initial = "5s",
+     .help = "How long an MPS daemon may take to answer a command, and half of what it may take to start; one that "
+             "does not answer three times in a row is started again, and its services with it."},
     {"detach", .reloadable = true, .type = OPTION_BOOL, .offset = offsetof(struct launch_settings, detach),
      .initial = "false",
      .help = "Return when all services are ready and go on in the background; --wait (the default) stays."},
@@ -136,6 +155,8 @@ static mu_status read_flag(struct flag_walk *walk, mu_error *err) {
   char origin[OPTION_NAME_MAX + 3];
   snprintf(origin, sizeof origin, "--%s", row->name);
   if (value == NULL && row->type == OPTION_BOOL) value = "true";
+  bool alone = walk->at + 1 >= walk->argc || strncmp(walk->argv[walk->at + 1], "--", 2) == 0;
+  if (value == NULL && alone && strcmp(row->name, "mps") == 0) value = "on";
   if (value == NULL && walk->at + 1 < walk->argc && strcmp(walk->argv[walk->at + 1], "--") != 0)
     value = walk->argv[++walk->at];
   if (value == NULL) return mu_fail(err, MU_INVALID, "%s needs a value", origin);

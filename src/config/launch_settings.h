@@ -22,6 +22,8 @@ struct launch_group {
   const char *ready; /* "tcp", "grpc", "http:/path", "cmd:…", "none"; "" : tcp, none without a port */
   int64_t ready_timeout_ns, stop_timeout_ns;
   int64_t restart;            /* enum launch_restart */
+  int64_t mps;                /* enum mps_mode */
+  int64_t mps_active_threads; /* percent of a GPU's, of one service; 0: no cap */
   struct option_list env;     /* K=V */
   struct option_list command; /* with placeholders */
 };
@@ -29,11 +31,13 @@ struct launch_group {
 struct launch_settings {
   struct launch_group *groups;
   size_t n_groups;
-  const char *name;      /* of the whole: where the state folder is */
-  const char *state_dir; /* "" : by the name */
-  const char *log_dir;   /* "" : in the state folder */
-  const char *config;    /* the file with the groups; "" : muster.yaml */
-  int64_t parallel;      /* how many may be on their way to ready at once; 0: all */
+  const char *name;               /* of the whole: where the state folder is */
+  const char *state_dir;          /* "" : by the name */
+  const char *log_dir;            /* "" : in the state folder */
+  const char *config;             /* the file with the groups; "" : muster.yaml */
+  const char *mps_control_binary; /* path, or a name that is searched in PATH */
+  int64_t mps_timeout_ns;         /* of one command to an MPS daemon */
+  int64_t parallel;               /* how many may be on their way to ready at once; 0: all */
   bool detach;
   struct arena memory;
 };

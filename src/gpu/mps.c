@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 uint32_t mps_client_limit(const struct gpu *gpu, int32_t cuda) {
   enum { VOLTA = 7, CUDA_13_1 = 13010 };
@@ -16,6 +17,45 @@ const char *mps_obstacle(const struct gpu *gpu) {
   if (gpu->compute_mode == GPU_COMPUTE_PROHIBITED) return "its compute mode is PROHIBITED";
   if (gpu->mig_enabled && gpu->mig_index == GPU_UNKNOWN) return "it is divided into MIG devices";
   return NULL;
+}
+
+bool mps_binary_found(const char *name) {
+  char path[4096];
+  const char *folders = getenv("PATH");
+  if (strchr(name, '/') != NULL) return access(name, X_OK) == 0;
+  while (folders != NULL && *folders != '\0') {
+    size_t length = strcspn(folders, ":");
+    snprintf(path, sizeof path, "%.*s/%s", (int)length, folders, name);
+    if (length > 0 && access(path, X_OK) == 0) return true;
+    folders += length + (folders[length] == ':');
+  }
+  return false;
+}
+
+void mps_find_obstacle(const struct gpu *gpu, int32_t cuda, uint32_t planned, const char *binary, char *text,
+                       size_t size) {
+  uint32_t limit = gpu != NULL ? mps_client_limit(gpu, cuda) : 0;
+  const char *obstacle = gpu != NULL ? mps_obstacle(gpu) : "it is not there any more";
+  text[0] = '\0';
+  if (obstacle != NULL)
+    snprintf(text, size, "%s", obstacle);
+  else if (!mps_binary_found(binary))
+    snprintf(text, size, "there is no %s (--mps-control-binary)", binary);
+  else if (planned > limit)
+    snprintf(text, size, "%u processes are planned there, MPS takes at most %u on that GPU", planned, limit);
+}
+
+const char *mps_inherited(void) {
+  const char *path = getenv("CUDA_MPS_PIPE_DIRECTORY");
+  return path != NULL && path[0] != '\0' ? path : NULL;
+}
+
+bool mps_has_client(const json_t *servers, int32_t pid) {
+  size_t i, k;
+  const json_t *server, *client;
+  json_array_foreach(servers, i, server) json_array_foreach(json_object_get(server, "clients"), k,
+                                                            client) if (json_integer_value(client) == pid) return true;
+  return false;
 }
 
 /* The number that a line consists of; 0: it is something else. */

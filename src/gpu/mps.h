@@ -1,10 +1,11 @@
 /*
  * NVIDIA's Multi-Process Service (MPS), what is known of it without asking: which GPUs can, how many processes share
- * one, and what the answers of its control program mean. Pure.
+ * one, and what the answers of its control program mean; and what the environment has of it.
  */
 #ifndef GPU_MPS_H
 #define GPU_MPS_H
 
+#include <jansson.h>
 #include <stddef.h>
 
 #include "gpu/inventory.h"
@@ -14,6 +15,20 @@ uint32_t mps_client_limit(const struct gpu *gpu, int32_t cuda);
 
 /* Why that GPU cannot be shared by MPS; NULL: it can. */
 const char *mps_obstacle(const struct gpu *gpu);
+
+/* Is the control program there? A name without a slash is searched in PATH. */
+bool mps_binary_found(const char *name);
+
+/* Why so many processes cannot share that GPU by MPS with that control program, into text; "": they can. gpu: NULL is
+ * not there any more; cuda: gpu_inventory's. */
+void mps_find_obstacle(const struct gpu *gpu, int32_t cuda, uint32_t planned, const char *binary, char *text,
+                       size_t size);
+
+/* CUDA_MPS_PIPE_DIRECTORY: a daemon that somebody else keeps, and that is used as it is; NULL: none. */
+const char *mps_inherited(void);
+
+/* servers: of a keeper's report ([{"pid": N, "clients": [N, …]}, …]). Is the process a client of one of them? */
+bool mps_has_client(const json_t *servers, int32_t pid);
 
 /* Process numbers, one a line, as get_server_list and get_client_list answer; other lines (a message that there is no
  * such server any more) are none. Returns how many there are; at most max are written. */

@@ -108,6 +108,13 @@ mu_status gpu_choice(struct plan_group *group, const struct gpu_inventory *inven
   if (group->gpus == NULL) return mu_fail(err, MU_NO_MEMORY, "no memory for the plan");
   memcpy(group->gpus, choice.gpus, choice.n * sizeof *group->gpus);
   group->n_gpus = choice.n;
+  for (uint32_t i = 0; choice.inventory != NULL && i < choice.n; i++) {
+    int32_t position = gpu_find(inventory, group->gpus[i].uuid);
+    struct gpu *device = position != GPU_UNKNOWN ? arena_alloc(memory, 1, sizeof *device) : NULL;
+    if (device == NULL) return mu_fail(err, MU_NO_MEMORY, "no memory for the plan");
+    *device = inventory->gpus[position];
+    group->gpus[i].device = device;
+  }
   *ret_unchecked = choice.inventory == NULL;
   return MU_OK;
 }

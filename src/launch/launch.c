@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "config/control_socket.h"
+#include "gpu/mps.h"
 #include "launch/state.h"
 
 /* ---- turns ------------------------------------------------------------------------------------------------------- */
@@ -49,6 +50,7 @@ static bool is_over(const struct launch *launch) {
 static void on_turn(uv_timer_t *timer) {
   struct launch *launch = timer->data;
   mu_error err;
+  launch_mps_turn(launch);
   services_schedule(launch);
   operation_step(launch);
   if (!launch->settled && !launch->stopping && is_settled(launch)) settle(launch);
@@ -58,6 +60,8 @@ static void on_turn(uv_timer_t *timer) {
     launch->failed =
         launch->failed || (!launch->stopping && list_item(link, struct launched, link)->state == SERVICE_FAILED);
   if (!launch->stopping) LOG_INFO("no service runs any more");
+  launch->stopping = true;
+  if (!launch_mps_end(launch)) return;
   net_loop_stop(launch->loop);
 }
 
@@ -190,6 +194,7 @@ mu_status launch_create(struct plan *plan, const char *state_folder, const struc
   if (launch == NULL) return mu_fail(err, MU_NO_MEMORY, "no memory for the launch");
   *launch = (struct launch){.plan = plan, .report = *report, .control_fd = -1};
   list_init(&launch->services);
+  list_init(&launch->mps);
   launch->loop = net_loop_create();
   if (launch->loop == NULL) {
     free(launch);
@@ -208,6 +213,9 @@ mu_status launch_create(struct plan *plan, const char *state_folder, const struc
 
 bool launch_run(struct launch *launch) {
   for (size_t i = 0; i < launch->plan->warnings.n; i++) LOG_WARNING(launch->plan->warnings.items[i]);
+  if (mps_inherited() != NULL)
+    LOG_INFO("MPS: the daemon of the environment is used as it is, and nothing is verified",
+             LOG_STR("CUDA_MPS_PIPE_DIRECTORY", mps_inherited()));
   launch_changed(launch);
   net_loop_run(launch->loop);
   members_end_strays(launch);
@@ -227,5 +235,6 @@ void launch_free(struct launch *launch) {
   if (launch->guard != NULL) process_kill(launch->guard, SIGKILL);
   process_free(launch->guard);
   net_loop_free(launch->loop);
+  launch_mps_free(launch);
   free(launch);
 }

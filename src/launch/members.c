@@ -16,6 +16,7 @@ enum { LOOK_SOON_MS = 2, LOOK_AGAIN_MS = 50, ENVIRONMENT_MAX = 1 << 20 };
 /* Children that are watched by others: they are no strays. */
 static bool is_own(const struct launch *launch, pid_t pid) {
   if (launch->guard != NULL && process_pid(launch->guard) == pid) return true;
+  if (launch_mps_keeps(launch, pid)) return true;
   list_each (link, &launch->services) {
     const struct launched *service = list_item(link, struct launched, link);
     if (service->process != NULL && process_pid(service->process) == pid) return true;
@@ -216,6 +217,22 @@ void members_signal(struct launched *service, int signal) {
         tree.entries[i].state != 'Z' && !(grouped && getpgid(tree.entries[i].pid) == service->session))
       process_entry_signal(&tree.entries[i], signal);
   process_tree_free(&tree);
+}
+
+bool members_any(struct launched *service, bool (*is)(pid_t pid, const void *context), const void *context) {
+  struct process_tree tree;
+  struct launch *launch = service->launch;
+  mu_error err;
+  bool found = false;
+  if (read_owned(launch, &tree, &err) != MU_OK) {
+    LOG_ERROR("cannot look at the processes", LOG_STR("error", err.message));
+    return false;
+  }
+  for (size_t i = 0; !found && i < tree.n; i++)
+    found = tree.entries[i].owner != PROCESS_UNOWNED && service_at(launch, tree.entries[i].owner) == service &&
+            is(tree.entries[i].pid, context);
+  process_tree_free(&tree);
+  return found;
 }
 
 void members_end_strays(const struct launch *launch) {

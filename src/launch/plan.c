@@ -9,6 +9,7 @@
 
 #include "base/arena.h"
 #include "launch/gpu_choice.h"
+#include "launch/mps.h"
 #include "launch/placeholder.h"
 
 enum { WORD_MAX = 128 << 10 };
@@ -285,6 +286,7 @@ void plan_service_free(struct plan_service *service) { arena_free(&service->memo
 static mu_status make_all(struct plan *plan, const struct gpu_inventory *inventory, mu_error *err) {
   const struct launch_settings *settings = plan->settings;
   mu_status status = MU_OK;
+  plan->cuda = inventory != NULL ? inventory->cuda : GPU_UNKNOWN;
   plan->groups = arena_alloc(&plan->memory, settings->n_groups, sizeof *plan->groups);
   plan->warnings.items = arena_alloc(&plan->memory, settings->n_groups, sizeof *plan->warnings.items);
   if (plan->groups == NULL || plan->warnings.items == NULL) return no_memory(err);
@@ -295,6 +297,7 @@ static mu_status make_all(struct plan *plan, const struct gpu_inventory *invento
     if (status == MU_OK) status = plan_check_count(plan, group, group->count, err);
     plan->n_groups = i + 1;
   }
+  if (status == MU_OK) status = launch_mps_plan_check(plan, err);
   for (size_t i = 0; status == MU_OK && i < plan->n_groups; i++)
     for (uint32_t k = 0; status == MU_OK && k < plan->groups[i].count; k++) {
       struct plan_service service;

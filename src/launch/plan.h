@@ -16,6 +16,7 @@ enum ready_kind { READY_NONE, READY_TCP, READY_GRPC, READY_HTTP, READY_COMMAND }
 struct plan_gpu {
   char name[GPU_UUID_SIZE]; /* {gpu}: the index, or as it was said */
   char uuid[GPU_UUID_SIZE]; /* "" : not known */
+  const struct gpu *device; /* as NVML shows it, the plan's; NULL: not known */
 };
 
 /* A group with its settings read. */
@@ -35,6 +36,7 @@ struct plan {
   const struct launch_settings *settings;
   struct plan_group *groups;
   size_t n_groups;
+  int32_t cuda; /* gpu_inventory's */
   struct option_list warnings;
   struct arena memory;
 };

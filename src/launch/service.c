@@ -89,14 +89,18 @@ static void run_child(const void *context, pid_t parent) {
 }
 
 /* The launcher's environment with the service's own variables over it; one block, given back with free. */
-static char **make_environment(const struct launched *service, const char *launch_id) {
-  size_t n = 0, kept = 0, added = 0, size = sizeof LAUNCH_VARIABLE + strlen(launch_id) + 1;
-  char **more = service->plan.environment;
+static char **make_environment(const struct launched *service, const struct mps_variables *mps) {
+  const char *launch_id = service->launch->id;
+  size_t n = 0, kept = 0, added = 0, planned = 0, size = sizeof LAUNCH_VARIABLE + strlen(launch_id) + 1;
   while (environ[n] != NULL) n++;
-  while (more[added] != NULL) added++;
-  char **environment = malloc((n + added + 2) * sizeof *environment + size);
+  while (service->plan.environment[planned] != NULL) planned++;
+  size_t pointers = n + 2 * (mps->n + planned) + 2;
+  char **environment = malloc(pointers * sizeof *environment + size + sizeof mps->text);
   if (environment == NULL) return NULL;
-  char *id = (char *)(environment + n + added + 2);
+  char *id = (char *)(environment + pointers), *texts = id + size, **more = environment + n + mps->n + planned + 2;
+  memcpy(texts, mps->text, mps->n * sizeof mps->text[0]);
+  for (size_t i = 0; i < mps->n; i++) more[added++] = texts + i * MPS_VARIABLE_SIZE;
+  for (size_t i = 0; i < planned; i++) more[added++] = service->plan.environment[i];
   snprintf(id, size, "%s=%s", LAUNCH_VARIABLE, launch_id);
   for (size_t i = 0; i < n; i++) {
     size_t name = strcspn(environ[i], "=") + 1;
@@ -235,8 +239,30 @@ void service_stop(struct launched *service, enum stop_goal goal) {
 }
 
 void service_restart(struct launched *service) {
+  launch_mps_service_restart(service);
   service->policy = (struct restart_policy){0};
   service_stop(service, STOP_START);
+}
+
+void service_fail(struct launched *service, const char *why) {
+  snprintf(service->reason, sizeof service->reason, "%s", why);
+  service->mps_held = false;
+  mark_log(service, "%s", why);
+  LOG_WARNING("service cannot start", LOG_STR("service", service->plan.id), LOG_STR("reason", why));
+  enter(service, SERVICE_FAILED);
+}
+
+void service_lose_daemon(struct launched *service) {
+  if (service->session == 0 || service->state == SERVICE_STOPPING || service->state == SERVICE_FAILED) return;
+  if (wants_restart(service, true)) {
+    service->restarts++;
+    service_stop(service, STOP_START);
+    return;
+  }
+  snprintf(service->wish_cause, sizeof service->wish_cause, "the MPS daemon of its GPU has ended");
+  service->facts.wish = DEATH_TIMEOUT;
+  service->facts.wish_cause = service->wish_cause;
+  service_stop(service, STOP_JUDGE);
 }
 
 static void on_ended(void *context, int code, int status) {
@@ -257,6 +283,7 @@ static void on_ready(void *context) {
   restart_policy_ready(&service->policy, clock_now_ns());
   service->reason[0] = '\0';
   enter(service, SERVICE_READY);
+  launch_mps_service_ready(service);
   LOG_INFO("service ready", LOG_STR("service", service->plan.id), LOG_INT("port", service->plan.port));
 }
 
@@ -286,6 +313,11 @@ static mu_status ask_ready(struct launched *service, mu_error *err) {
 }
 
 static mu_status start_process(struct launched *service, mu_error *err) {
+  struct mps_variables mps;
+  launch_mps_prepare(service, &mps);
+  free(service->environment);
+  service->environment = make_environment(service, &mps);
+  if (service->environment == NULL) return mu_fail(err, MU_NO_MEMORY, "no memory for a service");
   mu_status status = service->plan.port != 0 ? port_check_free(service->plan.port, err) : MU_OK;
   if (status != MU_OK) return status;
   struct child child = {.service = service, .log = open_log(service)};
@@ -329,7 +361,7 @@ void services_schedule(struct launch *launch) {
     struct launched *next = NULL; /* start may change the list: looked for anew each time */
     list_each (link, &launch->services) {
       struct launched *service = list_item(link, struct launched, link);
-      if (next == NULL && service->state == SERVICE_WAITING) next = service;
+      if (next == NULL && service->state == SERVICE_WAITING && launch_mps_admit(service)) next = service;
     }
     if (next == NULL || (most > 0 && starting >= most)) return;
     starting++;
@@ -344,13 +376,6 @@ mu_status service_add(struct launch *launch, struct plan_group *group, uint32_t 
   if (service == NULL) return mu_fail(err, MU_NO_MEMORY, "no memory for a service");
   *service = (struct launched){.launch = launch, .group = group, .index = index, .since_ns = clock_now_ns()};
   mu_status status = plan_service(launch->plan, group, index, &service->plan, err);
-  if (status == MU_OK) {
-    service->environment = make_environment(service, launch->id);
-    if (service->environment == NULL) {
-      plan_service_free(&service->plan);
-      status = mu_fail(err, MU_NO_MEMORY, "no memory for a service");
-    }
-  }
   if (status != MU_OK) {
     free(service);
     return status;

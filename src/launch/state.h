@@ -8,6 +8,7 @@
 #include "base/list.h"
 #include "base/log.h"
 #include "launch/launch.h"
+#include "launch/mps.h"
 #include "launch/probe.h"
 #include "net/http_server.h"
 #include "process/death.h"
@@ -39,6 +40,8 @@ enum stop_goal {
   STOP_JUDGE,  /* as if it had died by itself: the restart policy says */
 };
 
+enum mps_member { MPS_NOT_KNOWN, MPS_CLIENT, MPS_NO_CLIENT };
+
 /* One service (net/ has another struct service). */
 struct launched {
   struct list link; /* launch.services, in the order of groups and indices */
@@ -68,6 +71,12 @@ struct launched {
   char **environment; /* of the processes; one block */
   uv_timer_t timer;   /* STARTING: ready timeout; STOPPING: until SIGKILL, then until it is given up; BACKOFF */
   char log_path[LAUNCH_PATH_MAX];
+
+  struct mps_daemon *mps; /* its GPU's; NULL: it has not been asked for, or is not to be */
+  bool under_mps;         /* it was started with that daemon's environment */
+  bool mps_held;          /* reason says that it waits for the daemon */
+  enum mps_member mps_member;
+  uint64_t mps_asked; /* the question that says whether it is a client; 0: none */
 };
 
 enum operation_kind { OPERATION_NONE, OPERATION_RESTART, OPERATION_ROLLING, OPERATION_SCALE };
@@ -86,6 +95,7 @@ struct launch {
   struct plan *plan;
   struct launch_report report;
   struct list services;
+  struct list mps; /* of GPUs where it was decided */
   struct probe_pool *probes;
   struct process *guard; /* ends what is left when this process dies */
   char state_folder[LAUNCH_PATH_MAX], log_folder[LAUNCH_PATH_MAX];
@@ -117,6 +127,11 @@ void service_stop(struct launched *service, enum stop_goal goal);
 /* A fresh start, whatever state it is in. */
 void service_restart(struct launched *service);
 
+/* It cannot start. */
+void service_fail(struct launched *service, const char *why);
+/* The MPS daemon of its GPU has ended: it is ended, and started again where it may be at all. */
+void service_lose_daemon(struct launched *service);
+
 /* ---- members.c: whose processes are there -------------------------------------------------------------------------
  */
 
@@ -125,6 +140,8 @@ void members_look(struct launch *launch);
 /* The same within milliseconds: something has ended. */
 void members_look_soon(struct launch *launch);
 void members_signal(struct launched *service, int signal);
+/* Is one of the service's processes such a one? */
+bool members_any(struct launched *service, bool (*is)(pid_t pid, const void *context), const void *context);
 /* At the very end: orphans that have nothing left by which their service could be known. */
 void members_end_strays(const struct launch *launch);
 

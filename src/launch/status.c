@@ -18,13 +18,13 @@ static json_t *number_or_null(int64_t number) { return number != 0 ? json_intege
 
 static json_t *service_json(const struct launched *service, uint64_t now_ns) {
   const struct plan_gpu *gpu = service->plan.gpu;
-  return json_pack("{s:s, s:s, s:I, s:s, s:o, s:o, s:o, s:o, s:b, s:I, s:s, s:f, s:s}", "id", service->plan.id, "group",
-                   service->group->name, "index", (json_int_t)service->index, "state",
-                   service_state_name(service->state), "pid", number_or_null(shown_pid(service)), "port",
-                   number_or_null(service->plan.port), "gpu", text_or_null(gpu != NULL ? gpu->name : ""), "uuid",
-                   text_or_null(gpu != NULL ? gpu->uuid : ""), "daemon", service->daemonised, "restarts",
-                   (json_int_t)service->restarts, "reason", service->reason, "since_s",
-                   (double)(now_ns - service->since_ns) / (double)NS_PER_S, "log", service->log_path);
+  return json_pack(
+      "{s:s, s:s, s:I, s:s, s:o, s:o, s:o, s:o, s:b, s:o, s:I, s:s, s:f, s:s}", "id", service->plan.id, "group",
+      service->group->name, "index", (json_int_t)service->index, "state", service_state_name(service->state), "pid",
+      number_or_null(shown_pid(service)), "port", number_or_null(service->plan.port), "gpu",
+      text_or_null(gpu != NULL ? gpu->name : ""), "uuid", text_or_null(gpu != NULL ? gpu->uuid : ""), "daemon",
+      service->daemonised, "mps", launch_mps_service_json(service), "restarts", (json_int_t)service->restarts, "reason",
+      service->reason, "since_s", (double)(now_ns - service->since_ns) / (double)NS_PER_S, "log", service->log_path);
 }
 
 static const char *state_name(const struct launch *launch) {
@@ -72,9 +72,10 @@ json_t *launch_status_json(const struct launch *launch) {
   print_backends(launch, &backends);
   const char *text = backends.failed ? NULL : buffer_text(&backends);
   if (text != NULL && services != NULL)
-    document = json_pack("{s:s, s:i, s:s, s:s, s:f, s:s, s:O}", "state", state_name(launch), "pid", (int)getpid(),
+    document = json_pack("{s:s, s:i, s:s, s:s, s:f, s:s, s:O, s:o}", "state", state_name(launch), "pid", (int)getpid(),
                          "state_folder", launch->state_folder, "version", MUSTER_VERSION, "stop_timeout_s",
-                         (double)longest_stop_ns(launch) / (double)NS_PER_S, "backends", text, "services", services);
+                         (double)longest_stop_ns(launch) / (double)NS_PER_S, "backends", text, "services", services,
+                         "mps", launch_mps_json(launch));
   json_decref(services);
   buffer_free(&backends);
   return document;

@@ -22,11 +22,6 @@ const char *mps_state_name(enum mps_state state) {
   return names[state];
 }
 
-const char *mps_inherited(void) {
-  const char *path = getenv("CUDA_MPS_PIPE_DIRECTORY");
-  return path != NULL && path[0] != '\0' ? path : NULL;
-}
-
 void mps_say_inherited(void) {
   static const char *const names[] = {"CUDA_MPS_PIPE_DIRECTORY", "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE",
                                       "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT"};
@@ -282,33 +277,11 @@ static void start(struct mps_gpu *mps) {
 
 /* ---- deciding ---------------------------------------------------------------------------------------------------- */
 
-/* Is the control program there? */
-static bool find_binary(const char *name) {
-  char path[4096];
-  const char *folders = getenv("PATH");
-  if (strchr(name, '/') != NULL) return access(name, X_OK) == 0;
-  while (folders != NULL && *folders != '\0') {
-    size_t length = strcspn(folders, ":");
-    snprintf(path, sizeof path, "%.*s/%s", (int)length, folders, name);
-    if (length > 0 && access(path, X_OK) == 0) return true;
-    folders += length + (folders[length] == ':');
-  }
-  return false;
-}
-
 /* Why there cannot be MPS; "": there can. */
 static void find_obstacle(const struct mps_gpu *mps, uint32_t planned, char *text, size_t size) {
   const struct supervisor *s = mps->supervisor;
   const struct gpu *gpu = gpu_of(mps);
-  uint32_t limit = gpu != NULL ? mps_client_limit(gpu, s->gpus.inventory.cuda) : 0;
-  const char *obstacle = gpu != NULL ? mps_obstacle(gpu) : "it is not there any more";
-  text[0] = '\0';
-  if (obstacle != NULL)
-    snprintf(text, size, "%s", obstacle);
-  else if (!find_binary(s->options->mps_control_binary))
-    snprintf(text, size, "there is no %s (--mps-control-binary)", s->options->mps_control_binary);
-  else if (planned > limit)
-    snprintf(text, size, "%u processes are planned there, MPS takes at most %u on that GPU", planned, limit);
+  mps_find_obstacle(gpu, s->gpus.inventory.cuda, planned, s->options->mps_control_binary, text, size);
 }
 
 static void decide(struct mps_gpu *mps) {

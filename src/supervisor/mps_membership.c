@@ -55,14 +55,6 @@ bool mps_verify(struct worker *worker) {
   return true;
 }
 
-static bool has_client(const json_t *servers, pid_t pid) {
-  size_t i, k;
-  const json_t *server, *client;
-  json_array_foreach(servers, i, server) json_array_foreach(json_object_get(server, "clients"), k,
-                                                            client) if (json_integer_value(client) == pid) return true;
-  return false;
-}
-
 static struct worker *find_worker(const struct mps_gpu *mps, pid_t pid) {
   list_each (link, &mps->supervisor->workers) {
     struct worker *worker = list_item(link, struct worker, all);
@@ -78,7 +70,7 @@ void mps_check_clients(struct mps_gpu *mps, uint64_t serial) {
     if (worker->mps_asked == 0 || worker->mps_asked > serial || worker->process == NULL || mps_of(worker) != mps)
       continue;
     worker->mps_asked = 0;
-    if (has_client(mps->servers, process_pid(worker->process))) {
+    if (mps_has_client(mps->servers, process_pid(worker->process))) {
       worker_is_client(worker);
       continue;
     }

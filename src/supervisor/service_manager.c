@@ -12,20 +12,10 @@
 #include "base/clock.h"
 #include "base/log.h"
 
-static const char *const variables[] = {"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"};
-
 /* Status lines change with every worker: this often is enough. */
 static const uint64_t usual_ms = 1000;
 /* What takes its time asks for so much more with every look. */
 static const uint64_t extension_us = 30 * NS_PER_S / NS_PER_US;
-
-bool service_manager_owns(const char *variable) {
-  for (size_t i = 0; i < sizeof variables / sizeof *variables; i++) {
-    size_t length = strlen(variables[i]);
-    if (strncmp(variable, variables[i], length) == 0 && variable[length] == '=') return true;
-  }
-  return false;
-}
 
 /* ---- the socket -------------------------------------------------------------------------------------------------- */
 

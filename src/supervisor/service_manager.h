@@ -53,9 +53,6 @@ void service_manager_tell(struct service_manager *manager, const struct service_
 void service_state_describe(struct service_state *state, const char *name, size_t ready, size_t models,
                             size_t workers_ready, size_t workers);
 
-/* Is "NAME=VALUE" a variable that is between systemd and its main process alone? */
-bool service_manager_owns(const char *variable);
-
 /* MU_INVALID: not what systemd calls a socket. ret_size: of the address. Exported for the tests. */
 struct sockaddr_un;
 MUST_CHECK mu_status service_manager_address(const char *path, struct sockaddr_un *ret_address, size_t *ret_size);

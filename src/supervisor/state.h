@@ -34,6 +34,7 @@
 #include "base/list.h"
 #include "config/options.h"
 #include "control/link.h"
+#include "control/role.h"
 #include "model/model.h"
 #include "model/repository.h"
 #include "net/http_server.h"
@@ -42,7 +43,6 @@
 #include "supervisor/gpu_measurements.h"
 #include "supervisor/gpus.h"
 #include "supervisor/handover.h"
-#include "supervisor/process.h"
 #include "supervisor/service_manager.h"
 #include "supervisor/worker_plan.h"
 
@@ -576,8 +576,6 @@ uint32_t workers_restart_under_mps(struct supervisor *s, const char *uuid, const
 
 /* ---- mps.c ------------------------------------------------------------------------------------------------------- */
 
-/* Has the server inherited a daemon of somebody else (CUDA_MPS_PIPE_DIRECTORY)? Its path; NULL: no. */
-const char *mps_inherited(void);
 /* Logs what of MPS's settings was inherited. */
 void mps_say_inherited(void);
 /* May a worker be started there now? false: it is QUEUED, and started when its GPU's daemon answers. */

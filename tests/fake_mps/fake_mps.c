@@ -3,11 +3,10 @@
  * it commands come on standard input and go to the daemon over a socket in $CUDA_MPS_PIPE_DIRECTORY.
  *
  * $FAKE_MPS names a scenario, a JSON object that is read anew for every command:
- *   control    the control socket of the muster server whose workers on the daemon's GPU are its clients
- *   strangers  true: the daemon has no clients, whoever runs
- *   hang       a command that is never answered
- *   refuse     what the daemon says when it cannot start
- * Every command is appended to $FAKE_MPS.commands, "UUID COMMAND" a line.
+ *   control    the control socket of the muster server, or launch, whose workers on the daemon's GPU are its clients;
+ * of a launch's services that is the first child of each that has one, else the service strangers  true: the daemon has
+ * no clients, whoever runs hang       a command that is never answered refuse     what the daemon says when it cannot
+ * start Every command is appended to $FAKE_MPS.commands, "UUID COMMAND" a line.
  */
 #include <jansson.h>
 #include <signal.h>
@@ -71,6 +70,28 @@ static const char *say(const json_t *said, const char *key) {
 
 static char text[TEXT_MAX];
 
+/* A program that a shell has started is the client, not the shell. */
+static long long first_child(long long pid) {
+  char path[64];
+  long long child = pid;
+  snprintf(path, sizeof path, "/proc/%lld/task/%lld/children", pid, pid);
+  FILE *file = fopen(path, "re");
+  if (file != NULL && fscanf(file, "%lld", &child) != 1) child = pid;
+  if (file != NULL) fclose(file);
+  return child;
+}
+
+/* A launch's services on this GPU, one process number a line, into text. */
+static void list_services(const json_t *services) {
+  size_t i, size = 0;
+  json_t *service;
+  json_array_foreach(services, i, service) {
+    long long pid = (long long)json_integer_value(json_object_get(service, "pid"));
+    if (pid == 0 || strcmp(say(service, "uuid"), variable("CUDA_VISIBLE_DEVICES")) != 0) continue;
+    size += (size_t)snprintf(text + size, TEXT_MAX - size, "%lld\n", first_child(pid));
+  }
+}
+
 /* Muster's workers on this GPU, one process number a line, into text. */
 static void list_clients(const json_t *said) {
   int fd = open_socket(say(said, "control"), 0);
@@ -83,6 +104,7 @@ static void list_clients(const json_t *said) {
   if (status == NULL) fail("no status");
   size_t i, size = 0;
   text[0] = '\0';
+  list_services(json_object_get(status, "services"));
   json_array_foreach(json_object_get(status, "workers"), i,
                      worker) if (strcmp(say(worker, "gpu"), variable("CUDA_VISIBLE_DEVICES")) == 0 &&
                                  json_is_integer(json_object_get(worker, "pid"))) size +=

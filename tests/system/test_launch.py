@@ -132,6 +132,7 @@ def test_the_life_of_two_groups(launch, tmp_path):
     first = free_ports(8)
     (tmp_path / "muster.yaml").write_text(json.dumps({"http_port": 1234, "launch": [
         {"name": "web", "gpus": "0,GPU-b", "per_gpu": "1", "port": f"{first}-{first + 3}", "ready": "http:/ready",
+         "mps": "auto", "mps_active_threads": "40",
          "env": ["COLOUR=blue {index}", "JSON={\"a\":{}}"], "stop_timeout": "5s",
          "command": [*PYTHON, "{port}", "unready=2"]},
         {"name": "batch", "count": "1", "port": f"{first + 4}+", "ready": "cmd:test -e {name}-{port}.go",
@@ -208,6 +209,100 @@ def test_gpus_are_those_that_nvml_shows(launch, tmp_path):
     for gpus, said in (("0-2", "there is no GPU '2': this machine has 2"), (f"0,{uuids[0]}", "is named twice")):
         done = run_muster("launch", "--state-dir", tmp_path / "other", "--gpus", gpus, "--", "true", env=nvml.environment)
         assert done.returncode == 2 and said in done.stderr
+
+
+class Mps(FakeNvml):
+    """Two GPUs, and the fake of MPS's control program, whose clients are the services of the launch in folder/state."""
+
+    def __init__(self, folder):
+        super().__init__(folder, [gpu(0), gpu(1)])
+        self.scenario, self.control = folder / "mps.json", folder / "state" / "control.sock"
+        self.arguments = ["--mps-control-binary", binary_path().parent / "fake_mps", "--stop-timeout", "5s"]
+        self.say()
+
+    def say(self, **scenario):
+        new = self.scenario.with_suffix(".new")
+        new.write_text(json.dumps({"control": str(self.control), **scenario}))
+        os.replace(new, self.scenario)
+
+    @property
+    def environment(self):
+        return {**super().environment, "FAKE_MPS": str(self.scenario)}
+
+
+def test_mps_where_several_share_a_gpu(launch, tmp_path):
+    """A daemon for the GPU that two share, and none for the other; who uses it; its death; its end."""
+    machine = Mps(tmp_path)
+    machine.say(strangers=True)
+    first = free_ports(3)
+    one = launch(*machine.arguments, "--gpus", "0-1", "--count", 3, "--port", f"{first}+", "--name", "web", "--mps-active-threads", 40,
+                 "--", "sh", "-c", f"{' '.join(PYTHON)} $PORT; true", env=machine.environment)
+    status = one.wait()
+    assert [(m["gpu"], m["state"], m["error"]) for m in status["mps"]] == [("0", "serving", ""), ("1", "off", "")]
+    daemon, folder = status["mps"][0]["daemon"], status["mps"][0]["folder"]
+    seen = [ask(first + i)["environment"] for i in range(3)]
+    assert [e.get("CUDA_MPS_PIPE_DIRECTORY") for e in seen] == [f"{folder}/pipe", None, f"{folder}/pipe"]
+    assert (seen[2]["CUDA_MPS_LOG_DIRECTORY"], seen[2]["CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"]) == (f"{folder}/log", "40")
+
+    # none of a service's processes is a client: said, and taken back when one has become it
+    def members(*expected):
+        return wait_for(lambda: tuple(s["mps"] for s in one.status()["services"]) == expected, f"members {expected}: {one.status()}")
+    members(False, None, False)
+    assert "service is no MPS client" in one.log and "it runs without MPS, or does not use its GPU" in one.command("status").stdout
+    machine.say()
+    assert one.command("restart", "web/2").returncode == 0  # the daemon is asked, sooner than by itself
+    members(True, None, True)
+    assert "service has become an MPS client" in one.log
+    status = one.status()
+    assert [s["reason"] for s in status["services"]] == ["", "", ""]
+    assert f"MPS on GPU 0: serving, daemon {daemon}" in one.command("status").stdout
+
+    # its end is that of its clients, which start after the next one
+    before = [s["pid"] for s in status["services"]]
+    os.kill(daemon, signal.SIGKILL)
+    status = wait_for(lambda: (s := one.status())["state"] == "ready" and s["mps"][0]["restarts"] == 1 and s, "another daemon")
+    assert "no MPS daemon, its services are started again" in one.log and "signal 9" in one.log
+    pids = [s["pid"] for s in status["services"]]
+    assert pids[1] == before[1] and not {pids[0], pids[2]} & set(before)
+    folder, daemon = status["mps"][0]["folder"], status["mps"][0]["daemon"]
+    assert ask(first)["environment"]["CUDA_MPS_PIPE_DIRECTORY"] == f"{folder}/pipe"
+
+    # one that comes to a service that is alone shares without
+    assert one.command("scale", 4).returncode == 0
+    assert "a service that was started there alone runs without it" in one.log
+    assert one.command("stop").returncode == 0 and one.wait_exit() == 0
+    assert not alive(daemon) and not os.path.exists(folder)
+
+
+def test_mps_ends_with_a_launcher_that_is_killed(tmp_path):
+    """In the background: what keeps the daemon does not hold on to the output of the command that has returned."""
+    machine, folder = Mps(tmp_path), tmp_path / "state"
+    done = run_muster("launch", "--state-dir", folder, "--detach", *machine.arguments, "--gpus", "0", "--mps", "--ready", "cmd:true", "--", "sleep", 600,
+                      env=machine.environment)
+    assert done.returncode == 0, done.stderr
+    status = json.loads(run_muster("launch", "status", "--json", "--state-dir", folder).stdout)
+    (entry,) = status["mps"]
+    assert entry["state"] == "serving"
+    os.kill(status["pid"], signal.SIGKILL)
+    wait_for(lambda: not alive(entry["daemon"]) and not os.path.exists(entry["folder"]) and not marked(folder), "all to go")
+
+
+def test_mps_that_cannot_be(launch, tmp_path):
+    machine = Mps(tmp_path)
+    command = ["--gpus", "0", "--per-gpu", 2, "--ready", "cmd:true", "--", "sleep", 600]
+    for arguments, said in ((["--mps", "on", "--mps-control-binary", "/nowhere"], "which --mps=on wants: there is no /nowhere"),
+                            (["--mps", "on", "--per-gpu", 49], "49 processes are planned there, MPS takes at most 48")):
+        done = run_muster("launch", "--state-dir", tmp_path / "other", *machine.arguments, *command[:4], *arguments, *command[4:], env=machine.environment)
+        assert done.returncode == 2 and said in done.stderr, done.stderr
+    auto = launch(*machine.arguments, "--mps-control-binary", "/nowhere", *command, env=machine.environment)
+    assert auto.wait()["mps"][0]["state"] == "off"
+    assert "services share a GPU without MPS" in auto.log and "there is no /nowhere" in auto.log
+    theirs = launch("--mps", "on", *command, folder="inherited", env={**machine.environment, "CUDA_MPS_PIPE_DIRECTORY": "/theirs"})
+    assert theirs.wait()["mps"] == [] and "is used as it is" in theirs.log
+    # it is there, and no daemon comes of it
+    machine.say(refuse="no device for you")
+    failed = launch("--mps", "on", *machine.arguments, *command, folder="refused", env=machine.environment)
+    assert failed.wait_exit() == 1 and "no device for you" in failed.log
 
 
 def test_grpc_health_says_when_it_is_ready(launch, tmp_path):
@@ -309,6 +404,9 @@ def test_services_that_end(tmp_path, arguments, exit_status, said):
     (["--", "true", "{foo}"], "unknown placeholder {foo}: there are {port}, {gpu}"),
     (["--", "true", "{port}"], "{port} has no value: no --port was given"),
     (["--gpus", "0", "--", "true", "{uuid}"], "{uuid} has no value: NVML is not there"),
+    (["--mps", "--", "true"], "--mps=on needs --gpus"),
+    (["--gpus", "0", "--mps", "on", "--", "true"], "which --mps=on wants: NVML is not there"),
+    (["--gpus", "0", "--mps=perhaps", "--", "true"], "mps"),
     (["--gpus", "0,1,0", "--", "true"], "GPU 0 is named twice"),
     (["--gpus", "3-1", "--", "true"], "no range of GPUs"),
     (["--gpus", "all", "--", "true"], "needs NVML"),

@@ -1,4 +1,4 @@
-#include "supervisor/process.h"
+#include "control/role.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -10,7 +10,6 @@
 #include <unistd.h>
 
 #include "control/message.h"
-#include "supervisor/service_manager.h"
 
 enum { CHILD_CONTROL_FD = 3, EXEC_FAILED = 127 };
 
@@ -29,9 +28,16 @@ static bool is_variable(const char *entry, const char *name, size_t length) {
   return strncmp(entry, name, length) == 0 && entry[length] == '=';
 }
 
+bool role_drops_variable(const char *entry) {
+  static const char *const names[] = {"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"};
+  for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+    if (is_variable(entry, names[i], strlen(names[i]))) return true;
+  return false;
+}
+
 /* Does the child get another value for it? */
 static bool is_replaced(const char *entry, const struct process_spec *spec) {
-  if (is_variable(entry, log_variable, sizeof log_variable - 1) || service_manager_owns(entry)) return true;
+  if (is_variable(entry, log_variable, sizeof log_variable - 1) || role_drops_variable(entry)) return true;
   for (const char *const *own = spec->environment; own != NULL && *own != NULL; own++)
     if (is_variable(entry, *own, strcspn(*own, "="))) return true;
   return false;
@@ -78,13 +84,16 @@ static void child_signals(void) {
   sigprocmask(SIG_SETMASK, &none, NULL);
 }
 
-static void child_run(const void *context, pid_t supervisor) {
+static void child_run(const void *context, pid_t parent) {
   const struct role_start *start = context;
   child_signals();
   prctl(PR_SET_PDEATHSIG, SIGKILL);
-  if (getppid() != supervisor) _exit(EXEC_FAILED); /* it died before prctl */
+  if (getppid() != parent) _exit(EXEC_FAILED); /* it died before prctl */
+  if (start->spec->output > 0 &&
+      (dup2(start->spec->output, STDOUT_FILENO) < 0 || dup2(start->spec->output, STDERR_FILENO) < 0))
+    _exit(EXEC_FAILED);
   if (child_fds(start->control)) {
-    /* What the supervisor itself was given by a careless parent ends here. Where the kernel is too old for this it goes
+    /* What this process itself was given by a careless parent ends here. Where the kernel is too old for this it goes
      * on to the child, as it would without muster. */
     (void)close_range(CHILD_CONTROL_FD + 1, ~0U, CLOSE_RANGE_CLOEXEC);
     char *const arguments[] = {(char *)start->spec->title, (char *)"--role", (char *)start->spec->role, NULL};
@@ -94,7 +103,7 @@ static void child_run(const void *context, pid_t supervisor) {
   _exit(EXEC_FAILED);
 }
 
-/* ---- the supervisor ---------------------------------------------------------------------------------------------- */
+/* ---- the parent -------------------------------------------------------------------------------------------------- */
 
 mu_status process_spawn(struct net_loop *loop, const struct process_spec *spec, process_ended *ended, void *context,
                         struct process **ret_process, int *ret_control, mu_error *err) {

@@ -14,7 +14,7 @@
 #include <unistd.h>
 
 #include "control/message.h"
-#include "supervisor/process.h"
+#include "control/role.h"
 
 /*
  * A spawned process is this program again, in a role that main() looks up below. What a role finds out it says with

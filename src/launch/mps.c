@@ -1,0 +1,451 @@
+#include "launch/mps.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "control/link.h"
+#include "control/role.h"
+#include "gpu/mps.h"
+#include "launch/state.h"
+
+enum daemon_state {
+  DAEMON_UNDECIDED,
+  DAEMON_OFF,
+  DAEMON_STARTING,
+  DAEMON_SERVING,
+  DAEMON_BACKOFF, /* started again once its clients have left and the timer is over */
+};
+
+/* What is known of one GPU's MPS. */
+struct mps_daemon {
+  struct list link; /* launch.mps */
+  struct launch *launch;
+  const struct plan_gpu *gpu; /* the plan's */
+  enum daemon_state state;
+  bool due;    /* BACKOFF: the timer is over, clients are still there */
+  bool served; /* once, so that it can */
+  bool ending; /* it was told to */
+  uint32_t restarts;
+  uint64_t asked; /* the last question's number */
+  struct restart_policy policy;
+  struct process *keeper; /* NULL: none */
+  struct control_link *control;
+  uv_timer_t timer;
+  int32_t daemon;  /* its process; 0: none */
+  json_t *servers; /* of the last report; NULL: not known */
+  char folder[MPS_VARIABLE_SIZE - 32];
+  char error[LAUNCH_REASON_MAX]; /* OFF: why not, "": it is alone there */
+};
+
+/* Between tries, once a daemon that has served cannot be started again. */
+static const uint64_t retry_ns = 30 * NS_PER_S;
+enum { END_TIMEOUTS = 4 }; /* a keeper that has not ended after so many commands' time is left to the kernel */
+
+static void start(struct mps_daemon *mps);
+
+static uint64_t timeout_ns(const struct launch *launch) { return (uint64_t)launch->plan->settings->mps_timeout_ns; }
+
+/* ---- finding ----------------------------------------------------------------------------------------------------- */
+
+static bool is_outside(const struct launched *service) {
+  return service->plan.gpu == NULL || service->group->settings->mps == MPS_MODE_OFF || mps_inherited() != NULL;
+}
+
+static const char *key(const struct plan_gpu *gpu) { return gpu->uuid[0] != '\0' ? gpu->uuid : gpu->name; }
+
+static void on_timer(uv_timer_t *timer);
+
+/* NULL without memory. */
+static struct mps_daemon *of_gpu(struct launch *launch, const struct plan_gpu *gpu) {
+  list_each (link, &launch->mps) {
+    struct mps_daemon *mps = list_item(link, struct mps_daemon, link);
+    if (strcmp(key(mps->gpu), key(gpu)) == 0) return mps;
+  }
+  struct mps_daemon *mps = calloc(1, sizeof *mps);
+  if (mps == NULL) return NULL;
+  mps->launch = launch;
+  mps->gpu = gpu;
+  uv_timer_init(net_loop_uv(launch->loop), &mps->timer);
+  mps->timer.data = mps;
+  list_push_back(&launch->mps, &mps->link);
+  return mps;
+}
+
+/* Services on it that run, without one; clients: only those. */
+static uint32_t count(const struct mps_daemon *mps, const struct launched *without, bool clients) {
+  uint32_t n = 0;
+  list_each (link, &mps->launch->services) {
+    const struct launched *service = list_item(link, struct launched, link);
+    bool runs = service->process != NULL || service->session != 0;
+    n += service->mps == mps && service != without && runs && (service->under_mps || !clients);
+  }
+  return n;
+}
+
+/* ---- the keeper -------------------------------------------------------------------------------------------------- */
+
+static void do_without(struct mps_daemon *mps, const char *why) {
+  mps->state = DAEMON_OFF;
+  snprintf(mps->error, sizeof mps->error, "%.500s", why);
+  LOG_WARNING("services share a GPU without MPS: they take turns", LOG_STR("gpu", mps->gpu->name),
+              LOG_STR("because", mps->error));
+  launch_changed(mps->launch);
+}
+
+static void forget_servers(struct mps_daemon *mps) {
+  json_decref(mps->servers);
+  mps->servers = NULL;
+  mps->daemon = 0;
+}
+
+/* The daemon has gone, or goes: its clients cannot go on. */
+static void lose_daemon(struct mps_daemon *mps, const char *why) {
+  forget_servers(mps);
+  if (mps->state != DAEMON_SERVING && mps->state != DAEMON_STARTING) return;
+  mps->state = DAEMON_BACKOFF;
+  snprintf(mps->error, sizeof mps->error, "%.500s", why);
+  LOG_ERROR("no MPS daemon, its services are started again after it", LOG_STR("gpu", mps->gpu->name),
+            LOG_INT("services", count(mps, NULL, true)), LOG_STR("error", mps->error));
+  list_each (link, &mps->launch->services) {
+    struct launched *service = list_item(link, struct launched, link);
+    if (service->mps == mps && service->under_mps) service_lose_daemon(service);
+  }
+}
+
+struct search {
+  const json_t *servers;
+};
+static bool is_client(pid_t pid, const void *context) {
+  return mps_has_client(((const struct search *)context)->servers, pid);
+}
+
+/* A program may make its CUDA context long after it is ready, so one that is none is looked for in every report. */
+static void check_clients(struct mps_daemon *mps, uint64_t serial) {
+  const struct search search = {mps->servers};
+  list_each (link, &mps->launch->services) {
+    struct launched *service = list_item(link, struct launched, link);
+    if (service->mps != mps || !service->under_mps || service->state != SERVICE_READY || service->mps_asked == 0 ||
+        service->mps_asked > serial || service->mps_member == MPS_CLIENT)
+      continue;
+    bool news = service->mps_member == MPS_NOT_KNOWN, found = members_any(service, is_client, &search);
+    service->mps_member = found ? MPS_CLIENT : MPS_NO_CLIENT;
+    if (found) service->reason[0] = '\0';
+    if (found && !news) LOG_INFO("service has become an MPS client", LOG_STR("service", service->plan.id));
+    if (!found && news) {
+      snprintf(service->reason, sizeof service->reason,
+               "it runs without MPS, or does not use its GPU: the daemon of GPU %.100s (process %d) knows none of its "
+               "processes",
+               mps->gpu->name, (int)mps->daemon);
+      LOG_WARNING("service is no MPS client", LOG_STR("service", service->plan.id), LOG_STR("reason", service->reason));
+    }
+    if (found || news) launch_changed(mps->launch);
+  }
+}
+
+static void on_report(struct mps_daemon *mps, const struct control_packet *packet) {
+  const struct control_mps_report *report = &packet->mps_report;
+  snprintf(mps->folder, sizeof mps->folder, "%s", report->folder);
+  if (report->daemon == 0) {
+    lose_daemon(mps, report->error);
+    return;
+  }
+  json_decref(mps->servers);
+  mps->servers = report->answering ? json_loadb(report->servers.data, report->servers.size, 0, NULL) : NULL;
+  mps->daemon = report->daemon;
+  snprintf(mps->error, sizeof mps->error, "%s", report->error);
+  if (mps->servers == NULL) return;
+  if (mps->state == DAEMON_STARTING) {
+    mps->state = DAEMON_SERVING;
+    mps->served = true;
+    restart_policy_ready(&mps->policy, clock_now_ns());
+    LOG_INFO("MPS daemon serves", LOG_STR("gpu", mps->gpu->name), LOG_STR("uuid", mps->gpu->uuid),
+             LOG_INT("pid", mps->daemon), LOG_STR("folder", mps->folder));
+    launch_changed(mps->launch);
+  }
+  check_clients(mps, report->serial);
+}
+
+static void on_message(void *context, struct control_packet *packet) {
+  struct mps_daemon *mps = context;
+  if (packet->type == CONTROL_MPS_REPORT)
+    on_report(mps, packet);
+  else
+    process_kill(mps->keeper, SIGKILL);
+}
+
+/* The keeper ends: on_ended says the rest. */
+static void on_lost(void *context, const mu_error *err) {}
+
+static const struct control_link_events link_events = {on_message, on_lost};
+
+static void let_go(struct mps_daemon *mps) {
+  control_link_free(mps->control);
+  process_free(mps->keeper);
+  mps->control = NULL;
+  mps->keeper = NULL;
+  forget_servers(mps);
+}
+
+static void on_ended(void *context, int code, int status) {
+  struct mps_daemon *mps = context;
+  uint64_t delay_ns;
+  char why[sizeof mps->error];
+  if (mps->control != NULL) control_link_read(mps->control); /* its last words */
+  const struct death death = death_judge(&(struct death_facts){.code = code, .status = status, .wish_cause = ""});
+  let_go(mps);
+  launch_changed(mps->launch);
+  if (mps->ending) {
+    uv_timer_stop(&mps->timer);
+    return;
+  }
+  snprintf(why, sizeof why, "the keeper of the MPS daemon %.400s", death.why);
+  lose_daemon(mps, why);
+  if (!restart_policy_death(&mps->policy, clock_now_ns(), true, &delay_ns)) {
+    mps->policy = (struct restart_policy){0};
+    delay_ns = retry_ns;
+    if (!mps->served) {
+      snprintf(why, sizeof why, "%s", mps->error);
+      do_without(mps, why);
+      return;
+    }
+  }
+  uv_timer_start(&mps->timer, on_timer, delay_ns / NS_PER_MS, 0);
+}
+
+/* In the background standard error is the user's until all is settled, and the keeper stays longer than that. */
+static int open_output(const struct launch *launch) {
+  char path[LAUNCH_PATH_MAX + 32];
+  if (!launch->plan->settings->detach) return 0;
+  snprintf(path, sizeof path, "%s/launch.log", launch->state_folder);
+  return open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOCTTY, 0600);
+}
+
+static mu_status spawn(struct mps_daemon *mps, mu_error *err) {
+  struct launch *launch = mps->launch;
+  char title[sizeof mps->gpu->name + 32];
+  int control, output = open_output(launch);
+  if (output < 0) return mu_fail(err, MU_IO, "cannot open the log of the launch: %s", strerror(errno));
+  snprintf(title, sizeof title, "muster: mps gpu:%s", mps->gpu->name);
+  const struct process_spec spec = {.title = title, .role = "mps", .log = log_current(), .output = output};
+  mu_status status = process_spawn(launch->loop, &spec, on_ended, mps, &mps->keeper, &control, err);
+  if (output > 0) close(output);
+  if (status != MU_OK) return status;
+  mps->control = control_link_create(launch->loop, control, &link_events, mps);
+  if (mps->control == NULL) close(control);
+  const struct control_mps_start message = {.binary = launch->plan->settings->mps_control_binary,
+                                            .uuid = mps->gpu->uuid,
+                                            .stale = mps->folder,
+                                            .timeout_ns = timeout_ns(launch)};
+  if (mps->control == NULL || control_link_send(mps->control, CONTROL_MPS_START, &message, NULL, 0) != MU_OK)
+    process_kill(mps->keeper, SIGKILL); /* on_ended tries again */
+  mps->folder[0] = '\0';                /* the keeper removes it */
+  return MU_OK;
+}
+
+static void start(struct mps_daemon *mps) {
+  mu_error err;
+  mps->due = false;
+  mps->state = DAEMON_STARTING;
+  launch_changed(mps->launch);
+  if (spawn(mps, &err) == MU_OK) return;
+  LOG_ERROR("cannot start the keeper of an MPS daemon", LOG_STR("gpu", mps->gpu->name), LOG_STR("error", err.message));
+  snprintf(mps->error, sizeof mps->error, "%.500s", err.message);
+  mps->state = DAEMON_BACKOFF;
+  uv_timer_start(&mps->timer, on_timer, retry_ns / NS_PER_MS, 0);
+}
+
+static void start_again(struct mps_daemon *mps) {
+  mps->due = count(mps, NULL, true) > 0;
+  if (mps->due) return;
+  mps->restarts++;
+  start(mps);
+}
+
+static void on_timer(uv_timer_t *timer) {
+  struct mps_daemon *mps = timer->data;
+  if (mps->state == DAEMON_BACKOFF && !mps->launch->stopping) start_again(mps);
+}
+
+void launch_mps_turn(struct launch *launch) {
+  list_each (link, &launch->mps) {
+    struct mps_daemon *mps = list_item(link, struct mps_daemon, link);
+    if (mps->state == DAEMON_BACKOFF && mps->due && !launch->stopping) start_again(mps);
+  }
+}
+
+/* ---- who may start ----------------------------------------------------------------------------------------------- */
+
+static void decide(struct mps_daemon *mps) {
+  const struct plan *plan = mps->launch->plan;
+  char why[GPU_TEXT_SIZE];
+  mps->error[0] = '\0';
+  if (!launch_mps_plan_wanted(plan, mps->gpu) && launch_mps_plan_count(plan, mps->gpu) < 2) {
+    mps->state = DAEMON_OFF;
+    return;
+  }
+  launch_mps_plan_obstacle(plan, mps->gpu, why, sizeof why);
+  if (why[0] != '\0')
+    do_without(mps, why);
+  else
+    start(mps);
+}
+
+/* A reason to wait; NULL: none. */
+static const char *find_wait(const struct mps_daemon *mps) {
+  if (mps->state == DAEMON_STARTING) return "waits for the MPS daemon of its GPU";
+  return mps->state == DAEMON_BACKOFF ? "waits for the MPS daemon of its GPU, which is started again" : NULL;
+}
+
+/* Others have come to one that was alone. */
+static void reconsider(struct mps_daemon *mps) {
+  if (mps->error[0] != '\0' || launch_mps_plan_count(mps->launch->plan, mps->gpu) < 2) return;
+  if (count(mps, NULL, false) == 0)
+    mps->state = DAEMON_UNDECIDED;
+  else
+    do_without(mps, "a service that was started there alone runs without it");
+}
+
+bool launch_mps_admit(struct launched *service) {
+  struct launch *launch = service->launch;
+  if (is_outside(service)) return true;
+  if (service->mps == NULL) service->mps = of_gpu(launch, service->plan.gpu);
+  struct mps_daemon *mps = service->mps;
+  if (mps == NULL) {
+    service_fail(service, "no memory for the MPS of its GPU");
+    return false;
+  }
+  if (mps->state == DAEMON_OFF) reconsider(mps);
+  if (mps->state == DAEMON_UNDECIDED) decide(mps);
+  const char *wait = find_wait(mps);
+  if (wait != NULL) {
+    snprintf(service->reason, sizeof service->reason, "%s", wait);
+    service->mps_held = true;
+    return false;
+  }
+  if (mps->state == DAEMON_OFF && service->group->settings->mps == MPS_MODE_ON) {
+    char why[LAUNCH_REASON_MAX];
+    snprintf(why, sizeof why, "no MPS on its GPU, which --mps=on wants: %.400s", mps->error);
+    service_fail(service, why);
+    return false;
+  }
+  bool full = mps->state == DAEMON_SERVING &&
+              count(mps, service, true) >= mps_client_limit(mps->gpu->device, launch->plan->cuda);
+  if (full) service_fail(service, "its GPU has as many MPS clients as it takes");
+  return !full;
+}
+
+void launch_mps_service_restart(struct launched *service) {
+  struct mps_daemon *mps = service->mps;
+  if (mps != NULL && mps->state == DAEMON_OFF && count(mps, service, false) == 0) mps->state = DAEMON_UNDECIDED;
+}
+
+static void add(struct mps_variables *variables, const char *name, const char *value, const char *part) {
+  snprintf(variables->text[variables->n++], MPS_VARIABLE_SIZE, "%s=%s%s", name, value, part);
+}
+
+void launch_mps_prepare(struct launched *service, struct mps_variables *ret_variables) {
+  static const char threads[] = "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE";
+  const struct mps_daemon *mps = service->mps;
+  int64_t percent = service->group->settings->mps_active_threads;
+  char number[24];
+  ret_variables->n = 0;
+  if (service->mps_held) service->reason[0] = '\0';
+  service->mps_held = false;
+  service->mps_asked = 0;
+  service->mps_member = MPS_NOT_KNOWN;
+  service->under_mps = mps != NULL && mps->state == DAEMON_SERVING;
+  if (!service->under_mps) return;
+  add(ret_variables, "CUDA_MPS_PIPE_DIRECTORY", mps->folder, "/pipe");
+  add(ret_variables, "CUDA_MPS_LOG_DIRECTORY", mps->folder, "/log");
+  if (percent == 0 || getenv(threads) != NULL) return; /* what a batch system has set holds */
+  snprintf(number, sizeof number, "%" PRId64, percent);
+  add(ret_variables, threads, number, "");
+}
+
+void launch_mps_service_ready(struct launched *service) {
+  struct mps_daemon *mps = service->mps;
+  if (!service->under_mps || mps->control == NULL) return;
+  service->mps_asked = ++mps->asked;
+  const struct control_mps_query message = {mps->asked};
+  if (control_link_send(mps->control, CONTROL_MPS_QUERY, &message, NULL, 0) != MU_OK)
+    LOG_WARNING("the keeper of an MPS daemon cannot be asked", LOG_STR("gpu", mps->gpu->name));
+}
+
+/* ---- the end ----------------------------------------------------------------------------------------------------- */
+
+static void on_end_timeout(uv_timer_t *timer) {
+  struct mps_daemon *mps = timer->data;
+  LOG_ERROR("the keeper of an MPS daemon does not end", LOG_INT("pid", process_pid(mps->keeper)));
+  let_go(mps);
+  launch_changed(mps->launch);
+}
+
+bool launch_mps_end(struct launch *launch) {
+  bool gone = true;
+  list_each (link, &launch->mps) {
+    struct mps_daemon *mps = list_item(link, struct mps_daemon, link);
+    if (mps->keeper == NULL) {
+      uv_timer_stop(&mps->timer);
+      continue;
+    }
+    gone = false;
+    if (mps->ending) continue;
+    mps->ending = true;
+    uv_timer_start(&mps->timer, on_end_timeout, END_TIMEOUTS * timeout_ns(launch) / NS_PER_MS, 0);
+    if (mps->control == NULL || control_link_send(mps->control, CONTROL_STOP, NULL, NULL, 0) != MU_OK) {
+      control_link_free(mps->control); /* its end says the same */
+      mps->control = NULL;
+    }
+  }
+  return gone;
+}
+
+void launch_mps_free(struct launch *launch) {
+  for (struct list *link; (link = list_pop_front(&launch->mps)) != NULL;) {
+    struct mps_daemon *mps = list_item(link, struct mps_daemon, link);
+    json_decref(mps->servers);
+    free(mps);
+  }
+}
+
+bool launch_mps_keeps(const struct launch *launch, pid_t pid) {
+  list_each (link, &launch->mps) {
+    const struct mps_daemon *mps = list_item(link, struct mps_daemon, link);
+    if (mps->keeper != NULL && process_pid(mps->keeper) == pid) return true;
+  }
+  return false;
+}
+
+/* ---- what people see --------------------------------------------------------------------------------------------- */
+
+static const char *state_name(enum daemon_state state) {
+  static const char *const names[] = {[DAEMON_UNDECIDED] = "undecided",
+                                      [DAEMON_OFF] = "off",
+                                      [DAEMON_STARTING] = "starting",
+                                      [DAEMON_SERVING] = "serving",
+                                      [DAEMON_BACKOFF] = "backoff"};
+  return names[state];
+}
+
+json_t *launch_mps_json(const struct launch *launch) {
+  json_t *gpus = json_array();
+  list_each (link, &launch->mps) {
+    const struct mps_daemon *mps = list_item(link, struct mps_daemon, link);
+    json_array_append_new(
+        gpus, json_pack("{s:s, s:s, s:s, s:i, s:s, s:s, s:o, s:o}", "gpu", mps->gpu->name, "uuid", mps->gpu->uuid,
+                        "state", state_name(mps->state), "restarts", (int)mps->restarts, "folder", mps->folder, "error",
+                        mps->error, "daemon", mps->daemon != 0 ? json_integer(mps->daemon) : json_null(), "servers",
+                        mps->servers != NULL ? json_incref(mps->servers) : json_array()));
+  }
+  return gpus;
+}
+
+json_t *launch_mps_service_json(const struct launched *service) {
+  if (!service->under_mps || service->mps_member == MPS_NOT_KNOWN) return json_null();
+  return json_boolean(service->mps_member == MPS_CLIENT);
+}
