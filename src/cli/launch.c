@@ -8,12 +8,13 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "cli/command.h"
+#include "cli/gpus/reader.h"
 #include "cli/launch_control.h"
-#include "launch/gpu_read.h"
 
-enum { FOLDER_MAX = 4096, OUTPUT_MAX = 16 << 20 };
+enum { NVML_S = 10, FOLDER_MAX = 4096, OUTPUT_MAX = 16 << 20 };
 
 /* Where the summary goes. In the background that is a pipe to the process that the user has started, which shows it and
  * leaves: one of these first, then the text. */
@@ -45,6 +46,21 @@ static void on_settled(void *context, bool all, const char *summary) {
   log_to_file(reporter->log);
 }
 
+/* Where NVML is not there or does not answer the inventory says why, and has no GPUs: names may do without it. */
+static mu_status look_at_gpus(struct gpu_inventory *inventory, mu_error *err) {
+  struct gpus_reader *reader = NULL;
+  mu_error why;
+  mu_status status = gpus_reader_create("", &reader, err);
+  if (status != MU_OK) return status;
+  status = gpus_reader_read(reader, NVML_S * NS_PER_S, inventory, &why);
+  gpus_reader_free(reader);
+  if (status == MU_OK) return MU_OK;
+  if (status == MU_NO_MEMORY) return mu_fail(err, status, "%s", why.message);
+  *inventory = (struct gpu_inventory){.cuda = GPU_UNKNOWN};
+  snprintf(inventory->error, sizeof inventory->error, "%.*s", (int)sizeof inventory->error - 1, why.message);
+  return MU_OK;
+}
+
 /* NVML is asked only where somebody wants GPUs. */
 static mu_status make_plan(const struct launch_settings *settings, struct plan **ret_plan, mu_error *err) {
   bool wanted = false;
@@ -53,7 +69,7 @@ static mu_status make_plan(const struct launch_settings *settings, struct plan *
   if (!wanted) return plan_create(settings, NULL, ret_plan, err);
   struct gpu_inventory *inventory = calloc(1, sizeof *inventory);
   if (inventory == NULL) return mu_fail(err, MU_NO_MEMORY, "no memory for the list of GPUs");
-  mu_status status = gpu_read(inventory, err);
+  mu_status status = look_at_gpus(inventory, err);
   if (status == MU_OK) status = plan_create(settings, inventory, ret_plan, err);
   free(inventory);
   return status;

@@ -78,7 +78,7 @@ static mu_status fail_timeout(const struct gpus_reader *reader, uint64_t timeout
   const char *call = nvml_call_name(reader->answer->call);
   return mu_fail(err, MU_TIMEOUT,
                  "NVML does not answer: %s%s has not come back within %.1f s: a GPU may be lost (see dmesg), or the "
-                 "driver may take long to start (see nvidia-smi -pm 1, or give it a longer --nvml-timeout)",
+                 "driver may take long to start (see nvidia-smi -pm 1, and --nvml-timeout where the command has it)",
                  call[0] != '\0' ? "the call " : "what it was asked", call, (double)timeout_ns / (double)NS_PER_S);
 }
 
