@@ -287,6 +287,13 @@ def test_mps_ends_with_a_launcher_that_is_killed(tmp_path):
     wait_for(lambda: not alive(entry["daemon"]) and not os.path.exists(entry["folder"]) and not marked(folder), "all to go")
 
 
+def test_mps_daemon_of_services_that_are_not_started_again(launch, tmp_path):
+    machine = Mps(tmp_path)
+    one = launch(*machine.arguments, "--gpus", "0", "--per-gpu", 2, "--restart", "never", "--ready", "cmd:true", "--", "sleep", 600, env=machine.environment)
+    os.kill(one.wait()["mps"][0]["daemon"], signal.SIGKILL)
+    assert one.wait_exit() == 1 and "the MPS daemon of its GPU has ended" in one.log
+
+
 def test_mps_that_cannot_be(launch, tmp_path):
     machine = Mps(tmp_path)
     command = ["--gpus", "0", "--per-gpu", 2, "--ready", "cmd:true", "--", "sleep", 600]
