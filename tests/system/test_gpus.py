@@ -91,7 +91,8 @@ def test_no_gpu_is_no_error(tmp_path):
 
 def test_watch_shows_what_changes(machine):
     watching = subprocess.Popen([binary_path(), "gpus", "--json", "--watch=0.1"], stdout=subprocess.PIPE,
-                                stderr=subprocess.PIPE, text=True, env=environment(machine.environment))
+                                stderr=subprocess.PIPE, text=True, env=environment(machine.environment),
+                                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # a background job's is ignored
     try:
         assert json.loads(watching.stdout.readline())["gpus"][1]["reading"]["temperature"] == 40
         machine.machine["gpus"][1]["temperature"] = 91

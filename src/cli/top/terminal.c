@@ -264,7 +264,7 @@ static void loop(struct terminal *terminal) {
     }
     if (waited[1].revents != 0) return;
     if (waited[2].revents != 0) take_arrived(terminal);
-    if (waited[0].revents != 0) take_keys(terminal, true);
+    take_keys(terminal, waited[0].revents != 0); /* also for a SIGWINCH that came while nobody waited */
   }
 }
 
