@@ -67,7 +67,7 @@ class Screen:
         self.process = subprocess.Popen(
             [binary_path(), "top", "--interval", "0.2", "--control-socket", str(server.socket), *arguments],
             stdin=slave, stdout=slave, stderr=slave, start_new_session=True, cwd=server.socket.parent,
-            env=environment({"TERM": term, "LC_ALL": "C.UTF-8"}))
+            env=environment({"TERM": term, "LC_ALL": "C.UTF-8", "COLUMNS": "80", "LINES": "24"}))
 
     def resize(self, columns, lines):
         self.screen.resize(lines, columns)

@@ -289,6 +289,8 @@ static mu_status open_screen(SCREEN **ret_screen, mu_error *err) {
   if (!isatty(STDIN_FILENO) || !isatty(STDOUT_FILENO))
     return mu_fail(err, MU_UNSUPPORTED, "this is no terminal: use --once");
   setlocale(LC_CTYPE, "");
+  unsetenv("LINES"); /* where somebody has exported them, they do not change with the window */
+  unsetenv("COLUMNS");
   *ret_screen = newterm(NULL, stdout, stdin);
   if (*ret_screen == NULL) {
     const char *term = getenv("TERM");
