@@ -8,39 +8,17 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "control/answer.h"
 #include "launch/state.h"
-
-static const struct http_limits limits = {
-    .body_bytes = 64 << 10,
-    .head_bytes = 16 << 10,
-    .pipeline = 4,
-    .idle_timeout_ns = 30 * NS_PER_S,
-    .head_timeout_ns = 10 * NS_PER_S,
-    .body_min_rate = 1024,
-    .body_grace_ns = 10 * NS_PER_S,
-    .slow_reply_ns = 20 * NS_PER_MS,
-    .copied_reply_bytes = 16 << 20,
-    .connections = 64,
-};
 
 /* ---- answers ----------------------------------------------------------------------------------------------------- */
 
-static void answer_document(struct exchange *exchange, int status, json_t *document) {
-  char *text = document != NULL ? json_dumps(document, JSON_COMPACT) : NULL;
-  json_decref(document);
-  if (text != NULL)
-    exchange_reply_json(exchange, status, text, strlen(text));
-  else
-    exchange_reply_error(exchange, 500, "no memory for the answer");
-  free(text);
-}
-
 static void answer_status(struct launch *launch, struct exchange *exchange) {
-  answer_document(exchange, 200, launch_status_json(launch));
+  control_answer(exchange, 200, launch_status_json(launch));
 }
 
 static void answer_stop(struct launch *launch, struct exchange *exchange) {
-  answer_document(exchange, 202, json_pack("{s:s}", "state", "stopping"));
+  control_answer(exchange, 202, json_pack("{s:s}", "state", "stopping"));
   launch_stop(launch, "muster launch stop");
 }
 
@@ -113,7 +91,7 @@ static void end_operation(struct launch *launch, const char *failure) {
   if (failure != NULL)
     exchange_reply_error(operation.exchange, 500, failure);
   else
-    answer_document(operation.exchange, 200, json_pack("{s:I}", "done", (json_int_t)operation.done));
+    control_answer(operation.exchange, 200, json_pack("{s:I}", "done", (json_int_t)operation.done));
 }
 
 static void fail_operation(struct launch *launch, const struct launched *service) {
@@ -302,7 +280,7 @@ mu_status control_open(struct launch *launch, mu_error *err) {
 
 mu_status control_serve(struct launch *launch, mu_error *err) {
   static const struct service service = {.begin = on_begin, .body = on_body, .end = on_end, .gone = on_gone};
-  launch->control = http_server_create(launch->loop, &service, launch, &limits);
+  launch->control = http_server_create(launch->loop, &service, launch, &control_limits);
   if (launch->control == NULL) return mu_fail(err, MU_NO_MEMORY, "no memory for the control socket");
   int fd = launch->control_fd;
   launch->control_fd = -1;

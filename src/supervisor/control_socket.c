@@ -6,20 +6,8 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "control/answer.h"
 #include "supervisor/state.h"
-
-static const struct http_limits limits = {
-    .body_bytes = 64 << 10,
-    .head_bytes = 16 << 10,
-    .pipeline = 4,
-    .idle_timeout_ns = 30 * NS_PER_S,
-    .head_timeout_ns = 10 * NS_PER_S,
-    .body_min_rate = 1024,
-    .body_grace_ns = 10 * NS_PER_S,
-    .slow_reply_ns = 20 * NS_PER_MS,
-    .copied_reply_bytes = 16 << 20,
-    .connections = 64,
-};
 
 /* ---- GET /status ------------------------------------------------------------------------------------------------- */
 
@@ -93,14 +81,7 @@ static json_t *status_json(const struct supervisor *s) {
 }
 
 static void answer_status(struct supervisor *s, struct exchange *exchange) {
-  json_t *document = status_json(s);
-  char *text = document != NULL ? json_dumps(document, JSON_COMPACT) : NULL;
-  json_decref(document);
-  if (text != NULL)
-    exchange_reply_json(exchange, 200, text, strlen(text));
-  else
-    exchange_reply_error(exchange, 500, "no memory for the status");
-  free(text);
+  control_answer(exchange, 200, status_json(s));
 }
 
 /* ---- POST /stop -------------------------------------------------------------------------------------------------- */
@@ -175,7 +156,7 @@ static mu_status choose_path(struct supervisor *s, char path[CONTROL_SOCKET_PATH
 mu_status control_socket_adopt(struct supervisor *s, int fd, const char *path, mu_error *err) {
   static const struct service service = {.begin = on_begin, .body = on_body, .end = on_end, .gone = on_gone};
   s->control_path = strdup(path);
-  s->control_server = http_server_create(s->loop, &service, s, &limits);
+  s->control_server = http_server_create(s->loop, &service, s, &control_limits);
   s->control_socket = fd;
   if (s->control_path != NULL && s->control_server != NULL) return http_server_listen(s->control_server, fd, err);
   close(fd);

@@ -2,6 +2,7 @@
 #include <inttypes.h>
 #include <stdlib.h>
 
+#include "control/answer.h"
 #include "proto/json/json_text.h"
 #include "supervisor/gpu_room.h"
 #include "supervisor/query.h"
@@ -144,16 +145,6 @@ void gpus_known(struct supervisor *s) {
 
 /* ---- the control socket ------------------------------------------------------------------------------------------ */
 
-static void answer(struct exchange *exchange, int code, json_t *document) {
-  char *text = document != NULL ? json_dumps(document, JSON_COMPACT) : NULL;
-  json_decref(document);
-  if (text != NULL)
-    exchange_reply_json(exchange, code, text, strlen(text));
-  else
-    exchange_reply_error(exchange, 500, "no memory for the answer");
-  free(text);
-}
-
 /* A reason that somebody writes goes into documents. */
 static bool read_reason(struct exchange *exchange, char reason[GPU_REASON_SIZE]) {
   mu_error err = {{0}};
@@ -165,9 +156,9 @@ static bool read_reason(struct exchange *exchange, char reason[GPU_REASON_SIZE])
 }
 
 static void answer_guard(struct exchange *exchange, const struct gpu_guard *guard) {
-  answer(exchange, 200,
-         json_pack("{s:s, s:i, s:s, s:s}", "uuid", guard->uuid, "index", (int)guard->index, "state",
-                   gpu_condition_name(guard->condition), "reason", guard->reason));
+  control_answer(exchange, 200,
+                 json_pack("{s:s, s:i, s:s, s:s}", "uuid", guard->uuid, "index", (int)guard->index, "state",
+                           gpu_condition_name(guard->condition), "reason", guard->reason));
 }
 
 /* The GPU that the query names; answers itself where there is none. */
@@ -233,6 +224,7 @@ void gpus_answer_unfence(struct supervisor *s, struct exchange *exchange) {
 }
 
 void gpus_answer_list(struct supervisor *s, struct exchange *exchange) {
-  answer(exchange, 200,
-         json_pack("{s:b, s:s, s:o}", "known", s->gpus.known, "error", s->gpus.error, "gpus", gpus_json(&s->gpus)));
+  control_answer(
+      exchange, 200,
+      json_pack("{s:b, s:s, s:o}", "known", s->gpus.known, "error", s->gpus.error, "gpus", gpus_json(&s->gpus)));
 }

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "control/answer.h"
 #include "supervisor/gpu_room.h"
 
 /* ---- what became of it ------------------------------------------------------------------------------------------- */
@@ -31,12 +32,7 @@ static void answer(struct supervisor *s) {
   struct exchange *exchange = s->reload.waiting;
   s->reload.waiting = NULL;
   if (exchange == NULL) return;
-  char *text = json_dumps(s->reload.report, JSON_COMPACT);
-  if (text != NULL)
-    exchange_reply_json(exchange, 200, text, strlen(text));
-  else
-    exchange_reply_error(exchange, 500, "no memory for the answer");
-  free(text);
+  control_answer(exchange, 200, json_incref(s->reload.report));
 }
 
 static void log_end(const struct supervisor *s, const char *state, const char *error) {
