@@ -104,7 +104,7 @@ static const struct message_type message_types[CONTROL_TYPE_COUNT] = {
         FIELD(control_fleet_alive, opening)),
     ROW(FLEET_EVENT, FIELD(control_fleet_event, uuid), FIELD(control_fleet_event, xid)),
     ROW(GPUS, FIELD(control_gpus, inventory), FIELD(control_gpus, state)),
-    ROW(MPS_START, FIELD(control_mps_start, binary), FIELD(control_mps_start, uuid), FIELD(control_mps_start, stale),
+    ROW(MPS_START, FIELD(control_mps_start, binary), FIELD(control_mps_start, uuid),
         FIELD(control_mps_start, timeout_ns)),
     ROW(MPS_QUERY, FIELD(control_mps_query, serial)),
     ROW(MPS_TERMINATE, FIELD(control_mps_terminate, client)),

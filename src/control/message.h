@@ -14,7 +14,7 @@
 #include "base/status.h"
 #include "control/fields.h"
 
-enum { CONTROL_VERSION = 7, CONTROL_FDS_MAX = 64, CONTROL_PACKET_MAX = 1 << 20 };
+enum { CONTROL_VERSION = 8, CONTROL_FDS_MAX = 64, CONTROL_PACKET_MAX = 1 << 20 };
 
 enum control_type {
   /* supervisor -> gateway */
@@ -271,7 +271,6 @@ struct control_gpus {
 struct control_mps_start {
   const char *binary;  /* the control program: a path, or a name that is searched in PATH */
   const char *uuid;    /* of the GPU */
-  const char *stale;   /* a folder that a keeper before left behind; "": none */
   uint64_t timeout_ns; /* of one command */
 };
 struct control_mps_query {

@@ -58,11 +58,18 @@ bool mps_has_client(const json_t *servers, int32_t pid) {
   return false;
 }
 
+static bool is_space(char c) { return c == ' ' || c == '\t' || c == '\r' || c == '\n'; }
+
+/* Without the spaces around it. */
+static const char *trim(const char *text, size_t *size) {
+  while (*size > 0 && is_space(text[*size - 1])) (*size)--;
+  while (*size > 0 && is_space(*text)) text++, (*size)--;
+  return text;
+}
+
 /* The number that a line consists of; 0: it is something else. */
 static int32_t line_number(const char *line, size_t size) {
   int64_t number = 0;
-  while (size > 0 && (line[size - 1] == ' ' || line[size - 1] == '\r')) size--;
-  while (size > 0 && *line == ' ') line++, size--;
   for (size_t i = 0; i < size; i++) {
     if (line[i] < '0' || line[i] > '9') return 0;
     number = number * 10 + (line[i] - '0');
@@ -71,24 +78,40 @@ static int32_t line_number(const char *line, size_t size) {
   return (int32_t)number;
 }
 
-size_t mps_read_pids(const char *text, size_t size, int32_t *ret_pids, size_t max) {
+mu_status mps_read_pids(const char *command, const char *text, size_t size, int32_t *ret_pids, size_t max,
+                        size_t *ret_n, mu_error *err) {
   size_t n = 0;
-  for (const char *end = text + size; text < end;) {
+  for (const char *end = size > 0 ? text + size : text; text < end;) {
     const char *stop = memchr(text, '\n', (size_t)(end - text));
     if (stop == NULL) stop = end;
-    int32_t pid = line_number(text, (size_t)(stop - text));
-    if (pid > 0) {
-      if (n < max) ret_pids[n] = pid;
-      n++;
+    size_t length = (size_t)(stop - text);
+    const char *line = trim(text, &length);
+    int32_t pid = line_number(line, length);
+    if (length > 0 && pid == 0) {
+      char said[100];
+      mps_quote(line, length, said, sizeof said);
+      return mu_fail(err, MU_UNAVAILABLE, "the MPS daemon answers %s with \"%s\"", command, said);
     }
+    if (n == max && length > 0)
+      return mu_fail(err, MU_TOO_LARGE, "the MPS daemon answers %s with more than %zu processes", command, max);
+    if (length > 0) ret_pids[n++] = pid;
     text = stop + 1;
   }
-  return n;
+  *ret_n = n;
+  return MU_OK;
+}
+
+void mps_quote(const char *said, size_t said_size, char *text, size_t size) {
+  size_t length = said_size;
+  said = said_size > 0 ? trim(said, &length) : "";
+  if (length >= size) length = size - 1;
+  for (size_t i = 0; i < length; i++) text[i] = said[i] >= ' ' && said[i] <= '~' ? said[i] : '?';
+  text[length] = '\0';
 }
 
 bool mps_read_percentage(const char *text, size_t size, double *ret_percentage) {
   char line[32], *end;
-  if (size >= sizeof line) return false;
+  if (size == 0 || size >= sizeof line) return false;
   memcpy(line, text, size);
   line[size] = '\0';
   double percentage = strtod(line, &end);

@@ -8,6 +8,7 @@
 #include <jansson.h>
 #include <stddef.h>
 
+#include "base/status.h"
 #include "gpu/inventory.h"
 
 /* Processes that can share that GPU: 16 before Volta, 48 from there on, 60 from CUDA 13.1. cuda: gpu_inventory's. */
@@ -30,11 +31,16 @@ const char *mps_inherited(void);
 /* servers: of a keeper's report ([{"pid": N, "clients": [N, …]}, …]). Is the process a client of one of them? */
 bool mps_has_client(const json_t *servers, int32_t pid);
 
-/* Process numbers, one a line, as get_server_list and get_client_list answer; other lines (a message that there is no
- * such server any more) are none. Returns how many there are; at most max are written. */
-size_t mps_read_pids(const char *text, size_t size, int32_t *ret_pids, size_t max);
+/* Process numbers, one a line, as get_server_list and get_client_list (command) answer. MU_UNAVAILABLE: there are lines
+ * that are something else, as when there is no such server any more; MU_TOO_LARGE: more than max. */
+MUST_CHECK mu_status mps_read_pids(const char *command, const char *text, size_t size, int32_t *ret_pids, size_t max,
+                                   size_t *ret_n, mu_error *err);
 
 /* The answer to get_default_active_thread_percentage, "100.0": above 0, at most 100. false: it is none. */
 bool mps_read_percentage(const char *text, size_t size, double *ret_percentage);
+
+/* What NVIDIA's programs say, for a message: without spaces around it, other bytes than printable ASCII as '?', cut to
+ * fit. */
+void mps_quote(const char *said, size_t said_size, char *text, size_t size);
 
 #endif

@@ -239,11 +239,10 @@ static mu_status spawn(struct mps_daemon *mps, mu_error *err) {
   if (mps->control == NULL) close(control);
   const struct control_mps_start message = {.binary = launch->plan->settings->mps_control_binary,
                                             .uuid = mps->gpu->uuid,
-                                            .stale = mps->folder,
                                             .timeout_ns = timeout_ns(launch)};
   if (mps->control == NULL || control_link_send(mps->control, CONTROL_MPS_START, &message, NULL, 0) != MU_OK)
     process_kill(mps->keeper, SIGKILL); /* on_ended tries again */
-  mps->folder[0] = '\0';                /* the keeper removes it */
+  mps->folder[0] = '\0';                /* the keeper tidies up */
   return MU_OK;
 }
 

@@ -1,13 +1,16 @@
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/pidfd.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "base/clock.h"
+#include "base/log.h"
+#include "gpu/mps.h"
 #include "mps/keeper.h"
 
 enum { EXEC_FAILED = 127 };
@@ -38,43 +41,63 @@ static mu_status send(int fd, const char *command, mu_error *err) {
   return mu_fail(err, MU_IO, "cannot write the command %s: %s", command, strerror(errno));
 }
 
+/* MU_OK: there is still time. */
+static mu_status check_patience(const struct keeper *keeper, const char *command, uint64_t until_ns, mu_error *err) {
+  if (keeper->stop || keeper->abandoned) return mu_fail(err, MU_CANCELED, "the server stops");
+  if (keeper->daemon == 0) return mu_fail(err, MU_CANCELED, "%s", keeper->error);
+  if (clock_now_ns() < until_ns) return MU_OK;
+  return mu_fail(err, MU_TIMEOUT, "the MPS daemon has not answered %s within %.1f s", command,
+                 (double)keeper->timeout_ns / (double)NS_PER_S);
+}
+
 static mu_status receive(struct keeper *keeper, int fd, const char *command, uint64_t until_ns, struct buffer *out,
                          mu_error *err) {
   char text[4096];
   for (;;) {
     bool readable = keeper_wait(keeper, fd, until_ns);
-    if (keeper->stop || keeper->abandoned) return mu_fail(err, MU_CANCELED, "the server stops");
     ssize_t n = readable ? read(fd, text, sizeof text) : -1;
     if (n > 0) buffer_append(out, text, (size_t)n);
     if (n == 0) return !out->failed ? MU_OK : mu_fail(err, MU_TOO_LARGE, "the answer to %s is too long", command);
     if (readable && n < 0 && errno != EINTR) return mu_fail(err, MU_IO, "%s: %s", command, strerror(errno));
-    if (keeper->daemon == 0) return mu_fail(err, MU_CANCELED, "%s", keeper->error);
-    if (clock_now_ns() >= until_ns)
-      return mu_fail(err, MU_TIMEOUT, "the MPS daemon has not answered %s within %.1f s", command,
-                     (double)keeper->timeout_ns / (double)NS_PER_S);
+    mu_status status = check_patience(keeper, command, until_ns, err);
+    if (status != MU_OK) return status;
   }
 }
 
-/* It has closed its output, or is killed: it ends. */
-static mu_status judge(pid_t pid, const char *command, const struct buffer *answer, mu_error *err) {
-  int status = 0;
-  while (waitpid(pid, &status, 0) < 0 && errno == EINTR) continue;
-  if (WIFEXITED(status) && WEXITSTATUS(status) == 0) return MU_OK;
-  int length = answer->size < 200 ? (int)answer->size : 200;
-  while (length > 0 && answer->data[length - 1] == '\n') length--;
-  return mu_fail(err, MU_UNAVAILABLE, "the MPS daemon cannot be asked for %s: %.*s", command, length, answer->data);
+/* It has closed its output. */
+static mu_status await_end(struct keeper *keeper, int pidfd, const char *command, uint64_t until_ns, mu_error *err) {
+  mu_status status = MU_OK;
+  while (status == MU_OK && !keeper_wait(keeper, pidfd, until_ns))
+    status = check_patience(keeper, command, until_ns, err);
+  return status;
 }
 
-static mu_status converse(struct keeper *keeper, const char *command, int to, int from, pid_t pid, struct buffer *out,
-                          mu_error *err) {
+/* Waits for the end of one that ends by itself or was killed, but not for ever: NVIDIA's programs can hang in the
+ * kernel. true: it was well. */
+static bool reap(pid_t pid, int pidfd) {
+  int status = 0;
+  struct pollfd fd = {.fd = pidfd, .events = POLLIN};
+  while (poll(&fd, 1, (int)(KEEPER_KILL_NS / NS_PER_MS)) < 0 && errno == EINTR) continue;
+  if (waitpid(pid, &status, WNOHANG) != pid) {
+    LOG_ERROR("NVIDIA's MPS control program is stuck in the kernel and stays behind", LOG_INT("pid", pid));
+    return false;
+  }
+  return WIFEXITED(status) && WEXITSTATUS(status) == 0;
+}
+
+static mu_status converse(struct keeper *keeper, const char *command, int to, int from, pid_t pid, int pidfd,
+                          struct buffer *out, mu_error *err) {
+  uint64_t until_ns = clock_now_ns() + keeper->timeout_ns;
+  char answer[200];
   mu_status status = send(to, command, err);
   close(to); /* its end of file: one command only */
-  if (status == MU_OK) status = receive(keeper, from, command, clock_now_ns() + keeper->timeout_ns, out, err);
+  if (status == MU_OK) status = receive(keeper, from, command, until_ns, out, err);
   close(from);
+  if (status == MU_OK) status = await_end(keeper, pidfd, command, until_ns, err);
   if (status != MU_OK) kill(pid, SIGKILL);
-  mu_error ignored;
-  mu_status end = judge(pid, command, out, status == MU_OK ? err : &ignored);
-  return status == MU_OK ? end : status;
+  if (reap(pid, pidfd) || status != MU_OK) return status;
+  mps_quote(out->data, out->size, answer, sizeof answer);
+  return mu_fail(err, MU_UNAVAILABLE, "the MPS daemon cannot be asked for %s: %s", command, answer);
 }
 
 mu_status keeper_command(struct keeper *keeper, const char *command, struct buffer *out, mu_error *err) {
@@ -86,10 +109,15 @@ mu_status keeper_command(struct keeper *keeper, const char *command, struct buff
     return mu_fail(err, MU_IO, "cannot make a pipe: %s", strerror(errno));
   }
   pid_t pid = start(keeper, input[0], output[1]);
-  int error = errno;
+  int pidfd = pid > 0 ? pidfd_open(pid, 0) : -1, error = errno;
   close(input[0]);
   close(output[1]);
-  if (pid > 0) return converse(keeper, command, input[1], output[0], pid, out, err);
+  if (pidfd >= 0) {
+    mu_status status = converse(keeper, command, input[1], output[0], pid, pidfd, out, err);
+    close(pidfd);
+    return status;
+  }
+  if (pid > 0) kill(pid, SIGKILL); /* keeper_end_processes reaps it */
   close(input[1]);
   close(output[0]);
   return mu_fail(err, MU_IO, "cannot start %s: %s", keeper->binary, strerror(error));

@@ -15,8 +15,7 @@
 #include "gpu/mps.h"
 #include "mps/keeper.h"
 
-/* So many looks in a row that come to nothing: the daemon does not answer any more, and another one is better. */
-enum { FAILURES_MAX = 3, SERVERS_MAX = 16, CLIENTS_MAX = 256 };
+enum { SERVERS_MAX = 16, CLIENTS_MAX = 256 };
 static const uint64_t look_ns = 2 * NS_PER_S, retry_ns = 100 * NS_PER_MS, start_poll_ns = 20 * NS_PER_MS;
 
 /* ---- orders ------------------------------------------------------------------------------------------------------ */
@@ -60,12 +59,12 @@ bool keeper_wait(struct keeper *keeper, int fd, uint64_t until_ns) {
 
 /* ---- to the supervisor ------------------------------------------------------------------------------------------- */
 
-/* servers: JSON; NULL: nobody knows. */
-static void report(struct keeper *keeper, uint64_t serial, const char *servers) {
+/* daemon: 0: it goes. servers: JSON; NULL: nobody knows. */
+static void report(struct keeper *keeper, uint64_t serial, pid_t daemon, const char *servers) {
   const struct control_mps_report message = {
       .serial = serial,
       .answering = servers != NULL,
-      .daemon = keeper->daemon,
+      .daemon = daemon,
       .folder = keeper->folder,
       .percentage = (uint32_t)(keeper->percentage + 0.5),
       .error = keeper->error,
@@ -77,16 +76,13 @@ static void report(struct keeper *keeper, uint64_t serial, const char *servers) 
 
 /* ---- looking ----------------------------------------------------------------------------------------------------- */
 
-/* Process numbers that the daemon answers with; *ret_n at most max. */
+/* Process numbers that the daemon answers with. As keeper_command and mps_read_pids. */
 static mu_status ask_pids(struct keeper *keeper, const char *command, int32_t *ret_pids, size_t max, size_t *ret_n,
                           mu_error *err) {
   struct buffer answer;
   buffer_init(&answer, KEEPER_ANSWER_MAX);
   mu_status status = keeper_command(keeper, command, &answer, err);
-  if (status == MU_OK) {
-    size_t n = mps_read_pids(answer.data, answer.size, ret_pids, max);
-    *ret_n = n < max ? n : max;
-  }
+  if (status == MU_OK) status = mps_read_pids(command, answer.data, answer.size, ret_pids, max, ret_n, err);
   buffer_free(&answer);
   return status;
 }
@@ -101,16 +97,27 @@ static mu_status ask_clients(struct keeper *keeper, int32_t server, int32_t clie
 static mu_status ask_percentage(struct keeper *keeper, mu_error *err) {
   static const char command[] = "get_default_active_thread_percentage";
   struct buffer answer;
+  char text[100];
   buffer_init(&answer, KEEPER_ANSWER_MAX);
   mu_status status = keeper_command(keeper, command, &answer, err);
-  if (status == MU_OK && !mps_read_percentage(answer.data, answer.size, &keeper->percentage))
-    status = mu_fail(err, MU_UNAVAILABLE, "the MPS daemon answers %s with \"%.*s\"", command,
-                     answer.size < 100 ? (int)answer.size : 100, answer.data != NULL ? answer.data : "");
+  if (status == MU_OK && !mps_read_percentage(answer.data, answer.size, &keeper->percentage)) {
+    mps_quote(answer.data, answer.size, text, sizeof text);
+    status = mu_fail(err, MU_UNAVAILABLE, "the MPS daemon answers %s with \"%s\"", command, text);
+  }
   buffer_free(&answer);
   return status;
 }
 
-/* [{"pid": …, "clients": [pid, …]}, …] into servers, an array. */
+static bool add_server(json_t *servers, int32_t pid, const int32_t *clients, size_t n_clients) {
+  json_t *list = json_array(), *server = json_object();
+  bool added = json_object_set_new(server, "pid", json_integer(pid)) == 0;
+  for (size_t k = 0; k < n_clients; k++) added = json_array_append_new(list, json_integer(clients[k])) == 0 && added;
+  added = json_object_set_new(server, "clients", list) == 0 && added;
+  return json_array_append_new(servers, server) == 0 && added;
+}
+
+/* [{"pid": …, "clients": [pid, …]}, …] into servers, an array. All of it, or a failure: whoever is missing runs
+ * without MPS. */
 static mu_status look_at_servers(struct keeper *keeper, json_t *servers, mu_error *err) {
   int32_t pids[SERVERS_MAX], clients[CLIENTS_MAX];
   size_t n_servers = 0;
@@ -118,9 +125,8 @@ static mu_status look_at_servers(struct keeper *keeper, json_t *servers, mu_erro
   for (size_t i = 0; status == MU_OK && i < n_servers; i++) {
     size_t n_clients = 0;
     status = ask_clients(keeper, pids[i], clients, &n_clients, err);
-    json_t *list = json_array();
-    for (size_t k = 0; k < n_clients; k++) json_array_append_new(list, json_integer(clients[k]));
-    json_array_append_new(servers, json_pack("{s:i, s:o}", "pid", (int)pids[i], "clients", list));
+    if (status == MU_OK && !add_server(servers, pids[i], clients, n_clients))
+      status = mu_fail(err, MU_NO_MEMORY, "no memory for the clients of the MPS daemon");
   }
   return status;
 }
@@ -141,8 +147,9 @@ static void look(struct keeper *keeper) {
     snprintf(keeper->error, sizeof keeper->error, "%s", status == MU_OK ? "no memory for the answer" : err.message);
     LOG_WARNING("the MPS daemon does not answer", LOG_STR("error", keeper->error), LOG_INT("times", keeper->failures));
   }
-  report(keeper, serial, text);
+  report(keeper, serial, keeper->daemon, text);
   free(text);
+  keeper_trim_logs(keeper);
 }
 
 /* ---- terminating a client ---------------------------------------------------------------------------------------- */
@@ -192,7 +199,6 @@ static mu_status receive_start(struct keeper *keeper, mu_error *err) {
   if (packet.type == CONTROL_MPS_START) {
     keeper->binary = strdup(start->binary);
     keeper->timeout_ns = start->timeout_ns;
-    keeper_remove_folder(start->stale);
     if (keeper->binary == NULL || setenv("CUDA_VISIBLE_DEVICES", start->uuid, 1) != 0)
       status = mu_fail(err, MU_NO_MEMORY, "no memory to start a daemon");
   } else {
@@ -223,23 +229,30 @@ static void serve(struct keeper *keeper) {
       answered = keeper->asked;
       look(keeper);
       next_ns = clock_now_ns() + (keeper->failures == 0 ? look_ns : retry_ns);
-      if (keeper->failures >= FAILURES_MAX) return;
+      if (keeper->failures >= KEEPER_FAILURES_MAX) return;
     } else {
       keeper_wait(keeper, -1, next_ns);
     }
   }
 }
 
+static mu_status begin(struct keeper *keeper, mu_error *err) {
+  mu_status status = receive_start(keeper, err);
+  if (status == MU_CANCELED) keeper->abandoned = true;
+  if (status != MU_OK) return status;
+  keeper_tidy();
+  status = keeper_start_daemon(keeper, err);
+  if (status != MU_OK) return status;
+  report(keeper, 0, keeper->daemon, NULL); /* where the folder is */
+  return await_answer(keeper, err);
+}
+
 static void live(struct keeper *keeper) {
   mu_error err = {{0}};
-  mu_status status = receive_start(keeper, &err);
-  if (status == MU_OK) status = keeper_start_daemon(keeper, &err);
-  if (status == MU_OK) status = await_answer(keeper, &err);
-  if (status == MU_OK) {
+  if (begin(keeper, &err) == MU_OK)
     serve(keeper);
-  } else if (!keeper->stop && !keeper->abandoned) {
-    if (keeper->error[0] == '\0') snprintf(keeper->error, sizeof keeper->error, "%s", err.message);
-  }
+  else if (keeper->error[0] == '\0')
+    snprintf(keeper->error, sizeof keeper->error, "%s", err.message);
 }
 
 int mps_main(int control) {
@@ -253,7 +266,7 @@ int mps_main(int control) {
   bool asked = keeper.stop || keeper.abandoned;
   if (!asked) {
     LOG_ERROR("no MPS any more", LOG_STR("error", keeper.error));
-    report(&keeper, 0, NULL); /* before its clients see it */
+    report(&keeper, 0, 0, NULL); /* before its clients see it */
   }
   keeper_end_daemon(&keeper);
   free(keeper.binary);

@@ -240,7 +240,6 @@ static mu_status send_start(struct mps_gpu *mps, mu_error *err) {
   const struct control_mps_start message = {
       .binary = options->mps_control_binary,
       .uuid = mps->uuid,
-      .stale = mps->folder,
       .timeout_ns = (uint64_t)options->mps_timeout_ns,
   };
   mu_status status = mps->keeper_link != NULL
@@ -261,7 +260,7 @@ static mu_status spawn(struct mps_gpu *mps, mu_error *err) {
   if (mps->keeper_link == NULL) close(control);
   status = send_start(mps, err);
   if (status != MU_OK) process_kill(mps->keeper, SIGKILL);
-  mps->folder[0] = '\0'; /* the keeper removes it */
+  mps->folder[0] = '\0';
   return MU_OK;
 }
 

@@ -3,10 +3,14 @@
  * it commands come on standard input and go to the daemon over a socket in $CUDA_MPS_PIPE_DIRECTORY.
  *
  * $FAKE_MPS names a scenario, a JSON object that is read anew for every command:
- *   control    the control socket of the muster server, or launch, whose workers on the daemon's GPU are its clients;
- * of a launch's services that is the first child of each that has one, else the service strangers  true: the daemon has
- * no clients, whoever runs hang       a command that is never answered refuse     what the daemon says when it cannot
- * start Every command is appended to $FAKE_MPS.commands, "UUID COMMAND" a line.
+ * - control: the control socket of the muster server, or launch, whose workers on the daemon's GPU are its clients; of
+ * a launch's services that is the first child of each that has one, else the service
+ * - strangers: true: the daemon has no clients, whoever runs
+ * - hang: a command that is never answered
+ * - linger: a command whose program closes its output and stays
+ * - odd: a command that is answered with other things than process numbers
+ * - refuse: what the daemon says when it cannot start
+ * Every command is appended to $FAKE_MPS.commands, "UUID COMMAND" a line.
  */
 #include <jansson.h>
 #include <signal.h>
@@ -122,18 +126,24 @@ static void log_command(const char *command) {
   fclose(file);
 }
 
+/* Does the scenario's key name the command? Its arguments do not count. */
+static int is_named(const json_t *said, const char *key, const char *command) {
+  size_t length = strcspn(command, " \n");
+  return strlen(say(said, key)) == length && strncmp(say(said, key), command, length) == 0;
+}
+
 /* Into text. 0: it is not to be answered. */
 static int answer(const char *command, pid_t server) {
   json_t *said = scenario();
   size_t length = strcspn(command, " ");
-  const char *hang = say(said, "hang");
-  int answered = strlen(hang) != length || strncmp(hang, command, length) != 0;
+  int answered = !is_named(said, "hang", command);
   log_command(command);
   text[0] = '\0';
   if (strcmp(command, "get_default_active_thread_percentage") == 0) strcpy(text, "100.0\n");
   if (strcmp(command, "get_server_list") == 0) snprintf(text, TEXT_MAX, "%d\n", (int)server);
   if (strncmp(command, "get_client_list", length) == 0 && !json_is_true(json_object_get(said, "strangers")))
     list_clients(said);
+  if (is_named(said, "odd", command)) strcpy(text, "17\n\033[31mNo such server\377\n");
   json_decref(said);
   return answered;
 }
@@ -187,6 +197,14 @@ int main(int argc, char **argv) {
     read_all(fd, text);
     close(fd);
     fputs(text, stdout);
+    json_t *said = scenario();
+    if (is_named(said, "linger", command)) {
+      fflush(stdout);
+      close(STDOUT_FILENO);
+      close(STDERR_FILENO);
+      pause();
+    }
+    json_decref(said);
   }
   return 0;
 }

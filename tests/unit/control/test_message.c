@@ -53,7 +53,7 @@ static const struct control_worker_start worker_start = {
     22,      23, "ocr", INT64_MIN, "/m/ocr.onnx", "",   BYTES(""), BYTES("o"), "onnxruntime",
     "gpu:0", 24, 25,    26,        "0-7,16",      true, true,      NULL};
 static const struct control_worker_peer worker_peer = {27};
-static const struct control_mps_start mps_start = {"nvidia-cuda-mps-control", "GPU-1", "/tmp/muster-mps-1", 44};
+static const struct control_mps_start mps_start = {"nvidia-cuda-mps-control", "GPU-1", 44};
 static const struct control_mps_query mps_query = {UINT64_MAX - 45};
 static const struct control_mps_terminate mps_terminate = {46};
 static const struct control_mps_report mps_report = {47, true, 48, "/tmp/muster-mps-2", 100, "", BYTES("[]")};
@@ -287,7 +287,6 @@ static void assert_sample(const struct control_packet *packet) {
     case CONTROL_MPS_START:
       assert_string_equal(packet->mps_start.binary, mps_start.binary);
       assert_string_equal(packet->mps_start.uuid, mps_start.uuid);
-      assert_string_equal(packet->mps_start.stale, mps_start.stale);
       assert_true(packet->mps_start.timeout_ns == mps_start.timeout_ns);
       break;
     case CONTROL_MPS_QUERY:

@@ -36,19 +36,53 @@ static void which_can(void **state) {
   assert_null(mps_obstacle(&one));
 }
 
-static size_t pids(const char *text, int32_t ret_pids[3]) { return mps_read_pids(text, strlen(text), ret_pids, 3); }
+/* How many there are; -1: the answer is none, err says why. */
+static int pids(const char *text, int32_t ret_pids[3], mu_error *err) {
+  size_t n = 0;
+  return mps_read_pids("get_it", text, strlen(text), ret_pids, 3, &n, err) == MU_OK ? (int)n : -1;
+}
 
 static void process_numbers(void **state) {
   int32_t found[3] = {0};
-  assert_int_equal(pids("", found), 0);
-  assert_int_equal(pids("17\n", found), 1);
+  mu_error err;
+  assert_int_equal(pids("", found, &err), 0);
+  assert_int_equal(pids("\n \n", found, &err), 0);
+  assert_int_equal(pids("17\n", found, &err), 1);
   assert_int_equal(found[0], 17);
-  assert_int_equal(pids(" 18\r\n\n19", found), 2);
+  assert_int_equal(pids(" 18\r\n\n19", found, &err), 2);
   assert_true(found[0] == 18 && found[1] == 19);
-  assert_int_equal(pids("Server 20 not found\n", found), 0);
-  assert_int_equal(pids("-3\n0\n99999999999999999999\n2147483648\n1x\n", found), 0);
-  assert_int_equal(pids("1\n2\n3\n4\n", found), 4); /* one more than there is room for */
-  assert_int_equal(found[2], 3);
+}
+
+/* Whoever is not in the list runs without MPS: half an answer is none. */
+static void answers_that_are_no_process_numbers(void **state) {
+  static const char *const said[] = {"17\nServer 20 not found\n",
+                                     "Cannot find MPS control daemon process\n",
+                                     "-3",
+                                     "0",
+                                     "1x",
+                                     "99999999999999999999",
+                                     "2147483648",
+                                     "1 2"};
+  int32_t found[3] = {0};
+  mu_error err;
+  for (size_t i = 0; i < sizeof said / sizeof *said; i++) assert_int_equal(pids(said[i], found, &err), -1);
+  assert_int_equal(pids("17\n  \xff\tab\x1b[2J \n", found, &err), -1);
+  assert_string_equal(err.message, "the MPS daemon answers get_it with \"??ab?[2J\"");
+  assert_int_equal(pids("1\n2\n3\n4\n", found, &err), -1);
+  assert_string_equal(err.message, "the MPS daemon answers get_it with more than 3 processes");
+  size_t n = 7;
+  assert_int_equal(mps_read_pids("get_it", NULL, 0, found, 3, &n, &err), MU_OK); /* of an empty buffer */
+  assert_int_equal(n, 0);
+}
+
+static void what_is_quoted(void **state) {
+  char text[8];
+  mps_quote(NULL, 0, text, sizeof text);
+  assert_string_equal(text, "");
+  mps_quote("\n too long\n", 11, text, sizeof text);
+  assert_string_equal(text, "too lon");
+  mps_quote("a\0b\n", 4, text, sizeof text);
+  assert_string_equal(text, "a?b");
 }
 
 static bool percentage(const char *text, double *ret_percentage) {
@@ -68,10 +102,9 @@ static void percentages(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(client_limits),
-      cmocka_unit_test(which_can),
-      cmocka_unit_test(process_numbers),
-      cmocka_unit_test(percentages),
+      cmocka_unit_test(client_limits),   cmocka_unit_test(which_can),
+      cmocka_unit_test(process_numbers), cmocka_unit_test(answers_that_are_no_process_numbers),
+      cmocka_unit_test(what_is_quoted),  cmocka_unit_test(percentages),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
