@@ -48,9 +48,9 @@ static void restart_workers(struct supervisor *s, int32_t position, const char *
   for (uint32_t i = 0; i < s->gpus.inventory.n_gpus; i++) { /* workers look at the MIG device that they are on */
     struct gpu_guard *part = s->gpus.inventory.gpus[i].index == index ? gpus_guard_at(&s->gpus, i) : NULL;
     if (part != NULL) part->restart_delay_ns = guard->restart_delay_ns;
+    if (part != NULL) mps_settle(s, part->uuid);
   }
   uint32_t n = workers_restart_on_gpu(s, index, cause);
-  mps_settle(s, index);
   LOG_WARNING("workers are started again for a fault of their GPU", LOG_INT("gpu", guard->index), LOG_INT("workers", n),
               LOG_INT("delay_ms", guard->restart_delay_ns / NS_PER_MS));
 }
@@ -73,7 +73,7 @@ void gpus_mps_fault(struct supervisor *s, const char *device) {
    * concerned. */
   (void)gpu_guard_fault(guard, clock_now_ns());
   uint32_t n = workers_restart_under_mps(s, guard->uuid, "another MPS client's device is lost, which ends them all");
-  mps_settle(s, guard->index);
+  mps_settle(s, guard->uuid);
   LOG_WARNING("MPS clients are started again, one has lost its device", LOG_INT("gpu", guard->index),
               LOG_INT("workers", n), LOG_INT("delay_ms", guard->restart_delay_ns / NS_PER_MS));
 }

@@ -66,8 +66,8 @@ FIELDS(gpu_fields, F(uuid), F(name), F(index), F(condition), F(reason), F(since_
 FIELDS(fleet_fields, F(pid), F(pidfd));
 #undef F
 #define F(member) FIELD(handover_mps, member)
-FIELDS(mps_fields, F(uuid), F(label), F(folder), F(state), F(pid), F(pidfd), F(control), F(daemon), F(served),
-       F(settling), F(restarts), F(since_ns), F(asked));
+FIELDS(mps_fields, F(uuid), F(label), F(folder), F(error), F(state), F(pid), F(pidfd), F(control), F(daemon),
+       F(served), F(settling), F(restarts), F(since_ns), F(asked));
 #undef F
 #define F(member) FIELD(handover_xid, member)
 FIELDS(xid_fields, F(gpu), F(xid), F(count));

@@ -12,7 +12,7 @@
 #include "control/message.h"
 
 /* Of the format. Another one is refused: whoever changes a record counts up. */
-enum { HANDOVER_VERSION = 7, HANDOVER_GATEWAYS = 2 };
+enum { HANDOVER_VERSION = 8, HANDOVER_GATEWAYS = 2 };
 
 struct handover_server {
   const char *version;          /* of muster */
@@ -97,7 +97,7 @@ struct handover_worker {
 
 /* The MPS of a GPU. */
 struct handover_mps {
-  const char *uuid, *label, *folder;
+  const char *uuid, *label, *folder, *error;
   uint32_t state;
   int32_t pid, pidfd, control; /* of the daemon's keeper; pid 0: there is none, the other two mean nothing */
   int32_t daemon;

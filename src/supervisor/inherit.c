@@ -316,7 +316,7 @@ mu_status inherit_check(const struct handover *state, mu_error *err) {
     if (state->workers[i].state > WORKER_FENCED || state->workers[i].wish > DEATH_DEVICE_LOST)
       return mu_fail(err, MU_INVALID, "a worker in an unknown state");
   for (size_t i = 0; i < state->n_mps; i++)
-    if (state->mps[i].state > MPS_BACKOFF || strlen(state->mps[i].uuid) >= GPU_UUID_SIZE)
+    if (state->mps[i].state > MPS_ENDING || strlen(state->mps[i].uuid) >= GPU_UUID_SIZE)
       return mu_fail(err, MU_INVALID, "the MPS of a GPU in an unknown state");
   return MU_OK;
 }

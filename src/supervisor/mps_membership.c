@@ -6,7 +6,7 @@
 #include <stdlib.h>
 
 #include "gpu/mps.h"
-#include "supervisor/state.h"
+#include "supervisor/worker_gpus.h"
 
 /* ---- the environment --------------------------------------------------------------------------------------------- */
 
@@ -49,9 +49,12 @@ bool mps_verify(struct worker *worker) {
   if (mps == NULL || mps->state == MPS_SIMULATED) return false;
   const struct control_mps_query message = {++mps->asked};
   worker->mps_asked = mps->asked;
-  /* A link that does not take it is lost: the keeper ends, and its clients with it. */
-  if (mps->keeper_link != NULL && control_link_send(mps->keeper_link, CONTROL_MPS_QUERY, &message, NULL, 0) != MU_OK)
-    LOG_WARNING("the keeper of an MPS daemon cannot be asked", LOG_STR("gpu", mps->label));
+  mu_status status = mps->keeper_link != NULL
+                         ? control_link_send(mps->keeper_link, CONTROL_MPS_QUERY, &message, NULL, 0)
+                         : MU_CANCELED;
+  /* CANCELED: the link is lost, the keeper ends, and its clients with it. */
+  if (status != MU_OK && status != MU_CANCELED)
+    worker_condemn(worker, DEATH_UNREACHABLE, "the keeper of its GPU's MPS daemon cannot be asked");
   return true;
 }
 
@@ -139,6 +142,7 @@ json_t *mps_json(const struct supervisor *s) {
   json_t *gpus = json_array();
   const char *inherited = mps_inherited();
   list_each (link, &s->mps) json_array_append_new(gpus, gpu_json(list_item(link, struct mps_gpu, link)));
-  return json_pack("{s:s, s:o, s:o}", "mode", modes[s->options->mps], "inherited",
-                   inherited != NULL ? json_string(inherited) : json_null(), "gpus", gpus);
+  json_t *path = inherited != NULL ? json_string(inherited) : json_null();
+  if (path == NULL) path = json_string("?"); /* it is no UTF-8 */
+  return json_pack("{s:s, s:o, s:o}", "mode", modes[s->options->mps], "inherited", path, "gpus", gpus);
 }

@@ -15,7 +15,8 @@
  *   fleet_process.c     the process that asks NVML
  *   workers.c           worker processes: start, attach, death, restart
  *   worker_gpus.c       what faults and fences of GPUs mean for them
- *   mps.c               the MPS daemons of GPUs; mps_membership.c: who is a client of them
+ *   mps.c               which GPUs have MPS, who may start there; mps_daemon.c: the daemons' lives
+ *   mps_membership.c    who is a client of them
  *   load_queue.c        how many of them load at once
  *   trace_file.c        files for traces, which the gateway cannot open
  *   gateway_process.c   gateway processes: start, hand-over, drain, death, restart
@@ -207,7 +208,8 @@ enum mps_state {
   MPS_SIMULATED, /* workers have the environment, there is no daemon */
   MPS_STARTING,  /* the daemon does not answer yet */
   MPS_SERVING,
-  MPS_BACKOFF /* it has ended, and is started again */
+  MPS_BACKOFF, /* it has ended, and is started again */
+  MPS_ENDING   /* it was told to: nobody runs there any more */
 };
 
 /* The MPS of one GPU, or MIG device; once workers are to run there. */
@@ -220,7 +222,7 @@ struct mps_gpu {
   struct process *keeper; /* of the daemon (mps/); NULL: none */
   struct control_link *keeper_link;
   struct restart_policy policy;
-  bool served;   /* since the last give-up the daemon has answered */
+  bool served;   /* since it was decided the daemon has answered */
   bool settling; /* after a fault: nobody is started before all clients have left */
   bool due;      /* BACKOFF: the time has come, but clients of the one before are still there */
   uint32_t restarts;
@@ -232,7 +234,7 @@ struct mps_gpu {
   char folder[128]; /* the keeper's; "": not known yet */
   char error[512];
   json_t *servers;  /* as it was last told, [{pid, clients}]; NULL: nothing */
-  uv_timer_t timer; /* until it is decided, or started again */
+  uv_timer_t timer; /* until it is decided, started again, or seen that nobody is left */
 };
 
 /* ---- what models are planned with -------------------------------------------------------------------------------- */
@@ -586,8 +588,14 @@ bool mps_holds(const struct worker *worker);
 struct mps_gpu *mps_of(const struct worker *worker);
 /* A process has ended. */
 void mps_worker_ended(struct worker *worker);
-/* A fault of that GPU ends all its clients: nobody new is started before they have left. */
-void mps_settle(struct supervisor *s, int32_t index);
+/* The place will not be filled again by itself. */
+void mps_worker_rests(const struct worker *worker);
+/* A fault ends all clients of that GPU, or MIG device: nobody new is started before they have left. */
+void mps_settle(struct supervisor *s, const char *uuid);
+const char *mps_state_name(enum mps_state state);
+
+/* ---- mps_daemon.c ------------------------------------------------------------------------------------------------ */
+
 /* Tells all keepers to end their daemons, or lets go of them: they end by themselves. */
 void mps_stop(struct supervisor *s, bool now);
 bool mps_gone(const struct supervisor *s);
@@ -596,7 +604,6 @@ void mps_free(struct supervisor *s);
 size_t mps_count(const struct supervisor *s);
 void mps_give(const struct supervisor *s, struct handover *state);
 MUST_CHECK mu_status mps_take(struct supervisor *s, const struct handover_mps *from, mu_error *err);
-const char *mps_state_name(enum mps_state state);
 
 /* ---- mps_membership.c -------------------------------------------------------------------------------------------- */
 

@@ -43,6 +43,7 @@ void worker_rest(struct worker *worker, const struct gpu_guard *obstacle) {
   LOG_WARNING("worker rests until its GPU serves again", LOG_STR("model", worker->model->name),
               LOG_INT("version", worker->model->version), LOG_STR("device", worker->group->label),
               LOG_STR("reason", reason));
+  mps_worker_rests(worker);
   worker_update_model(worker);
 }
 

@@ -331,6 +331,7 @@ static void after_end(struct worker *worker, bool own_doing, const char *why) {
   worker->state = again ? WORKER_BACKOFF : WORKER_FAILED;
   if (again) worker_set_timer(worker, delay);
   worker_log_end(worker);
+  if (!again) mps_worker_rests(worker);
   worker_update_model(worker);
 }
 
@@ -339,6 +340,7 @@ void worker_fail(struct worker *worker, const char *why) {
   worker->state = WORKER_FAILED;
   worker_set_reason(worker, why);
   worker_log_end(worker);
+  mps_worker_rests(worker);
   worker_update_model(worker);
 }
 

@@ -81,6 +81,15 @@ def is_alive(pid) -> bool:
         return False
 
 
+def parent(pid) -> int:
+    return int(pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def left(machine) -> list[pathlib.Path]:
+    """Folders of keepers."""
+    return sorted(pathlib.Path(machine.environment["XDG_RUNTIME_DIR"]).glob("muster-mps-*"))
+
+
 # ---- daemons and their clients ---------------------------------------------------------------------------------------
 
 def test_a_daemon_for_each_gpu(serve, machine):
@@ -96,17 +105,20 @@ def test_a_daemon_for_each_gpu(serve, machine):
         assert found["CUDA_MPS_PIPE_DIRECTORY"] == entry["folder"] + "/pipe" and found["CUDA_VISIBLE_DEVICES"] == worker["gpu"]
         assert found["CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"] == "40" and found["CUDA_MPS_PINNED_DEVICE_MEM_LIMIT"] == "0=2048MB"
         assert variables(entry["daemon"])["CUDA_VISIBLE_DEVICES"] == worker["gpu"]
-        assert os.stat(entry["folder"]).st_mode & 0o777 == 0o700
+        assert [os.stat(entry["folder"] + part).st_mode & 0o777 for part in ("", "/pipe", "/log")] == [0o700] * 3
     wait_for(lambda: [clients(entry) for entry in mps(server)] == [{worker["pid"]} for worker in server.workers()], "the clients")
     text = run_muster("mps", "status", "--control-socket", server.socket).stdout
     assert f"daemon {entries[0]['daemon']}, restarts 0, at most 48 clients, active threads 100 %" in text and "worker 1 of echo" in text
     told = json.loads(run_muster("mps", "status", "--json", "--control-socket", server.socket).stdout)
     assert told["mode"] == "on" and told["inherited"] is None and len(told["gpus"]) == 2
 
+    log = pathlib.Path(entries[0]["folder"]) / "log" / "control.log"
+    log.write_bytes(b"x" * (5 << 20))  # NVIDIA's own grows with every question
     # an upgrade changes the workers, not the daemons
     done = run_muster("upgrade", "--control-socket", server.socket)
     assert done.returncode == 0, done.stderr
     entries = wait_serving(server, 2)
+    wait_for(lambda: log.stat().st_size == 0, "the log to be cut short")
     assert {entry["daemon"] for entry in entries} == daemons and {entry["restarts"] for entry in entries} == {0}
 
     assert server.close() == []
@@ -171,6 +183,37 @@ def test_a_hung_client_is_terminated_before_it_is_killed(serve, machine):
     wait_for(lambda: not os.path.exists(entry["folder"]) and not is_alive(entry["daemon"]), "the daemon to go")
 
 
+def test_a_gpu_that_is_fenced_is_not_in_use(serve, machine):
+    """It could not be reset."""
+    server = start(machine, serve, "--mps=on", gpus="0, 1")
+    first, second = wait_serving(server, 2)
+    assert run_muster("gpus", "fence", "0", "--control-socket", server.socket).returncode == 0
+    wait_for(lambda: mps(server)[0]["state"] == "undecided" and not is_alive(first["daemon"]), "the daemon to go")
+    assert [str(folder) for folder in left(machine)] == [second["folder"]]
+    assert run_muster("gpus", "unfence", "0", "--control-socket", server.socket).returncode == 0
+    entries = wait_serving(server, 2)
+    assert entries[0]["daemon"] != first["daemon"] and entries[1]["daemon"] == second["daemon"]
+
+
+def test_a_fault_of_one_mig_device_leaves_the_others_alone(serve, tmp_path):
+    parts = [{"uuid": f"MIG-{n}", "name": "NVIDIA H200 MIG 1g.18gb", "memory": {"total": 16 << 30, "used": 1 << 30}} for n in range(2)]
+    machine = Machine(tmp_path, [gpu(0, mig=parts)])
+    models = gpu_model(tmp_path / "models", "first", gpus="0", base_ms=2, device_lost_on=666)
+    gpu_model(tmp_path / "models", "second", gpus="1", base_ms=2)
+    server = serve(models, "--metrics-interval-ms=50", "--processes=2", env={**machine.environment, "CUDA_VISIBLE_DEVICES": "MIG-0,MIG-1"})
+    wait_serving(server, 4)
+
+    def on(part):
+        return {worker["pid"] for worker in server.workers() if worker["gpu"] == part and worker["state"] == "ready"}
+    first, second = on("MIG-0"), on("MIG-1")
+    with Client(server) as client:
+        client.echo(666, model="first", parameters={"timeout": 300000})
+    wait_for(lambda: len(on("MIG-0")) == 2 and not on("MIG-0") & first, "other workers")
+    assert on("MIG-1") == second
+    os.kill(min(second), signal.SIGKILL)  # whoever starts there does not wait for the other one to leave
+    wait_for(lambda: len(on("MIG-1")) == 2 and on("MIG-1") != second, "another worker")
+
+
 # ---- what can be wrong -----------------------------------------------------------------------------------------------
 
 def test_a_worker_that_is_no_client(serve, machine):
@@ -181,23 +224,63 @@ def test_a_worker_that_is_no_client(serve, machine):
     assert model["state"] == "UNAVAILABLE" and "it runs without MPS: the daemon of gpu:0" in model["reason"]
 
 
-def test_a_daemon_that_does_not_answer_any_more(serve, machine):
-    server = start(machine, serve, "--processes=2", "--mps-timeout=500ms", base_ms=2)
+@pytest.mark.parametrize("how, said", [("hang", "within 0.3 s"), ("linger", "within 0.3 s"), ("odd", 'get_server_list with "?[31mNo such server?"')])
+def test_a_daemon_that_does_not_answer_any_more(serve, machine, how, said):
+    server = start(machine, serve, "--processes=2", "--mps-timeout=300ms", base_ms=2)
     (entry,) = wait_serving(server, 2)
     with Load(server) as load:
-        machine.say(hang="get_server_list")
-        wait_for(lambda: "within 0.5 s" in mps(server)[0]["error"], "the hang to be seen")
-        load.more()
+        machine.say(**{how: "get_server_list"})
+        os.kill(min(pids(server)), signal.SIGKILL)  # for its successor the daemon is asked at once
+        wait_for(lambda: said in mps(server)[0]["error"], "what is wrong to be seen")
         wait_for(lambda: mps(server)[0]["state"] != "serving", "the daemon to be given up")
         machine.say()
         (after,) = wait_serving(server, 2)
         load.more()
-    assert after["restarts"] >= 1 and after["daemon"] != entry["daemon"]
+    assert after["restarts"] >= 1 and after["daemon"] != entry["daemon"] and not is_alive(entry["daemon"])
+
+
+def test_auto_goes_on_without_a_daemon_that_cannot_be_started_again(serve, machine):
+    server = start(machine, serve, "--processes=2", base_ms=2)
+    (entry,) = wait_serving(server, 2)
+    machine.say(refuse="the driver is another one now")
+    os.kill(entry["daemon"], signal.SIGKILL)
+    wait_for(lambda: mps(server)[0]["state"] == "off" and len(pids(server)) == 2, "workers without MPS")
+    (told,) = logged(server, "processes share a GPU without MPS: they take turns")
+    assert "the driver is another one now" in told["because"] and left(machine) == []
+
+
+def test_what_killed_keepers_leave_goes(serve, machine):
+    server = start(machine, serve, "--mps=on")
+    (entry,) = wait_serving(server, 1)
+    wait_for(lambda: mps(server)[0]["servers"], "its server")
+    keeper, (mps_server,) = parent(entry["daemon"]), (found["pid"] for found in mps(server)[0]["servers"])
+    with standing_still(server.process.pid):
+        os.kill(keeper, signal.SIGKILL)
+        wait_for(lambda: not is_alive(entry["daemon"]), "the daemon to die with its keeper")
+        assert is_alive(mps_server) and os.path.exists(entry["folder"])
+    (after,) = wait_for(lambda: [now for now in mps(server) if now["state"] == "serving" and now["daemon"] != entry["daemon"]], "another daemon")
+    assert not is_alive(mps_server) and [str(folder) for folder in left(machine)] == [after["folder"]]
+
+    # nobody is left to tidy up, but for the next one who starts a daemon; what is in use stays
+    wait_for(lambda: mps(server)[0]["servers"], "its server")
+    (mps_server,) = (found["pid"] for found in mps(server)[0]["servers"])
+    server.expected_to_crash = True
+    with standing_still(server.process.pid):
+        os.kill(parent(after["daemon"]), signal.SIGKILL)
+        wait_for(lambda: not is_alive(after["daemon"]), "the daemon to die with its keeper")
+        server.signal(signal.SIGKILL)
+    server.wait_exit()
+    assert is_alive(mps_server) and os.path.exists(after["folder"])
+    machine.say(control=str(machine.folder / "server1" / "control.sock"))
+    gpu_model(machine.folder / "models", "other", gpus="1")
+    second = serve(machine.folder / "models", "--mps=on", env=machine.environment)
+    entries = wait_serving(second, 2)
+    assert not is_alive(mps_server) and [str(folder) for folder in left(machine)] == sorted(entry["folder"] for entry in entries)
 
 
 @pytest.mark.parametrize("mode", ["on", "auto"])
 def test_a_daemon_that_cannot_start(serve, machine, mode):
-    machine.say(refuse="no device for you")
+    machine.say(refuse="\u00e9" * 150 + "no device for you")  # cut where a character is not over
     server = start(machine, serve, f"--mps={mode}", "--processes=2", "--exit-on-error=false", wait=mode == "auto")
     if mode == "auto":
         (told,) = logged(server, "processes share a GPU without MPS: they take turns")
@@ -212,6 +295,10 @@ def test_auto_without_the_control_program(serve, machine):
     server = start(machine, serve, "--processes=2", env={"MUSTER_MPS_CONTROL_BINARY": "there-is-no-such-program"})
     (told,) = logged(server, "processes share a GPU without MPS: they take turns")
     assert "there is no there-is-no-such-program" in told["because"] and len(server.workers()) == 2
+    # whoever takes over knows why, and says it once
+    assert run_muster("upgrade", "--control-socket", server.socket).returncode == 0
+    assert mps(server)[0]["state"] == "off" and mps(server)[0]["error"] == told["because"]
+    assert len(logged(server, "processes share a GPU without MPS: they take turns")) == 1
 
 
 def test_auto_for_a_gpu_that_cannot(serve, tmp_path):

@@ -115,6 +115,7 @@ static int set_up(void **state) {
   sample.mps[0] = (struct handover_mps){.uuid = "GPU-a",
                                         .label = "gpu:0",
                                         .folder = "/tmp/muster-mps-1",
+                                        .error = "no device",
                                         .state = 4,
                                         .pid = 77,
                                         .pidfd = 78,
@@ -204,6 +205,7 @@ static void comes_back(void **state) {
   assert_true(got->n_mps == 1 && got->mps[0].daemon == 80 && got->mps[0].served && !got->mps[0].settling);
   assert_true(got->mps[0].state == 4 && got->mps[0].restarts == 3 && got->mps[0].asked == 81);
   assert_string_equal(got->mps[0].folder, "/tmp/muster-mps-1");
+  assert_string_equal(got->mps[0].error, "no device");
   assert_true(got->n_xids == 1 && got->xids[0].xid == 95 && got->xids[0].count == 2);
   handover_close(&file);
   handover_close(&file);
