@@ -217,9 +217,10 @@ static mu_status logs(struct request *request, struct buffer *out, mu_error *err
   const json_t *service;
   size_t i;
   char id[128];
-  long lines = request->lines != NULL ? strtol(request->lines, NULL, 10) : LINES;
+  char *end = NULL;
+  long lines = request->lines != NULL ? strtol(request->lines, &end, 10) : LINES;
   if (request->word == NULL) return mu_fail(err, MU_INVALID, "which service? muster launch logs [GROUP/]INDEX");
-  if (lines < 1) return mu_fail(err, MU_INVALID, "--lines is a number from 1 on");
+  if (lines < 1 || (end != NULL && *end != '\0')) return mu_fail(err, MU_INVALID, "--lines is a number from 1 on");
   mu_status status = control_get_status(request->socket, &document, err);
   if (status != MU_OK) return status;
   status = mu_fail(err, MU_NOT_FOUND, "there is no service %.100s", request->word);

@@ -1,6 +1,7 @@
 /* The control socket in the state folder: HTTP and JSON, for `muster launch status`, `stop` and so on. */
 #include <ctype.h>
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -135,6 +136,11 @@ static mu_status grow(struct launch *launch, struct plan_group *group, uint32_t 
   mu_status status = plan_check_count(launch->plan, group, n, err);
   for (uint32_t i = group->count; group->ports.first != 0 && status == MU_OK && i < n; i++)
     status = port_check_free((uint16_t)(group->ports.first + i), err);
+  list_each (link, &launch->services) { /* what could not be killed when it was to go has its number still */
+    const struct launched *service = list_item(link, struct launched, link);
+    if (status == MU_OK && service->group == group && service->index >= group->count && service->index < n)
+      status = mu_fail(err, MU_EXISTS, "the last %s is still there: %.300s", service->plan.id, service->reason);
+  }
   while (status == MU_OK && group->count < n) {
     status = service_add(launch, group, group->count, err);
     if (status == MU_OK) group->count++;
@@ -146,8 +152,9 @@ static void shrink(struct launch *launch, struct plan_group *group, uint32_t n) 
   group->count = n;
   list_each (link, &launch->services) {
     struct launched *service = list_item(link, struct launched, link);
-    if (service->group == group && service->index >= n) service_stop(service, STOP_REMOVE);
+    if (service->group == group && service->index >= n) service_stop_with_others(service, STOP_REMOVE);
   }
+  members_signal_due(launch, SIGTERM);
 }
 
 static void begin_scale(struct launch *launch, struct exchange *exchange) {
@@ -200,12 +207,13 @@ static void step_scale(struct launch *launch) {
     const struct launched *service = list_item(link, struct launched, link);
     if (service->group != group) continue;
     going_on = going_on || service->state == SERVICE_WAITING || service->state == SERVICE_STARTING ||
-               service->index >= group->count;
+               service->state == SERVICE_STOPPING;
     if (service->state == SERVICE_FAILED || service->state == SERVICE_BACKOFF) failed = service;
   }
+  if (going_on) return; /* those that leave, above all: the next operation has to find them gone */
   if (failed != NULL)
     fail_operation(launch, failed);
-  else if (!going_on)
+  else
     end_operation(launch, NULL);
 }
 

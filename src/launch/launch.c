@@ -70,20 +70,35 @@ void launch_changed(struct launch *launch) { uv_timer_start(&launch->turn, on_tu
 /* ---- stop -------------------------------------------------------------------------------------------------------- */
 
 void launch_stop(struct launch *launch, const char *why) {
-  if (!launch->stopping) LOG_INFO("stopping", LOG_STR("why", why));
+  if (!launch->stopping) {
+    LOG_INFO("stopping", LOG_STR("why", why));
+    launch->stop_asked_ns = clock_now_ns();
+  }
   launch->stopping = true;
   list_each (link, &launch->services) {
     struct launched *service = list_item(link, struct launched, link);
     bool ended = service->state == SERVICE_FAILED || service->state == SERVICE_STOPPED;
-    if (!ended) service_stop(service, STOP_STAY);
+    if (!ended) service_stop_with_others(service, STOP_STAY);
   }
+  members_signal_due(launch, SIGTERM);
   launch_changed(launch);
+}
+
+/* Ctrl-C in a terminal and the script around us that passes it on mean one stop though they send it twice: a second one
+ * counts only after a moment. */
+static void stop_at_once(struct launch *launch) {
+  static const uint64_t same_wish_ns = 500 * NS_PER_MS;
+  if (clock_now_ns() - launch->stop_asked_ns < same_wish_ns) return;
+  LOG_WARNING("asked to stop once more: what still runs is killed");
+  list_each (link, &launch->services) service_kill(list_item(link, struct launched, link));
 }
 
 static void on_signal(uv_signal_t *handle, int number) {
   struct launch *launch = handle->data;
   if (number == SIGCHLD)
     members_look_soon(launch);
+  else if (launch->stop_asked_ns != 0)
+    stop_at_once(launch);
   else
     launch_stop(launch, sigdescr_np(number));
 }
@@ -170,6 +185,17 @@ static mu_status add_services(struct launch *launch, mu_error *err) {
   return status;
 }
 
+/* A pidfd for each service and a connection for each question; the limit that counts is the administrator's. */
+static void raise_descriptor_limit(struct launch *launch) {
+  if (getrlimit(RLIMIT_NOFILE, &launch->descriptors) != 0) {
+    launch->descriptors = (struct rlimit){RLIM_INFINITY, RLIM_INFINITY};
+    return;
+  }
+  struct rlimit most = launch->descriptors;
+  most.rlim_cur = most.rlim_max;
+  if (setrlimit(RLIMIT_NOFILE, &most) != 0) LOG_WARNING("the limit of open files cannot be raised");
+}
+
 static mu_status prepare(struct launch *launch, const char *state_folder, mu_error *err) {
   char of_folder[LAUNCH_PATH_MAX + 1];
   mu_status status = take_folder(launch, state_folder, err);
@@ -200,6 +226,8 @@ mu_status launch_create(struct plan *plan, const char *state_folder, const struc
     free(launch);
     return mu_fail(err, MU_NO_MEMORY, "no memory for the launch");
   }
+  oom_watch_open(&launch->oom);
+  raise_descriptor_limit(launch);
   uv_timer_init(net_loop_uv(launch->loop), &launch->look);
   uv_timer_init(net_loop_uv(launch->loop), &launch->turn);
   launch->look.data = launch->turn.data = launch;
@@ -211,6 +239,16 @@ mu_status launch_create(struct plan *plan, const char *state_folder, const struc
   return status;
 }
 
+/* All that is left to do takes no time: one more Ctrl-C would only spoil the exit status. */
+static void block_stop_signals(void) {
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGTERM);
+  sigaddset(&signals, SIGINT);
+  sigaddset(&signals, SIGHUP);
+  sigprocmask(SIG_BLOCK, &signals, NULL);
+}
+
 bool launch_run(struct launch *launch) {
   for (size_t i = 0; i < launch->plan->warnings.n; i++) LOG_WARNING(launch->plan->warnings.items[i]);
   if (mps_inherited() != NULL)
@@ -218,6 +256,7 @@ bool launch_run(struct launch *launch) {
              LOG_STR("CUDA_MPS_PIPE_DIRECTORY", mps_inherited()));
   launch_changed(launch);
   net_loop_run(launch->loop);
+  block_stop_signals();
   members_end_strays(launch);
   return !launch->failed;
 }
@@ -236,5 +275,6 @@ void launch_free(struct launch *launch) {
   process_free(launch->guard);
   net_loop_free(launch->loop);
   launch_mps_free(launch);
+  oom_watch_close(&launch->oom);
   free(launch);
 }

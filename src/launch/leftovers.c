@@ -13,7 +13,7 @@
 
 #include "launch/state.h"
 
-enum { ENVIRONMENT_MAX = 1 << 20, GUARD_GRACE_S = 10, KILL_WAIT_MS = 20, KILL_ROUNDS = 500 };
+enum { ENVIRONMENT_MAX = 1 << 20, GUARD_GRACE_S = 10, KILL_WAIT_MS = 20, AGAIN_MS = 2, KILL_ROUNDS = 500 };
 
 /* ":FOLDER": of any launch with that state folder; else the id of one launch. */
 static bool is_of(const char *text, const char *launch_id) {
@@ -58,16 +58,25 @@ static uint32_t signal_all(const char *launch_id, int signal, bool tell) {
   return n;
 }
 
+/* A look is no atomic snapshot: none is left when two in a row find none. */
+static uint32_t signal_left(const char *launch_id, int signal, bool tell) {
+  const struct timespec pause = {.tv_nsec = AGAIN_MS * NS_PER_MS};
+  uint32_t n = signal_all(launch_id, signal, tell);
+  if (n > 0) return n;
+  nanosleep(&pause, NULL);
+  return signal_all(launch_id, signal, tell);
+}
+
 uint32_t leftovers_end(const char *launch_id, uint64_t grace_ns) {
   const struct timespec pause = {.tv_nsec = KILL_WAIT_MS * NS_PER_MS};
   uint64_t kill_ns = time_add(clock_now_ns(), grace_ns);
-  uint32_t n = signal_all(launch_id, SIGTERM, true), left = n;
+  uint32_t n = signal_left(launch_id, SIGTERM, true), left = n;
   while (left > 0 && clock_now_ns() < kill_ns) {
     nanosleep(&pause, NULL);
-    left = signal_all(launch_id, 0, false);
+    left = signal_left(launch_id, 0, false);
   }
   for (int round = 0; left > 0 && round < KILL_ROUNDS; round++) { /* what hangs in the kernel stays */
-    left = signal_all(launch_id, SIGKILL, false);
+    left = signal_left(launch_id, SIGKILL, false);
     nanosleep(&pause, NULL);
   }
   return n;

@@ -99,8 +99,7 @@ static void reap(struct launch *launch, const struct process_tree *tree) {
     list_each (link, &launch->services) {
       struct launched *service = list_item(link, struct launched, link);
       if (service->adopted != entry->pid) continue;
-      service->facts.code = info.si_code;
-      service->facts.status = info.si_status;
+      service_end_facts(service, info.si_code, info.si_status);
     }
   }
 }
@@ -140,12 +139,25 @@ static void go_on_without(struct launched *service) {
   service_stop(service, STOP_JUDGE);
 }
 
+/*
+ * An orphan that is on its way out: what could say whose it is has gone with its memory, and its children are not ours
+ * yet. As long as one has children, a service without a process may only seem to be one.
+ */
+static bool is_unclear(const struct launch *launch, const struct process_tree *tree) {
+  for (size_t i = 0; i < tree->n; i++) {
+    if (!tree->entries[i].exiting || !is_orphan(launch, &tree->entries[i])) continue;
+    for (size_t k = 0; k < tree->n; k++)
+      if (tree->entries[k].parent == tree->entries[i].pid && tree->entries[k].state != 'Z') return true;
+  }
+  return false;
+}
+
 /* What the count means for a service; true: look again soon. */
 static bool conclude(struct launched *service) {
   if (service->process != NULL || service->session == 0) return service->state == SERVICE_STOPPING;
   if (service->state == SERVICE_FAILED) return false; /* cannot be killed */
   if (service->members == 0) {
-    if (++service->empty_looks < 2) return true;
+    if (service->launch->unclear || ++service->empty_looks < 2) return true;
     service_is_empty(service);
     return false;
   }
@@ -180,6 +192,7 @@ void members_look(struct launch *launch) {
   } else {
     reap(launch, &tree);
     count(launch, &tree);
+    launch->unclear = is_unclear(launch, &tree);
     process_tree_free(&tree);
     list_each (link, &launch->services) {
       struct launched *service = list_item(link, struct launched, link);
@@ -201,38 +214,43 @@ void members_look_soon(struct launch *launch) {
   uv_timer_start(&launch->look, on_look, LOOK_SOON_MS, 0);
 }
 
-void members_signal(struct launched *service, int signal) {
+/* The session's group has had its signal; twice would be a second Ctrl-C for some. */
+static bool had_signal(const struct launched *service, pid_t pid) {
+  return service->grouped && getpgid(pid) == service->session;
+}
+
+void members_signal_due(struct launch *launch, int signal) {
   struct process_tree tree;
-  struct launch *launch = service->launch;
   mu_error err;
-  /* at once, also what is being forked just now; it has no group yet when it has only just been started */
-  bool grouped = service->session != 0 && kill(-service->session, signal) == 0;
+  list_each (link, &launch->services) {
+    struct launched *service = list_item(link, struct launched, link);
+    /* at once, also what is being forked just now; it has no group yet when it has only just been started */
+    if (service->signal_due) service->grouped = service->session != 0 && kill(-service->session, signal) == 0;
+  }
+  mu_status status = read_owned(launch, &tree, &err);
+  if (status != MU_OK) LOG_ERROR("cannot look at the processes", LOG_STR("error", err.message));
+  for (size_t i = 0; status == MU_OK && i < tree.n; i++) {
+    const struct process_entry *entry = &tree.entries[i];
+    const struct launched *service =
+        entry->owner != PROCESS_UNOWNED && entry->state != 'Z' ? service_at(launch, entry->owner) : NULL;
+    if (service != NULL && service->signal_due && !had_signal(service, entry->pid)) process_entry_signal(entry, signal);
+  }
+  if (status == MU_OK) process_tree_free(&tree);
+  list_each (link, &launch->services) list_item(link, struct launched, link)->signal_due = false;
+}
+
+void members_visit(struct launch *launch, void (*visit)(void *context, struct launched *service, pid_t pid),
+                   void *context) {
+  struct process_tree tree;
+  mu_error err;
   if (read_owned(launch, &tree, &err) != MU_OK) {
     LOG_ERROR("cannot look at the processes", LOG_STR("error", err.message));
     return;
   }
-  /* the session's group has had it; twice would be a second Ctrl-C for some */
   for (size_t i = 0; i < tree.n; i++)
-    if (tree.entries[i].owner != PROCESS_UNOWNED && service_at(launch, tree.entries[i].owner) == service &&
-        tree.entries[i].state != 'Z' && !(grouped && getpgid(tree.entries[i].pid) == service->session))
-      process_entry_signal(&tree.entries[i], signal);
+    if (tree.entries[i].owner != PROCESS_UNOWNED && tree.entries[i].state != 'Z')
+      visit(context, service_at(launch, tree.entries[i].owner), tree.entries[i].pid);
   process_tree_free(&tree);
-}
-
-bool members_any(struct launched *service, bool (*is)(pid_t pid, const void *context), const void *context) {
-  struct process_tree tree;
-  struct launch *launch = service->launch;
-  mu_error err;
-  bool found = false;
-  if (read_owned(launch, &tree, &err) != MU_OK) {
-    LOG_ERROR("cannot look at the processes", LOG_STR("error", err.message));
-    return false;
-  }
-  for (size_t i = 0; !found && i < tree.n; i++)
-    found = tree.entries[i].owner != PROCESS_UNOWNED && service_at(launch, tree.entries[i].owner) == service &&
-            is(tree.entries[i].pid, context);
-  process_tree_free(&tree);
-  return found;
 }
 
 void members_end_strays(const struct launch *launch) {

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,36 +12,7 @@
 #include "control/link.h"
 #include "control/role.h"
 #include "gpu/mps.h"
-#include "launch/state.h"
-
-enum daemon_state {
-  DAEMON_UNDECIDED,
-  DAEMON_OFF,
-  DAEMON_STARTING,
-  DAEMON_SERVING,
-  DAEMON_BACKOFF, /* started again once its clients have left and the timer is over */
-};
-
-/* What is known of one GPU's MPS. */
-struct mps_daemon {
-  struct list link; /* launch.mps */
-  struct launch *launch;
-  const struct plan_gpu *gpu; /* the plan's */
-  enum daemon_state state;
-  bool due;    /* BACKOFF: the timer is over, clients are still there */
-  bool served; /* once, so that it can */
-  bool ending; /* it was told to */
-  uint32_t restarts;
-  uint64_t asked; /* the last question's number */
-  struct restart_policy policy;
-  struct process *keeper; /* NULL: none */
-  struct control_link *control;
-  uv_timer_t timer;
-  int32_t daemon;  /* its process; 0: none */
-  json_t *servers; /* of the last report; NULL: not known */
-  char folder[MPS_VARIABLE_SIZE - 32];
-  char error[LAUNCH_REASON_MAX]; /* OFF: why not, "": it is alone there */
-};
+#include "launch/mps_daemon.h"
 
 /* Between tries, once a daemon that has served cannot be started again. */
 static const uint64_t retry_ns = 30 * NS_PER_S;
@@ -76,17 +48,6 @@ static struct mps_daemon *of_gpu(struct launch *launch, const struct plan_gpu *g
   return mps;
 }
 
-/* Services on it that run, without one; clients: only those. */
-static uint32_t count(const struct mps_daemon *mps, const struct launched *without, bool clients) {
-  uint32_t n = 0;
-  list_each (link, &mps->launch->services) {
-    const struct launched *service = list_item(link, struct launched, link);
-    bool runs = service->process != NULL || service->session != 0;
-    n += service->mps == mps && service != without && runs && (service->under_mps || !clients);
-  }
-  return n;
-}
-
 /* ---- the keeper -------------------------------------------------------------------------------------------------- */
 
 static void do_without(struct mps_daemon *mps, const char *why) {
@@ -110,41 +71,12 @@ static void lose_daemon(struct mps_daemon *mps, const char *why) {
   mps->state = DAEMON_BACKOFF;
   snprintf(mps->error, sizeof mps->error, "%.500s", why);
   LOG_ERROR("no MPS daemon, its services are started again after it", LOG_STR("gpu", mps->gpu->name),
-            LOG_INT("services", count(mps, NULL, true)), LOG_STR("error", mps->error));
+            LOG_INT("services", launch_mps_count(mps, NULL, true)), LOG_STR("error", mps->error));
   list_each (link, &mps->launch->services) {
     struct launched *service = list_item(link, struct launched, link);
     if (service->mps == mps && service->under_mps) service_lose_daemon(service);
   }
-}
-
-struct search {
-  const json_t *servers;
-};
-static bool is_client(pid_t pid, const void *context) {
-  return mps_has_client(((const struct search *)context)->servers, pid);
-}
-
-/* A program may make its CUDA context long after it is ready, so one that is none is looked for in every report. */
-static void check_clients(struct mps_daemon *mps, uint64_t serial) {
-  const struct search search = {mps->servers};
-  list_each (link, &mps->launch->services) {
-    struct launched *service = list_item(link, struct launched, link);
-    if (service->mps != mps || !service->under_mps || service->state != SERVICE_READY || service->mps_asked == 0 ||
-        service->mps_asked > serial || service->mps_member == MPS_CLIENT)
-      continue;
-    bool news = service->mps_member == MPS_NOT_KNOWN, found = members_any(service, is_client, &search);
-    service->mps_member = found ? MPS_CLIENT : MPS_NO_CLIENT;
-    if (found) service->reason[0] = '\0';
-    if (found && !news) LOG_INFO("service has become an MPS client", LOG_STR("service", service->plan.id));
-    if (!found && news) {
-      snprintf(service->reason, sizeof service->reason,
-               "it runs without MPS, or does not use its GPU: the daemon of GPU %.100s (process %d) knows none of its "
-               "processes",
-               mps->gpu->name, (int)mps->daemon);
-      LOG_WARNING("service is no MPS client", LOG_STR("service", service->plan.id), LOG_STR("reason", service->reason));
-    }
-    if (found || news) launch_changed(mps->launch);
-  }
+  members_signal_due(mps->launch, SIGTERM);
 }
 
 static void on_report(struct mps_daemon *mps, const struct control_packet *packet) {
@@ -167,13 +99,15 @@ static void on_report(struct mps_daemon *mps, const struct control_packet *packe
              LOG_INT("pid", mps->daemon), LOG_STR("folder", mps->folder));
     launch_changed(mps->launch);
   }
-  check_clients(mps, report->serial);
+  launch_mps_check_clients(mps, report->serial);
 }
 
 static void on_message(void *context, struct control_packet *packet) {
   struct mps_daemon *mps = context;
   if (packet->type == CONTROL_MPS_REPORT)
     on_report(mps, packet);
+  else if (packet->type == CONTROL_MPS_TERMINATED)
+    launch_mps_terminated(mps, packet->mps_terminate.client);
   else
     process_kill(mps->keeper, SIGKILL);
 }
@@ -259,7 +193,7 @@ static void start(struct mps_daemon *mps) {
 }
 
 static void start_again(struct mps_daemon *mps) {
-  mps->due = count(mps, NULL, true) > 0;
+  mps->due = launch_mps_count(mps, NULL, true) > 0;
   if (mps->due) return;
   mps->restarts++;
   start(mps);
@@ -303,7 +237,7 @@ static const char *find_wait(const struct mps_daemon *mps) {
 /* Others have come to one that was alone. */
 static void reconsider(struct mps_daemon *mps) {
   if (mps->error[0] != '\0' || launch_mps_plan_count(mps->launch->plan, mps->gpu) < 2) return;
-  if (count(mps, NULL, false) == 0)
+  if (launch_mps_count(mps, NULL, false) == 0)
     mps->state = DAEMON_UNDECIDED;
   else
     do_without(mps, "a service that was started there alone runs without it");
@@ -333,46 +267,15 @@ bool launch_mps_admit(struct launched *service) {
     return false;
   }
   bool full = mps->state == DAEMON_SERVING &&
-              count(mps, service, true) >= mps_client_limit(mps->gpu->device, launch->plan->cuda);
+              launch_mps_count(mps, service, true) >= mps_client_limit(mps->gpu->device, launch->plan->cuda);
   if (full) service_fail(service, "its GPU has as many MPS clients as it takes");
   return !full;
 }
 
 void launch_mps_service_restart(struct launched *service) {
   struct mps_daemon *mps = service->mps;
-  if (mps != NULL && mps->state == DAEMON_OFF && count(mps, service, false) == 0) mps->state = DAEMON_UNDECIDED;
-}
-
-static void add(struct mps_variables *variables, const char *name, const char *value, const char *part) {
-  snprintf(variables->text[variables->n++], MPS_VARIABLE_SIZE, "%s=%s%s", name, value, part);
-}
-
-void launch_mps_prepare(struct launched *service, struct mps_variables *ret_variables) {
-  static const char threads[] = "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE";
-  const struct mps_daemon *mps = service->mps;
-  int64_t percent = service->group->settings->mps_active_threads;
-  char number[24];
-  ret_variables->n = 0;
-  if (service->mps_held) service->reason[0] = '\0';
-  service->mps_held = false;
-  service->mps_asked = 0;
-  service->mps_member = MPS_NOT_KNOWN;
-  service->under_mps = mps != NULL && mps->state == DAEMON_SERVING;
-  if (!service->under_mps) return;
-  add(ret_variables, "CUDA_MPS_PIPE_DIRECTORY", mps->folder, "/pipe");
-  add(ret_variables, "CUDA_MPS_LOG_DIRECTORY", mps->folder, "/log");
-  if (percent == 0 || getenv(threads) != NULL) return; /* what a batch system has set holds */
-  snprintf(number, sizeof number, "%" PRId64, percent);
-  add(ret_variables, threads, number, "");
-}
-
-void launch_mps_service_ready(struct launched *service) {
-  struct mps_daemon *mps = service->mps;
-  if (!service->under_mps || mps->control == NULL) return;
-  service->mps_asked = ++mps->asked;
-  const struct control_mps_query message = {mps->asked};
-  if (control_link_send(mps->control, CONTROL_MPS_QUERY, &message, NULL, 0) != MU_OK)
-    LOG_WARNING("the keeper of an MPS daemon cannot be asked", LOG_STR("gpu", mps->gpu->name));
+  if (mps != NULL && mps->state == DAEMON_OFF && launch_mps_count(mps, service, false) == 0)
+    mps->state = DAEMON_UNDECIDED;
 }
 
 /* ---- the end ----------------------------------------------------------------------------------------------------- */
@@ -382,6 +285,10 @@ static void on_end_timeout(uv_timer_t *timer) {
   LOG_ERROR("the keeper of an MPS daemon does not end", LOG_INT("pid", process_pid(mps->keeper)));
   let_go(mps);
   launch_changed(mps->launch);
+}
+
+uint64_t launch_mps_end_ns(const struct launch *launch) {
+  return list_empty(&launch->mps) ? 0 : END_TIMEOUTS * timeout_ns(launch);
 }
 
 bool launch_mps_end(struct launch *launch) {
@@ -395,7 +302,7 @@ bool launch_mps_end(struct launch *launch) {
     gone = false;
     if (mps->ending) continue;
     mps->ending = true;
-    uv_timer_start(&mps->timer, on_end_timeout, END_TIMEOUTS * timeout_ns(launch) / NS_PER_MS, 0);
+    uv_timer_start(&mps->timer, on_end_timeout, launch_mps_end_ns(launch) / NS_PER_MS, 0);
     if (mps->control == NULL || control_link_send(mps->control, CONTROL_STOP, NULL, NULL, 0) != MU_OK) {
       control_link_free(mps->control); /* its end says the same */
       mps->control = NULL;
@@ -418,33 +325,4 @@ bool launch_mps_keeps(const struct launch *launch, pid_t pid) {
     if (mps->keeper != NULL && process_pid(mps->keeper) == pid) return true;
   }
   return false;
-}
-
-/* ---- what people see --------------------------------------------------------------------------------------------- */
-
-static const char *state_name(enum daemon_state state) {
-  static const char *const names[] = {[DAEMON_UNDECIDED] = "undecided",
-                                      [DAEMON_OFF] = "off",
-                                      [DAEMON_STARTING] = "starting",
-                                      [DAEMON_SERVING] = "serving",
-                                      [DAEMON_BACKOFF] = "backoff"};
-  return names[state];
-}
-
-json_t *launch_mps_json(const struct launch *launch) {
-  json_t *gpus = json_array();
-  list_each (link, &launch->mps) {
-    const struct mps_daemon *mps = list_item(link, struct mps_daemon, link);
-    json_array_append_new(
-        gpus, json_pack("{s:s, s:s, s:s, s:i, s:s, s:s, s:o, s:o}", "gpu", mps->gpu->name, "uuid", mps->gpu->uuid,
-                        "state", state_name(mps->state), "restarts", (int)mps->restarts, "folder", mps->folder, "error",
-                        mps->error, "daemon", mps->daemon != 0 ? json_integer(mps->daemon) : json_null(), "servers",
-                        mps->servers != NULL ? json_incref(mps->servers) : json_array()));
-  }
-  return gpus;
-}
-
-json_t *launch_mps_service_json(const struct launched *service) {
-  if (!service->under_mps || service->mps_member == MPS_NOT_KNOWN) return json_null();
-  return json_boolean(service->mps_member == MPS_CLIENT);
 }

@@ -41,6 +41,9 @@ bool launch_mps_admit(struct launched *service);
 void launch_mps_prepare(struct launched *service, struct mps_variables *ret_variables);
 /* Its daemon is asked whether it is a client. */
 void launch_mps_service_ready(struct launched *service);
+/* Before it is killed: its processes that are clients are ended by the daemon, since killing one that has work in
+ * flight is undefined for the others of its GPU. true: service_kill comes when that is done, or it comes to nothing. */
+bool launch_mps_terminate(struct launched *service);
 /* A person starts it anew: what has failed is tried again. */
 void launch_mps_service_restart(struct launched *service);
 
@@ -48,6 +51,8 @@ void launch_mps_service_restart(struct launched *service);
 void launch_mps_turn(struct launch *launch);
 /* Ends all daemons. true: none is left; else launch_changed says when to ask again. */
 bool launch_mps_end(struct launch *launch);
+/* How long that may take. */
+uint64_t launch_mps_end_ns(const struct launch *launch);
 /* When the loop is gone. */
 void launch_mps_free(struct launch *launch);
 

@@ -87,11 +87,15 @@ static mu_status count_services(struct plan_group *group, mu_error *err) {
 }
 
 static mu_status check_environment(const struct plan_group *group, mu_error *err) {
+  static const char *const ours[] = {"MUSTER_LAUNCH_ID", "MUSTER_SERVICE"}; /* processes are found by them */
   for (size_t i = 0; i < group->settings->env.n; i++) {
     const char *entry = group->settings->env.items[i];
     size_t name = strcspn(entry, "=");
     if (name == 0 || entry[name] == '\0' || isdigit((unsigned char)entry[0]))
       return mu_fail(err, MU_INVALID, "%s: a variable is NAME=VALUE, not '%.80s'", group->name, entry);
+    for (size_t k = 0; k < sizeof ours / sizeof *ours; k++)
+      if (strlen(ours[k]) == name && memcmp(ours[k], entry, name) == 0)
+        return mu_fail(err, MU_INVALID, "%s: %s is the launcher's: it finds its services by it", group->name, ours[k]);
   }
   return MU_OK;
 }
@@ -270,6 +274,8 @@ mu_status plan_service(const struct plan *plan, const struct plan_group *group, 
   mu_status status = make_command(group, &values, &service, err);
   if (status == MU_OK) status = make_environment(group, &values, &service, err);
   if (status == MU_OK) status = expand(group, &values, group->ready_argument, &service.memory, &ready, err);
+  if (status == MU_OK && group->ready == READY_HTTP && strlen(ready) > READY_PATH_MAX)
+    status = mu_fail(err, MU_INVALID, "%s: the path of http: is longer than %d bytes", group->name, READY_PATH_MAX);
   if (status != MU_OK) {
     plan_service_free(&service);
     return status;

@@ -9,7 +9,7 @@
 #include "gpu/inventory.h"
 #include "launch/port.h"
 
-enum { LAUNCH_SERVICES_MAX = 4096, LAUNCH_ID_SIZE = 160 };
+enum { LAUNCH_SERVICES_MAX = 4096, LAUNCH_ID_SIZE = 160, READY_PATH_MAX = 2048 };
 
 enum ready_kind { READY_NONE, READY_TCP, READY_GRPC, READY_HTTP, READY_COMMAND };
 

@@ -13,7 +13,7 @@
 #include "process/process.h"
 #include "proto/grpc/grpc_headers.h"
 
-enum { FIRST_PAUSE_MS = 20, LONGEST_PAUSE_MS = 500, ATTEMPT_MS = 5000, ANSWER_MAX = 4096 };
+enum { FIRST_PAUSE_MS = 20, LONGEST_PAUSE_MS = 500, ATTEMPT_MS = 5000, COMMAND_MS = 30000, ANSWER_MAX = 4096 };
 
 struct probe_pool {
   struct net_loop *loop;
@@ -32,7 +32,7 @@ struct probe {
   struct curl_slist *headers;
   struct buffer answer;
   long grpc_status; /* -1: none came */
-  bool done;
+  bool late;        /* the command's time was over */
   char last[160];
 };
 
@@ -50,7 +50,6 @@ static void finish(struct probe *probe, bool ready) {
     try_later(probe);
     return;
   }
-  probe->done = true;
   probe->ready(probe->context); /* may stop the probe */
 }
 
@@ -131,7 +130,7 @@ static void set_grpc(struct probe *probe, CURL *easy) {
 }
 
 static bool begin_transfer(struct probe *probe) {
-  char url[512];
+  char url[READY_PATH_MAX + 64];
   CURL *easy = curl_easy_init();
   if (easy == NULL) return false;
   const char *path = probe->spec->kind == READY_GRPC   ? "/grpc.health.v1.Health/Check"
@@ -179,7 +178,8 @@ static void run_command(const void *context, pid_t parent) {
 }
 
 static void on_command_time_over(uv_timer_t *timer) {
-  const struct probe *probe = timer->data;
+  struct probe *probe = timer->data;
+  probe->late = true;
   kill(-process_pid(probe->command), SIGKILL);
   process_kill(probe->command, SIGKILL);
 }
@@ -190,8 +190,11 @@ static void on_command_ended(void *context, int code, int status) {
   process_free(probe->command);
   probe->command = NULL;
   uv_timer_stop(&probe->timer);
-  snprintf(probe->last, sizeof probe->last, "the command %s %d", code == CLD_EXITED ? "exited with" : "ended by signal",
-           status);
+  if (probe->late)
+    snprintf(probe->last, sizeof probe->last, "the command took longer than %d s", COMMAND_MS / 1000);
+  else
+    snprintf(probe->last, sizeof probe->last, "the command %s %d",
+             code == CLD_EXITED ? "exited with" : "ended by signal", status);
   finish(probe, ready);
 }
 
@@ -203,7 +206,8 @@ static bool begin_command(struct probe *probe) {
     snprintf(probe->last, sizeof probe->last, "%.150s", err.message);
     return false;
   }
-  uv_timer_start(&probe->timer, on_command_time_over, ATTEMPT_MS, 0);
+  probe->late = false;
+  uv_timer_start(&probe->timer, on_command_time_over, COMMAND_MS, 0);
   return true;
 }
 
@@ -219,7 +223,8 @@ mu_status probe_start(struct probe_pool *pool, const struct probe_spec *spec, vo
   struct probe *probe = calloc(1, sizeof *probe);
   if (probe == NULL) return mu_fail(err, MU_NO_MEMORY, "no memory to ask whether a service is ready");
   *probe = (struct probe){.pool = pool, .spec = spec, .ready = ready, .context = context, .pause_ms = FIRST_PAUSE_MS};
-  snprintf(probe->last, sizeof probe->last, "not asked yet");
+  snprintf(probe->last, sizeof probe->last, "%s",
+           spec->kind == READY_COMMAND ? "the command has not ended yet" : "it has not answered yet");
   buffer_init(&probe->answer, ANSWER_MAX);
   probe->headers = curl_slist_append(NULL, "content-type: application/grpc");
   struct curl_slist *more = probe->headers != NULL ? curl_slist_append(probe->headers, "te: trailers") : NULL;

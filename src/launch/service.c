@@ -1,18 +1,13 @@
 /* One service: its process, whether it is ready, when it is started again, its end. */
-#include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
-#include <time.h>
-#include <unistd.h>
 
 #include "launch/state.h"
 
-enum { EXEC_FAILED = 127, UNKILLABLE_MS = 10000, RAN_MS = 1000 };
+enum { RAN_MS = 1000 };
 
 const char *service_state_name(enum service_state state) {
   static const char *const names[] = {
@@ -28,96 +23,6 @@ static void enter(struct launched *service, enum service_state state) {
   service->state = state;
   service->since_ns = clock_now_ns();
   launch_changed(service->launch);
-}
-
-/* ---- its log ----------------------------------------------------------------------------------------------------- */
-
-static int open_log(const struct launched *service) {
-  return open(service->log_path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOCTTY, 0600);
-}
-
-/* A line of the launcher's among the service's own; what cannot be written there has been logged anyhow. */
-static void mark_log(const struct launched *service, const char *format, ...) __attribute__((format(printf, 2, 3)));
-static void mark_log(const struct launched *service, const char *format, ...) {
-  char text[1024], stamp[32];
-  struct tm utc;
-  time_t now = time(NULL);
-  va_list args;
-  int fd = open_log(service);
-  if (fd < 0) return;
-  gmtime_r(&now, &utc);
-  strftime(stamp, sizeof stamp, "%Y-%m-%dT%H:%M:%SZ", &utc);
-  int n = snprintf(text, sizeof text, "--- %s muster: ", stamp);
-  va_start(args, format);
-  vsnprintf(text + n, sizeof text - (size_t)n - 1, format, args);
-  va_end(args);
-  size_t size = strlen(text);
-  text[size++] = '\n';
-  if (write(fd, text, size) < 0) LOG_VERBOSE("cannot write to a service's log", LOG_STR("error", strerror(errno)));
-  close(fd);
-}
-
-/* ---- the child --------------------------------------------------------------------------------------------------- */
-
-struct child {
-  const struct launched *service;
-  int log;
-};
-
-static void say_and_exit(const char *path) {
-  const char *const parts[] = {"muster: cannot run ", path, ": ", strerror(errno), "\n"};
-  for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
-    if (write(STDERR_FILENO, parts[i], strlen(parts[i])) < 0) break;
-  _exit(EXEC_FAILED);
-}
-
-static void run_child(const void *context, pid_t parent) {
-  static const int signals[] = {SIGINT, SIGTERM, SIGHUP, SIGPIPE, SIGCHLD};
-  const struct child *child = context;
-  for (size_t i = 0; i < sizeof signals / sizeof *signals; i++) signal(signals[i], SIG_DFL);
-  sigset_t none;
-  sigemptyset(&none);
-  sigprocmask(SIG_SETMASK, &none, NULL);
-  setsid(); /* a session is a process group too, and Ctrl-C in the launcher's terminal is the launcher's */
-  prctl(PR_SET_PDEATHSIG, SIGKILL);
-  if (getppid() != parent) _exit(EXEC_FAILED); /* it died before prctl */
-  int nothing = open("/dev/null", O_RDONLY | O_CLOEXEC);
-  if (nothing < 0 || dup2(nothing, 0) < 0 || dup2(child->log, 1) < 0 || dup2(child->log, 2) < 0) _exit(EXEC_FAILED);
-  (void)close_range(3, ~0U, CLOSE_RANGE_CLOEXEC);
-  execve(child->service->plan.path, child->service->plan.argv, child->service->environment);
-  say_and_exit(child->service->plan.path);
-}
-
-/* The launcher's environment with the service's own variables over it; one block, given back with free. */
-static char **make_environment(const struct launched *service, const struct mps_variables *mps) {
-  const char *launch_id = service->launch->id;
-  size_t n = 0, kept = 0, added = 0, planned = 0, size = sizeof LAUNCH_VARIABLE + strlen(launch_id) + 1;
-  while (environ[n] != NULL) n++;
-  while (service->plan.environment[planned] != NULL) planned++;
-  size_t pointers = n + 2 * (mps->n + planned) + 2;
-  char **environment = malloc(pointers * sizeof *environment + size + sizeof mps->text);
-  if (environment == NULL) return NULL;
-  char *id = (char *)(environment + pointers), *texts = id + size, **more = environment + n + mps->n + planned + 2;
-  memcpy(texts, mps->text, mps->n * sizeof mps->text[0]);
-  for (size_t i = 0; i < mps->n; i++) more[added++] = texts + i * MPS_VARIABLE_SIZE;
-  for (size_t i = 0; i < planned; i++) more[added++] = service->plan.environment[i];
-  snprintf(id, size, "%s=%s", LAUNCH_VARIABLE, launch_id);
-  for (size_t i = 0; i < n; i++) {
-    size_t name = strcspn(environ[i], "=") + 1;
-    bool replaced = strncmp(environ[i], id, name) == 0;
-    for (size_t k = 0; !replaced && k < added; k++) replaced = strncmp(environ[i], more[k], name) == 0;
-    if (!replaced) environment[kept++] = environ[i];
-  }
-  /* of several with one name the last one counts: --env over what muster says itself */
-  for (size_t k = 0; k < added; k++) {
-    size_t name = strcspn(more[k], "=") + 1;
-    bool again = false;
-    for (size_t later = k + 1; !again && later < added; later++) again = strncmp(more[k], more[later], name) == 0;
-    if (!again) environment[kept++] = more[k];
-  }
-  environment[kept++] = id;
-  environment[kept] = NULL;
-  return environment;
 }
 
 /* ---- its end ----------------------------------------------------------------------------------------------------- */
@@ -144,7 +49,7 @@ static void come_down(struct launched *service, const char *why, bool failed, bo
   uint64_t delay_ns = 0;
   stop_probe(service);
   snprintf(service->reason, sizeof service->reason, "%.300s%s", why, was_ready ? "" : ", before it was ready");
-  mark_log(service, "%s", service->reason);
+  service_mark_log(service, "%s", service->reason);
   if (!wants_restart(service, failed)) {
     enter(service, failed ? SERVICE_FAILED : SERVICE_STOPPED);
   } else if (!restart_policy_death(&service->policy, clock_now_ns(), blamed, &delay_ns)) {
@@ -165,14 +70,24 @@ static void come_down(struct launched *service, const char *why, bool failed, bo
              LOG_STR("state", service_state_name(service->state)));
 }
 
-/* All of its processes have ended, and not because somebody asked for it. */
+void service_end_facts(struct launched *service, int code, int status) {
+  service->facts.code = code;
+  service->facts.status = status;
+  service->facts.out_of_memory = oom_watch_poll(&service->launch->oom);
+}
+
+/*
+ * All of its processes have ended, and not because somebody asked for it. Who is killed from outside is not to blame,
+ * and is started again at once; but not for ever, when what kills it comes again as soon as it is ready.
+ */
 static void died(struct launched *service) {
+  static const uint64_t excused_after_ns = 10 * NS_PER_S;
   bool failed = service->facts.code != CLD_EXITED || service->facts.status != 0;
   struct death death = death_judge(&service->facts);
   if (service->facts.wish == DEATH_TIMEOUT)
     come_down(service, service->wish_cause, true, true);
   else
-    come_down(service, death.why, failed, death.blamed);
+    come_down(service, death.why, failed, death.blamed || clock_now_ns() - service->policy.ready_ns < excused_after_ns);
 }
 
 void service_is_empty(struct launched *service) {
@@ -180,6 +95,7 @@ void service_is_empty(struct launched *service) {
   bool stopping = service->state == SERVICE_STOPPING;
   service->session = 0;
   service->adopted = 0;
+  service->n_terminating = 0;
   service->daemonised = false;
   if (!stopping || goal == STOP_JUDGE) {
     died(service);
@@ -187,13 +103,13 @@ void service_is_empty(struct launched *service) {
   }
   struct launch *launch = service->launch;
   LOG_INFO("service stopped", LOG_STR("service", service->plan.id));
-  mark_log(service, "stopped");
+  service_mark_log(service, "stopped");
   if (goal == STOP_REMOVE) {
     service_free(service);
     launch_changed(launch);
     return;
   }
-  snprintf(service->reason, sizeof service->reason, "stopped on request");
+  snprintf(service->reason, sizeof service->reason, "%s", goal == STOP_START ? "" : "stopped on request");
   enter(service, goal == STOP_START ? SERVICE_WAITING : SERVICE_STOPPED);
 }
 
@@ -209,15 +125,26 @@ static void on_unkillable(uv_timer_t *timer) {
   enter(service, SERVICE_FAILED);
 }
 
+void service_kill(struct launched *service) {
+  if (service->state != SERVICE_STOPPING || service->killing) return;
+  service->killing = true;
+  service->n_terminating = 0;
+  uv_timer_start(&service->timer, on_unkillable, UNKILLABLE_MS, 0);
+  members_look_soon(service->launch);
+}
+
+static void on_terminate_timeout(uv_timer_t *timer) { service_kill(timer->data); }
+
 static void on_stop_timeout(uv_timer_t *timer) {
   struct launched *service = timer->data;
   LOG_WARNING("service did not end on SIGTERM: killed", LOG_STR("service", service->plan.id));
-  service->killing = true;
-  uv_timer_start(&service->timer, on_unkillable, UNKILLABLE_MS, 0);
-  members_look(service->launch);
+  if (launch_mps_terminate(service))
+    uv_timer_start(&service->timer, on_terminate_timeout, TERMINATE_MS, 0);
+  else
+    service_kill(service);
 }
 
-void service_stop(struct launched *service, enum stop_goal goal) {
+void service_stop_with_others(struct launched *service, enum stop_goal goal) {
   if (service->state == SERVICE_STOPPING) {
     service->goal = goal;
     return;
@@ -233,9 +160,15 @@ void service_stop(struct launched *service, enum stop_goal goal) {
     service_is_empty(service);
     return;
   }
-  members_signal(service, SIGTERM);
+  service->signal_due = true;
   uv_timer_start(&service->timer, on_stop_timeout, (uint64_t)service->group->settings->stop_timeout_ns / NS_PER_MS, 0);
   members_look_soon(service->launch);
+}
+
+void service_stop(struct launched *service, enum stop_goal goal) {
+  struct launch *launch = service->launch;
+  service_stop_with_others(service, goal);
+  members_signal_due(launch, SIGTERM);
 }
 
 void service_restart(struct launched *service) {
@@ -247,7 +180,7 @@ void service_restart(struct launched *service) {
 void service_fail(struct launched *service, const char *why) {
   snprintf(service->reason, sizeof service->reason, "%s", why);
   service->mps_held = false;
-  mark_log(service, "%s", why);
+  service_mark_log(service, "%s", why);
   LOG_WARNING("service cannot start", LOG_STR("service", service->plan.id), LOG_STR("reason", why));
   enter(service, SERVICE_FAILED);
 }
@@ -256,21 +189,20 @@ void service_lose_daemon(struct launched *service) {
   if (service->session == 0 || service->state == SERVICE_STOPPING || service->state == SERVICE_FAILED) return;
   if (wants_restart(service, true)) {
     service->restarts++;
-    service_stop(service, STOP_START);
+    service_stop_with_others(service, STOP_START);
     return;
   }
   snprintf(service->wish_cause, sizeof service->wish_cause, "the MPS daemon of its GPU has ended");
   service->facts.wish = DEATH_TIMEOUT;
   service->facts.wish_cause = service->wish_cause;
-  service_stop(service, STOP_JUDGE);
+  service_stop_with_others(service, STOP_JUDGE);
 }
 
 static void on_ended(void *context, int code, int status) {
   struct launched *service = context;
   process_free(service->process);
   service->process = NULL;
-  service->facts.code = code;
-  service->facts.status = status;
+  service_end_facts(service, code, status);
   service->empty_looks = 0;
   members_look(service->launch);
 }
@@ -312,34 +244,19 @@ static mu_status ask_ready(struct launched *service, mu_error *err) {
   return probe_start(service->launch->probes, &service->probe_spec, on_ready, service, &service->probe, err);
 }
 
-static mu_status start_process(struct launched *service, mu_error *err) {
-  struct mps_variables mps;
-  launch_mps_prepare(service, &mps);
-  free(service->environment);
-  service->environment = make_environment(service, &mps);
-  if (service->environment == NULL) return mu_fail(err, MU_NO_MEMORY, "no memory for a service");
-  mu_status status = service->plan.port != 0 ? port_check_free(service->plan.port, err) : MU_OK;
-  if (status != MU_OK) return status;
-  struct child child = {.service = service, .log = open_log(service)};
-  if (child.log < 0) return mu_fail(err, MU_IO, "cannot open the log %.300s: %s", service->log_path, strerror(errno));
-  status = process_start(service->launch->loop, run_child, &child, on_ended, service, &service->process, err);
-  close(child.log);
-  if (status == MU_OK) service->session = process_pid(service->process);
-  return status;
-}
-
 static void start(struct launched *service) {
   mu_error err;
   service->facts = (struct death_facts){.wish = DEATH_UNASKED};
   service->killing = false;
   service->empty_looks = 0;
   service->goal = STOP_JUDGE;
+  service->policy.ready = false;
   enter(service, SERVICE_STARTING);
-  mu_status status = start_process(service, &err);
+  mu_status status = service_start_process(service, on_ended, &err);
   if (status == MU_OK) {
     LOG_INFO("service started", LOG_STR("service", service->plan.id), LOG_INT("pid", process_pid(service->process)),
              LOG_INT("port", service->plan.port));
-    mark_log(service, "started pid %d: %s", (int)process_pid(service->process), service->plan.path);
+    service_mark_log(service, "started pid %d: %s", (int)process_pid(service->process), service->plan.path);
     uv_timer_start(&service->timer, on_ready_timeout, (uint64_t)service->group->settings->ready_timeout_ns / NS_PER_MS,
                    0);
     status = ask_ready(service, &err);
@@ -349,6 +266,8 @@ static void start(struct launched *service) {
                 LOG_STR("error", err.message));
     service_stop(service, STOP_JUDGE);
   } else if (status != MU_OK) {
+    /* whoever has its port may leave again, so that is never the last word */
+    if (status == MU_EXISTS) service->policy.early_deaths = 0;
     come_down(service, err.message, true, true);
   }
 }

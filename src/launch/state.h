@@ -3,6 +3,7 @@
 #define LAUNCH_STATE_H
 
 #include <jansson.h>
+#include <sys/resource.h>
 
 #include "base/clock.h"
 #include "base/list.h"
@@ -20,7 +21,9 @@
 #define LAUNCH_VARIABLE "MUSTER_LAUNCH_ID"
 #define SERVICE_VARIABLE "MUSTER_SERVICE"
 
-enum { LAUNCH_PATH_MAX = 4096, LAUNCH_SIGNALS = 4, LAUNCH_REASON_MAX = 512 };
+enum { LAUNCH_PATH_MAX = 4096, LAUNCH_SIGNALS = 4, LAUNCH_REASON_MAX = 512, MPS_TERMINATE_MAX = 64 };
+/* What a daemon's end of a client's work may take; after SIGKILL: what is there still hangs in the kernel. */
+enum { TERMINATE_MS = 2000, UNKILLABLE_MS = 10000 };
 
 enum service_state {
   SERVICE_WAITING,  /* for its turn to start */
@@ -60,7 +63,8 @@ struct launched {
   uint32_t empty_looks;    /* in a row that found none: a look is no atomic snapshot, so two are needed */
   struct death_facts facts;
   char wish_cause[160];
-  bool killing; /* SIGTERM's time is over */
+  bool signal_due, grouped; /* a signal is on its way; the session's process group has had it */
+  bool killing;             /* SIGTERM's time is over */
 
   struct restart_policy policy;
   uint32_t restarts;
@@ -76,7 +80,10 @@ struct launched {
   bool under_mps;         /* it was started with that daemon's environment */
   bool mps_held;          /* reason says that it waits for the daemon */
   enum mps_member mps_member;
-  uint64_t mps_asked; /* the question that says whether it is a client; 0: none */
+  bool mps_seen;                        /* while a report is looked through: one of its processes is a client */
+  uint64_t mps_asked;                   /* the question that says whether it is a client; 0: none */
+  pid_t terminating[MPS_TERMINATE_MAX]; /* clients whose work the daemon is about to end, before all is killed */
+  uint32_t n_terminating;
 };
 
 enum operation_kind { OPERATION_NONE, OPERATION_RESTART, OPERATION_ROLLING, OPERATION_SCALE };
@@ -107,6 +114,10 @@ struct launch {
   uv_signal_t signals[LAUNCH_SIGNALS];
   uv_timer_t look, turn;
   bool look_soon; /* look is due within milliseconds */
+  bool unclear;   /* in the last look there was what cannot be told yet to be a service's or not */
+  uint64_t stop_asked_ns;
+  struct oom_watch oom;
+  struct rlimit descriptors; /* what this process was started with, and its services are */
   bool settled, stopping, failed;
 };
 
@@ -123,14 +134,28 @@ void services_schedule(struct launch *launch);
 
 /* SIGTERM to all its processes, later SIGKILL, then goal. For one that stops already the goal changes. */
 void service_stop(struct launched *service, enum stop_goal goal);
+/* The same for several at once: members_signal_due(SIGTERM) has to follow. May free the service. */
+void service_stop_with_others(struct launched *service, enum stop_goal goal);
+/* SIGKILL at once, to one that stops. */
+void service_kill(struct launched *service);
 
 /* A fresh start, whatever state it is in. */
 void service_restart(struct launched *service);
 
 /* It cannot start. */
 void service_fail(struct launched *service, const char *why);
-/* The MPS daemon of its GPU has ended: it is ended, and started again where it may be at all. */
+/* The MPS daemon of its GPU has ended: it is ended, and started again where it may be at all. As
+ * service_stop_with_others. */
 void service_lose_daemon(struct launched *service);
+
+/* ---- service_process.c -------------------------------------------------------------------------------------------
+ */
+
+/* A line of the launcher's in the service's log. */
+void service_mark_log(const struct launched *service, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/* Into service->process; ended as of process_start. MU_EXISTS: somebody has its port; MU_IO, MU_NO_MEMORY. */
+MUST_CHECK mu_status service_start_process(struct launched *service, process_ended *ended, mu_error *err);
 
 /* ---- members.c: whose processes are there -------------------------------------------------------------------------
  */
@@ -139,13 +164,16 @@ void service_lose_daemon(struct launched *service);
 void members_look(struct launch *launch);
 /* The same within milliseconds: something has ended. */
 void members_look_soon(struct launch *launch);
-void members_signal(struct launched *service, int signal);
-/* Is one of the service's processes such a one? */
-bool members_any(struct launched *service, bool (*is)(pid_t pid, const void *context), const void *context);
+/* To all processes of the services whose signal_due is set, which it clears. */
+void members_signal_due(struct launch *launch, int signal);
+/* Calls visit for each process of each service. */
+void members_visit(struct launch *launch, void (*visit)(void *context, struct launched *service, pid_t pid),
+                   void *context);
 /* At the very end: orphans that have nothing left by which their service could be known. */
 void members_end_strays(const struct launch *launch);
 
-/* service.c, for members.c: no process of it is left. */
+/* service.c, for members.c: how the process that stands for it has ended; no process of it is left. */
+void service_end_facts(struct launched *service, int code, int status);
 void service_is_empty(struct launched *service);
 
 /* ---- leftovers.c --------------------------------------------------------------------------------------------------
@@ -161,6 +189,8 @@ MUST_CHECK mu_status guard_start(struct launch *launch, mu_error *err);
 /* ---- status.c -----------------------------------------------------------------------------------------------------
  */
 
+/* Texts come from a file system, or from programs of others: what is no UTF-8 becomes '?'. NULL without memory. */
+json_t *launch_text_json(const char *text);
 /* NULL without memory. */
 json_t *launch_status_json(const struct launch *launch);
 mu_status launch_state_write(const struct launch *launch, mu_error *err);

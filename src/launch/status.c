@@ -8,9 +8,21 @@
 #include <unistd.h>
 
 #include "launch/state.h"
+#include "proto/json/json_text.h"
 
 static pid_t shown_pid(const struct launched *service) {
   return service->process != NULL ? process_pid(service->process) : service->daemonised ? service->adopted : 0;
+}
+
+json_t *launch_text_json(const char *text) {
+  size_t size = strlen(text);
+  if (json_utf8_valid(text, size)) return json_string(text);
+  char *plain = malloc(size + 1);
+  if (plain == NULL) return NULL;
+  for (size_t i = 0; i <= size; i++) plain[i] = (signed char)text[i] < 0 ? '?' : text[i];
+  json_t *json = json_string(plain);
+  free(plain);
+  return json;
 }
 
 static json_t *text_or_null(const char *text) { return text[0] != '\0' ? json_string(text) : json_null(); }
@@ -18,13 +30,14 @@ static json_t *number_or_null(int64_t number) { return number != 0 ? json_intege
 
 static json_t *service_json(const struct launched *service, uint64_t now_ns) {
   const struct plan_gpu *gpu = service->plan.gpu;
-  return json_pack(
-      "{s:s, s:s, s:I, s:s, s:o, s:o, s:o, s:o, s:b, s:o, s:I, s:s, s:f, s:s}", "id", service->plan.id, "group",
-      service->group->name, "index", (json_int_t)service->index, "state", service_state_name(service->state), "pid",
-      number_or_null(shown_pid(service)), "port", number_or_null(service->plan.port), "gpu",
-      text_or_null(gpu != NULL ? gpu->name : ""), "uuid", text_or_null(gpu != NULL ? gpu->uuid : ""), "daemon",
-      service->daemonised, "mps", launch_mps_service_json(service), "restarts", (json_int_t)service->restarts, "reason",
-      service->reason, "since_s", (double)(now_ns - service->since_ns) / (double)NS_PER_S, "log", service->log_path);
+  return json_pack("{s:s, s:s, s:I, s:s, s:o, s:o, s:o, s:o, s:b, s:o, s:I, s:o, s:f, s:o}", "id", service->plan.id,
+                   "group", service->group->name, "index", (json_int_t)service->index, "state",
+                   service_state_name(service->state), "pid", number_or_null(shown_pid(service)), "port",
+                   number_or_null(service->plan.port), "gpu", text_or_null(gpu != NULL ? gpu->name : ""), "uuid",
+                   text_or_null(gpu != NULL ? gpu->uuid : ""), "daemon", service->daemonised, "mps",
+                   launch_mps_service_json(service), "restarts", (json_int_t)service->restarts, "reason",
+                   launch_text_json(service->reason), "since_s",
+                   (double)(now_ns - service->since_ns) / (double)NS_PER_S, "log", launch_text_json(service->log_path));
 }
 
 static const char *state_name(const struct launch *launch) {
@@ -53,29 +66,31 @@ static void print_backends(const struct launch *launch, struct buffer *out) {
   }
 }
 
+/* A stop takes no longer than that, whatever hangs. */
 static uint64_t longest_stop_ns(const struct launch *launch) {
   int64_t longest = 0;
   for (size_t i = 0; i < launch->plan->n_groups; i++) {
     int64_t timeout = launch->plan->groups[i].settings->stop_timeout_ns;
     if (timeout > longest) longest = timeout;
   }
-  return (uint64_t)longest;
+  return (uint64_t)longest + (uint64_t)(TERMINATE_MS + UNKILLABLE_MS) * NS_PER_MS + launch_mps_end_ns(launch);
 }
 
 json_t *launch_status_json(const struct launch *launch) {
   uint64_t now_ns = clock_now_ns();
   struct buffer backends;
   json_t *services = json_array(), *document = NULL;
+  bool whole = true;
   list_each (link, &launch->services)
-    json_array_append_new(services, service_json(list_item(link, struct launched, link), now_ns));
+    whole = json_array_append_new(services, service_json(list_item(link, struct launched, link), now_ns)) == 0 && whole;
   buffer_init(&backends, 1 << 20);
   print_backends(launch, &backends);
   const char *text = backends.failed ? NULL : buffer_text(&backends);
-  if (text != NULL && services != NULL)
-    document = json_pack("{s:s, s:i, s:s, s:s, s:f, s:s, s:O, s:o}", "state", state_name(launch), "pid", (int)getpid(),
-                         "state_folder", launch->state_folder, "version", MUSTER_VERSION, "stop_timeout_s",
-                         (double)longest_stop_ns(launch) / (double)NS_PER_S, "backends", text, "services", services,
-                         "mps", launch_mps_json(launch));
+  if (text != NULL && services != NULL && whole)
+    document = json_pack("{s:s, s:i, s:o, s:s, s:f, s:s, s:O, s:o}", "state", state_name(launch), "pid", (int)getpid(),
+                         "state_folder", launch_text_json(launch->state_folder), "version", MUSTER_VERSION,
+                         "stop_timeout_s", (double)longest_stop_ns(launch) / (double)NS_PER_S, "backends", text,
+                         "services", services, "mps", launch_mps_json(launch));
   json_decref(services);
   buffer_free(&backends);
   return document;

@@ -26,19 +26,22 @@ static ssize_t read_file(pid_t pid, const char *name, char *text, size_t size) {
 
 /* The name stands in parentheses and may hold any character, further ones too: what counts follows the last ')'. */
 static bool read_entry(pid_t pid, struct process_entry *ret_entry) {
+  enum { EXITING = 0x4 }; /* the kernel's PF_EXITING */
   char text[1024];
   int parent, session;
+  unsigned flags;
   unsigned long long start_time;
   char state;
   if (read_file(pid, "stat", text, sizeof text) <= 0) return false;
   const char *at = strrchr(text, ')');
-  if (at == NULL || sscanf(at + 1, " %c %d %*d %d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d %*d %llu",
-                           &state, &parent, &session, &start_time) != 4)
+  if (at == NULL || sscanf(at + 1, " %c %d %*d %d %*d %*d %u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d %*d %llu",
+                           &state, &parent, &session, &flags, &start_time) != 5)
     return false;
   *ret_entry = (struct process_entry){.pid = pid,
                                       .parent = parent,
                                       .session = session,
                                       .state = state,
+                                      .exiting = (flags & EXITING) != 0,
                                       .start_time = start_time,
                                       .owner = PROCESS_UNOWNED};
   return true;
@@ -54,6 +57,11 @@ static mu_status append(struct process_tree *tree, size_t *capacity, const struc
   }
   tree->entries[tree->n++] = *entry;
   return MU_OK;
+}
+
+static int compare(const void *a, const void *b) {
+  pid_t left = ((const struct process_entry *)a)->pid, right = ((const struct process_entry *)b)->pid;
+  return (left > right) - (left < right);
 }
 
 mu_status process_tree_read(struct process_tree *ret_tree, mu_error *err) {
@@ -72,6 +80,7 @@ mu_status process_tree_read(struct process_tree *ret_tree, mu_error *err) {
     process_tree_free(&tree);
     return mu_fail(err, status, "no memory for the list of processes");
   }
+  if (tree.n > 0) qsort(tree.entries, tree.n, sizeof *tree.entries, compare);
   *ret_tree = tree;
   return MU_OK;
 }
@@ -84,9 +93,8 @@ void process_tree_free(struct process_tree *tree) {
 /* ---- whose ------------------------------------------------------------------------------------------------------- */
 
 static const struct process_entry *find(const struct process_tree *tree, pid_t pid) {
-  for (size_t i = 0; i < tree->n; i++)
-    if (tree->entries[i].pid == pid) return &tree->entries[i];
-  return NULL;
+  const struct process_entry wanted = {.pid = pid};
+  return tree->n > 0 ? bsearch(&wanted, tree->entries, tree->n, sizeof *tree->entries, compare) : NULL;
 }
 
 void process_tree_spread(struct process_tree *tree) {

@@ -16,12 +16,13 @@ enum { PROCESS_UNOWNED = -1 };
 struct process_entry {
   pid_t pid, parent, session;
   char state;          /* 'R', 'S', 'D', 'Z' … */
+  bool exiting;        /* on its way to 'Z': its memory, and with it its environment, may have gone already */
   uint64_t start_time; /* in clock ticks since boot: with pid it names a process for ever */
   int32_t owner;       /* the caller's; PROCESS_UNOWNED after reading */
 };
 
 struct process_tree {
-  struct process_entry *entries;
+  struct process_entry *entries; /* in the order of pid */
   size_t n;
 };
 

@@ -36,7 +36,7 @@ def environment(more=None) -> dict[str, str]:
 def run_muster(*arguments, env=None, cwd=None) -> subprocess.CompletedProcess:
     """A command that ends by itself."""
     return subprocess.run([binary_path(), *map(str, arguments)], stdin=subprocess.DEVNULL, capture_output=True,
-                          text=True, timeout=PATIENCE, env=environment(env), cwd=cwd)
+                          text=True, errors="replace", timeout=PATIENCE, env=environment(env), cwd=cwd)
 
 
 def put_model(repository: pathlib.Path, name: str, source="", config="", version=1, files=None) -> pathlib.Path:

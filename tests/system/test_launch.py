@@ -46,7 +46,7 @@ def marked(folder: pathlib.Path) -> list[int]:
     found = []
     for entry in pathlib.Path("/proc").iterdir():
         try:
-            if entry.name.isdigit() and f":{folder}\0".encode() in (entry / "environ").read_bytes() and alive(int(entry.name)):
+            if entry.name.isdigit() and b":" + os.fsencode(folder) + b"\0" in (entry / "environ").read_bytes() and alive(int(entry.name)):
                 found.append(int(entry.name))
         except OSError:
             continue
@@ -59,10 +59,12 @@ def ask(port: int) -> dict:
 
 
 class Launch:
-    def __init__(self, folder: pathlib.Path, arguments, cwd=None, env=None):
+    """before: what is started instead, with the launch as its arguments."""
+
+    def __init__(self, folder: pathlib.Path, arguments, cwd=None, env=None, before=()):
         self.folder, self.log_path = folder, folder.with_suffix(".log")
         self.log_file = self.log_path.open("ab")
-        self.process = subprocess.Popen([binary_path(), "launch", "--state-dir", folder, *map(str, arguments)],
+        self.process = subprocess.Popen([*before, binary_path(), "launch", "--state-dir", folder, *map(str, arguments)],
                                         stdin=subprocess.DEVNULL, stdout=self.log_file, stderr=self.log_file,
                                         start_new_session=True, cwd=cwd, env=environment(env))
 
@@ -294,6 +296,24 @@ def test_mps_daemon_of_services_that_are_not_started_again(launch, tmp_path):
     assert one.wait_exit() == 1 and "the MPS daemon of its GPU has ended" in one.log
 
 
+def test_mps_ends_the_work_of_a_client_before_it_is_killed(launch, tmp_path):
+    """One that does not end on SIGTERM, while another one of its GPU goes on. Where nobody goes on nothing is asked for."""
+    machine = Mps(tmp_path)
+    first = free_ports(2)
+    one = launch(*machine.arguments, "--gpus", "0", "--per-gpu", 2, "--port", f"{first}+", "--name", "web", "--stop-timeout", "200ms",
+                 "--", *PYTHON, "{port}", "ignore-term", env=machine.environment)
+    pids = [s["pid"] for s in one.wait()["services"]]
+    wait_for(lambda: one.service("web/1")["mps"], "both to be clients")
+    assert one.command("restart", "web/0").returncode == 0
+
+    def terminated():
+        return [int(line.split()[-1]) for line in machine.scenario.with_name("mps.json.commands").read_text().splitlines() if "terminate_client" in line]
+    assert terminated() == [pids[0]]
+    assert [s["pid"] == pid for s, pid in zip(one.status()["services"], pids)] == [False, True]
+    assert one.command("scale", 1).returncode == 0 and terminated() == pids
+    assert one.command("restart", "web/0").returncode == 0 and terminated() == pids
+
+
 def test_mps_that_cannot_be(launch, tmp_path):
     machine = Mps(tmp_path)
     command = ["--gpus", "0", "--per-gpu", 2, "--ready", "cmd:true", "--", "sleep", 600]
@@ -338,12 +358,75 @@ def test_a_daemon_is_its_service(launch):
     assert not any(map(alive, pids))
 
 
+def test_a_daemon_whose_parent_takes_long_to_end(launch):
+    """A process that ends has no environment any more by which it could be known, and its child is not the launcher's yet."""
+    port = free_ports(1)
+    one = launch("--port", port, "--name", "old", "--restart", "never", "--", *PYTHON, "{port}", "heavy-daemon")
+    one.wait()
+    wait_for(lambda: one.service("old/0")["daemon"], "it to be seen as a daemon")
+    assert one.service("old/0")["pid"] == ask(port)["pid"]
+
+
 def test_what_ignores_sigterm_is_killed(launch):
     port = free_ports(1)
     one = launch("--port", port, "--stop-timeout", "200ms", "--", *PYTHON, "{port}", "ignore-term", "child")
     one.wait()
     assert one.command("stop").returncode == 0
     assert one.wait_exit() == 0 and "did not end on SIGTERM: killed" in one.log
+
+
+def test_asked_to_stop_twice_it_waits_for_nobody(launch):
+    one = launch("--port", free_ports(1), "--stop-timeout", "1h", "--", *PYTHON, "{port}", "ignore-term", "child")
+    one.wait()
+
+    def ended():  # a second one at once would be the same wish
+        one.process.send_signal(signal.SIGINT)
+        return one.process.poll() is not None
+    wait_for(ended, "the end")
+    assert one.process.returncode == 0 and "asked to stop once more" in one.log
+
+
+def test_many_services_and_few_descriptors(launch, tmp_path):
+    """The launcher raises its own limit; its services have what it was started with, and nothing that is systemd's with it."""
+    folder = os.fsencode(tmp_path) + b"/\xff"  # no UTF-8: status has to live with it
+    one = launch("--count", 50, "--parallel", "all", "--ready", "cmd:test -e {index}", "--", "sh", "-c", "ulimit -Sn; env; touch {index}; exec sleep 600",
+                 folder=os.fsdecode(folder), cwd=tmp_path, env={"NOTIFY_SOCKET": "/run/x"}, before=["sh", "-c", 'ulimit -Sn 48; exec "$@"', "sh"])
+    status = one.wait()
+    assert len(status["services"]) == 50 and status["state_folder"].endswith("/?")
+    text = (one.folder / "logs" / "sh-49.log").read_text(errors="replace")
+    assert "\n48\n" in text and "MUSTER_INDEX=49" in text and "NOTIFY_SOCKET" not in text
+
+
+def test_its_standard_descriptors_may_be_closed(launch):
+    one = launch("--restart", "never", "--", "true", before=["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh"])
+    assert one.wait_exit() == 0
+
+
+def test_a_port_that_a_stranger_takes_meanwhile(launch):
+    """It is no fault of the service, which comes back as soon as the port does."""
+    port = free_ports(1)
+    one = launch("--port", port, "--name", "web", "--", *PYTHON, "{port}")
+    one.wait()
+    one.process.send_signal(signal.SIGSTOP)
+    dead = ask(port)["pid"]
+    os.kill(dead, signal.SIGKILL)
+    wait_for(lambda: not alive(dead), "its end")
+    with socket.create_server(("127.0.0.1", port)):
+        one.process.send_signal(signal.SIGCONT)
+        wait_for(lambda: one.service("web/0")["restarts"] > 5, "more tries than a service has")
+        assert f"port {port} is in use by process {os.getpid()}" in one.service("web/0")["reason"]
+    one.wait()
+
+
+def test_scale_waits_for_those_that_go(launch):
+    """Though another one has failed: else the next scale would find them still there."""
+    one = launch("--count", 3, "--name", "web", "--restart", "never", "--stop-timeout", "300ms", "--ready", "cmd:true", "--",
+                 "sh", "-c", "test {index} = 1 && exit 3; trap '' TERM; sleep 600 & wait; wait")
+    wait_for(lambda: one.service("web/2").get("state") == "ready" and one.service("web/1")["state"] == "failed", "two to be settled")
+    done = one.command("scale", 2, "--group", "web")
+    ids = [s["id"] for s in one.status()["services"]]
+    assert ids == ["web/0", "web/1"]
+    assert done.returncode == 1 and "web/1 is failed: exited with status 3" in done.stderr
 
 
 def test_nothing_outlives_the_launcher(launch):
@@ -389,6 +472,7 @@ def test_in_the_background(launch, tmp_path):
     (["--restart", "never", "--", "sh", "-c", "exit 3"], 1, "exited with status 3"),
     (["--restart", "on-failure", "--", "true"], 0, "no service runs any more"),
     (["--", "false"], 1, "given up after 5 times in a row"),
+    (["--restart", "never", "--ready", "cmd:sleep 60", "--ready-timeout", "100ms", "--", "sleep", "60"], 1, "(the command has not ended yet)"),
     (["--restart", "never", "--ready", "cmd:false", "--ready-timeout", "300ms", "--", "sleep", "60"], 1, "not ready within 300 ms (the command exited with 1)"),
     # a muster under muster launch takes the launch's variables for what they are
     (["--restart", "never", "--gpus", "none", "--", str(binary_path()), "config"], 0, "no service runs any more"),
@@ -428,6 +512,8 @@ def test_services_that_end(tmp_path, arguments, exit_status, said):
     (["--ready", "soon", "--", "true"], "ready is tcp, grpc"),
     (["--ready-timeout", "soon", "--", "true"], "ready-timeout"),
     (["--env", "A", "--", "true"], "a variable is NAME=VALUE"),
+    (["--env", "MUSTER_SERVICE=web/1", "--", "true"], "MUSTER_SERVICE is the launcher's"),
+    (["--port", "2000", "--ready", "http:/" + "x" * 2048, "--", "true"], "longer than 2048 bytes"),
     (["--name", "a b", "--", "true"], "no name for services"),
     (["status", "--name", "a/b"], "/ in it"),
     (["--restart", "sometimes", "--", "true"], "always, on-failure"),
