@@ -8,6 +8,7 @@
 #include "mps/mps.h"
 #include "worker/worker.h"
 
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
@@ -118,7 +119,15 @@ static const struct {
   const char *flag, *command;
 } flags[] = {{"--help", "help"}, {"-h", "help"}, {"--version", "version"}, {"-V", "version"}};
 
+/* Who is started with one of them closed would get a file of its own in its place, and write errors into it. */
+static void open_standard_descriptors(void) {
+  int fd = open("/dev/null", O_RDWR); /* the lowest that is free; not close-on-exec, as the real ones */
+  while (fd >= 0 && fd <= STDERR_FILENO) fd = dup(fd);
+  if (fd > STDERR_FILENO) close(fd);
+}
+
 int main(int argc, char **argv) {
+  open_standard_descriptors();
   if (argc < 2) {
     fprintf(stderr, "muster: a command is missing: see muster help\n");
     return COMMAND_USAGE;
