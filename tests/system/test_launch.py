@@ -11,7 +11,7 @@ import urllib.request
 import pytest
 
 from fake_nvml import FakeNvml, gpu
-from muster_server import PATIENCE, binary_path, environment, run_muster, wait_for
+from muster_server import PATIENCE, binary_path, control_status, environment, run_muster, wait_for
 
 SERVICE = pathlib.Path(__file__).with_name("launched_service.py")
 PYTHON = [sys.executable, "-I", "-S", str(SERVICE)]  # starts in a few milliseconds
@@ -76,8 +76,7 @@ class Launch:
         return run_muster("launch", *words, "--state-dir", self.folder)
 
     def status(self) -> dict:
-        done = self.command("status", "--json")
-        return json.loads(done.stdout) if done.returncode == 0 else {"state": "", "services": []}
+        return control_status(self.folder / "control.sock") or {"state": "", "services": []}
 
     def wait(self, state="ready") -> dict:
         def reached():

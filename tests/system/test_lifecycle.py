@@ -1,4 +1,5 @@
 """Start, readiness, stop, and what becomes of everybody when one process dies."""
+import json
 import os
 import pathlib
 import signal
@@ -224,6 +225,8 @@ def test_status(serve, tmp_path):
     (worker,) = status["workers"]
     assert (worker["model"], worker["device"], worker["state"], worker["restarts"]) == ("echo", "cpu", "ready", 0)
     assert {status["gateway"]["pid"], worker["pid"], server.process.pid} == set(server.family())
+    told = json.loads(run_muster("status", "--json", "--control-socket", server.socket, cwd=tmp_path).stdout)
+    assert {**told, "uptime_s": 0} == {**status, "uptime_s": 0}
     text = run_muster("status", "--control-socket", server.socket, cwd=tmp_path).stdout
     assert "ready" in text and f"http://127.0.0.1:{server.port}" in text and str(worker["pid"]) in text
 

@@ -1,6 +1,5 @@
 """`muster reload` and SIGHUP: settings and models change while requests go on, and none of them fails for it."""
 import contextlib
-import http.client
 import json
 import os
 import pathlib
@@ -12,7 +11,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from muster_server import MODELS, PATIENCE, binary_path, put_model, run_muster, sim_config, wait_for
+from muster_server import MODELS, ask_control, binary_path, put_model, run_muster, sim_config, wait_for
 from oip import same
 from traffic import Client, crowd, echo, infer, metric, rows, sim_model, standing_still, wait_depth, worker_pids
 
@@ -53,15 +52,9 @@ def reload(server):
 
 
 def control(server, method: str, path: str) -> dict:
-    """What the commands ask, without the time that a process takes."""
-    with socket.socket(socket.AF_UNIX) as client:
-        client.settimeout(PATIENCE)
-        client.connect(str(server.socket))
-        client.sendall(f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n".encode())
-        response = http.client.HTTPResponse(client)
-        response.begin()
-        assert response.status == 200, response.read()
-        return json.loads(response.read())
+    reply = ask_control(server.socket, method, path)
+    assert reply.status == 200, reply.body
+    return reply.json
 
 
 def report(server) -> dict:

@@ -1,7 +1,6 @@
 """muster top: once as text, and the screen in a terminal; draining a worker."""
 import contextlib
 import fcntl
-import http.client
 import os
 import pty
 import re
@@ -12,12 +11,11 @@ import struct
 import subprocess
 import termios
 import threading
-import time
 
 import pyte
 import pytest
 
-from muster_server import PATIENCE, Server, binary_path, environment, run_muster, wait_for
+from muster_server import Server, ask_control, binary_path, environment, run_muster, wait_for
 from traffic import Client, sim_model
 
 
@@ -341,14 +339,8 @@ def test_the_fence_of_a_real_server(serve, tmp_path, top):
 # ---- drain -----------------------------------------------------------------------------------------------------------
 
 def drain(server, query) -> tuple[int, str]:
-    connection = http.client.HTTPConnection("localhost")
-    connection.sock = socket.socket(socket.AF_UNIX)
-    connection.sock.connect(str(server.socket))
-    connection.request("POST", f"/workers/drain{query}")
-    response = connection.getresponse()
-    status, text = response.status, response.read().decode()
-    connection.close()
-    return status, text
+    reply = ask_control(server.socket, "POST", f"/workers/drain{query}")
+    return reply.status, reply.body.decode()
 
 
 def test_drain_costs_no_request(top, server):
