@@ -31,9 +31,19 @@ static void print_model(struct buffer *out, const char *label, const json_t *ent
   buffer_putc(out, '\n');
 }
 
+/* Only where there were none before, and what there is is more than nothing. */
+static void print_gpus(struct buffer *out, const json_t *gpus) {
+  if (gpus == NULL) return;
+  buffer_print(out, "%-9s  %" JSON_INTEGER_FORMAT " found", "gpus", json_integer_value(json_object_get(gpus, "found")));
+  if (*text_of(gpus, "error") != '\0') buffer_puts(out, ": ");
+  print_text(out, text_of(gpus, "error"));
+  buffer_putc(out, '\n');
+}
+
 static void print_report(struct buffer *out, const json_t *report) {
   size_t at;
   const json_t *entry;
+  print_gpus(out, json_object_get(report, "gpus"));
   for (size_t i = 0; i < sizeof lists / sizeof *lists; i++)
     json_array_foreach(json_object_get(report, lists[i].key), at, entry) print_model(out, lists[i].label, entry);
 }
@@ -90,7 +100,8 @@ const struct command command_reload = {
     .summary = "Make a running server read its settings and models anew, and wait until that is done",
     .details =
         "Models that are new or have changed load beside the others and are served when they are ready; those that\n"
-        "are gone finish their requests. No request fails for it. What cannot be applied is said and stays as it was:\n"
+        "are gone finish their requests. No request fails for it. Where there was no NVML, it is looked for again.\n"
+        "What cannot be applied is said and stays as it was:\n"
         "all of it when a setting is wrong or needs a restart, one model when it cannot be served. The server is "
         "found\n"
         "as by muster status; it reads its own muster.yaml, environment and flags. SIGHUP does the same. Exit status "

@@ -52,6 +52,7 @@ static void stall(struct supervisor *s, const char *why) {
   if (!s->gpus.known) snprintf(s->gpus.error, sizeof s->gpus.error, "%.*s", GPU_TEXT_SIZE - 1, why);
   if (waited_for) gpus_known(s);
   if (news) gpus_tell(s);
+  reload_looked(s, why);
 }
 
 /* Kills the present one and does not wait for it. */
@@ -106,13 +107,15 @@ static void take_absence(struct supervisor *s, const struct gpu_inventory *inven
   }
   LOG_AT(status == MU_NOT_FOUND ? LOG_LEVEL_VERBOSE : LOG_LEVEL_WARNING, "no GPUs here",
          LOG_STR("because", inventory->error));
-  bool late = !s->gpus.known && s->gpus.error[0] != '\0';
+  bool first = !s->gpus.known, late = first && s->gpus.error[0] != '\0';
   fleet->state = FLEET_NONE;
+  fleet->error[0] = '\0';
   abandon(s);
   uv_timer_stop(&fleet->timer);
   gpus_read(s, inventory);
-  gpus_known(s);
-  if (late) reload_request(s, NULL); /* models could not wait, and some may do without */
+  if (first) gpus_known(s);
+  if (late) reload_for_gpus(s); /* models could not wait, and some may do without */
+  reload_looked(s, status == MU_NOT_FOUND ? NULL : inventory->error);
 }
 
 static void take_presence(struct supervisor *s, const struct gpu_inventory *inventory) {
@@ -127,7 +130,8 @@ static void take_presence(struct supervisor *s, const struct gpu_inventory *inve
   }
   gpus_read(s, inventory);
   if (first) gpus_known(s);
-  if (late) reload_request(s, NULL); /* for the models that could not wait */
+  if (late) reload_for_gpus(s); /* for the models that could not wait */
+  reload_looked(s, NULL);
 }
 
 static void on_inventory(struct supervisor *s, const struct control_packet *packet) {
@@ -285,6 +289,14 @@ void fleet_start(struct supervisor *s) {
   }
   s->fleet.state = FLEET_STARTING;
   try_spawn(s);
+}
+
+bool fleet_look_again(struct supervisor *s) {
+  if (s->fleet.state != FLEET_NONE || s->options->simulate_gpus > 0) return false;
+  s->fleet.state = FLEET_STARTING;
+  s->fleet.policy = (struct restart_policy){.longest_delay_ns = retry_ns};
+  try_spawn(s);
+  return s->fleet.state == FLEET_STARTING; /* else it cannot be asked, which is said */
 }
 
 void fleet_tell(struct supervisor *s, enum control_type type, const void *message) {

@@ -134,7 +134,7 @@ static bool any_coming(const struct supervisor *s) {
  * state. A gateway that is not there hears of that state first of all. */
 static void advance(struct supervisor *s) {
   if (s->reload.going && s->reload.one_by_one) start_next(s);
-  if (!s->reload.going || s->reload.marked || any_coming(s)) return;
+  if (!s->reload.going || s->reload.looking || s->reload.marked || any_coming(s)) return;
   list_each (link, &s->models) list_item(link, struct served_model, link)->outgoing = false;
   const struct control_mark message = {s->reload.serial};
   s->reload.marked = true;
@@ -150,6 +150,14 @@ void reload_marked(struct supervisor *s) {
 static bool is_place_of(const struct served_model *served, const struct served_model *other) {
   return served->role == SERVED && served != other && strcmp(served->name, other->name) == 0 &&
          (served->version == other->version || served->version == 0);
+}
+
+static const struct served_model *find_place(const struct supervisor *s, const struct served_model *wanted) {
+  list_each (link, &s->models) {
+    const struct served_model *served = list_item(link, struct served_model, link);
+    if (is_place_of(served, wanted)) return served;
+  }
+  return NULL;
 }
 
 void reload_came(struct supervisor *s, struct served_model *model) {
@@ -175,9 +183,19 @@ static void keep_place(struct supervisor *s, const struct served_model *model) {
   }
 }
 
+/* With an upgrade the one before is the same, but for the binary, which its workers get when they are started. */
+static bool rests_as_before(const struct supervisor *s, const struct served_model *model) {
+  const struct served_model *before = find_place(s, model);
+  return s->reload.one_by_one && before != NULL && served_model_rests(model) && served_model_rests(before);
+}
+
 void reload_failed(struct supervisor *s, struct served_model *model) {
-  record_failure(s, model);
-  keep_place(s, model);
+  if (rests_as_before(s, model)) {
+    record(s, "unchanged", model, NULL);
+  } else {
+    record_failure(s, model);
+    keep_place(s, model);
+  }
   served_model_remove(s, model);
   advance(s);
 }
@@ -197,14 +215,6 @@ static struct served_model *find_wanted(const struct list *wanted, const char *n
   list_each (link, wanted) {
     struct served_model *model = list_item(link, struct served_model, link);
     if (strcmp(model->name, name) == 0 && model->version == version) return model;
-  }
-  return NULL;
-}
-
-static const struct served_model *find_place(const struct supervisor *s, const struct served_model *wanted) {
-  list_each (link, &s->models) {
-    const struct served_model *served = list_item(link, struct served_model, link);
-    if (is_place_of(served, wanted)) return served;
   }
   return NULL;
 }
@@ -407,14 +417,18 @@ void reload_operate(struct supervisor *s, struct model_operation *operation) {
   run(s, operate);
 }
 
-void reload_request(struct supervisor *s, struct exchange *exchange) {
-  const char *refusal = s->phase >= PHASE_DRAINING ? "the server is stopping"
-                        : s->reload.operation != NULL
-                            ? "a model is being loaded or unloaded: wait for its end, then try again"
-                        : s->reload.going                ? "a reload is going on: wait for its end, then try again"
-                        : served_models_wait_for_gpus(s) ? "the machine's GPUs are not known yet: try again in a moment"
-                        : upgrade_is_going(s)            ? "an upgrade is going on: wait for its end, then try again"
-                                                         : NULL;
+/* Why there cannot be one now; NULL: there can. */
+static const char *find_refusal(const struct supervisor *s) {
+  if (s->phase >= PHASE_DRAINING) return "the server is stopping";
+  if (s->reload.operation != NULL) return "a model is being loaded or unloaded: wait for its end, then try again";
+  if (s->reload.going) return "a reload is going on: wait for its end, then try again";
+  if (served_models_wait_for_gpus(s)) return "the machine's GPUs are not known yet: try again in a moment";
+  return upgrade_is_going(s) ? "an upgrade is going on: wait for its end, then try again" : NULL;
+}
+
+/* look: for GPUs, where there were none. */
+static void request(struct supervisor *s, struct exchange *exchange, const char *reason, bool look) {
+  const char *refusal = find_refusal(s);
   if (refusal != NULL && exchange != NULL) {
     exchange_reply_error(exchange, 409, refusal);
   } else if (refusal != NULL) {
@@ -422,9 +436,26 @@ void reload_request(struct supervisor *s, struct exchange *exchange) {
   } else {
     begin(s, exchange, NULL);
     s->reload.again = false;
-    LOG_INFO("reloading", LOG_STR("reason", exchange != NULL ? "muster reload" : "SIGHUP"));
-    run(s, reload_all);
+    LOG_INFO("reloading", LOG_STR("reason", reason));
+    s->reload.looking = look && fleet_look_again(s);
+    if (!s->reload.looking) run(s, reload_all);
   }
+}
+
+void reload_request(struct supervisor *s, struct exchange *exchange) {
+  request(s, exchange, exchange != NULL ? "muster reload" : "SIGHUP", true);
+}
+
+void reload_for_gpus(struct supervisor *s) { request(s, NULL, "it is known now which GPUs there are", false); }
+
+void reload_looked(struct supervisor *s, const char *error) {
+  if (!s->reload.going || !s->reload.looking) return;
+  s->reload.looking = false;
+  int found = (int)s->gpus.inventory.n_gpus;
+  if (found > 0 || error != NULL)
+    json_object_set_new(s->reload.report, "gpus",
+                        json_pack("{s:i, s:s}", "found", found, "error", error != NULL ? error : ""));
+  run(s, reload_all);
 }
 
 void reload_for_upgrade(struct supervisor *s) {

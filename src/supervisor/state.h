@@ -272,6 +272,7 @@ struct reload {
   struct model_operation
       *operation;  /* it is about one model, that somebody wants loaded or unloaded; NULL: about all */
   bool again;      /* SIGHUP came meanwhile, or during an upgrade */
+  bool looking;    /* for GPUs: reload_looked follows */
   bool one_by_one; /* a model is loaded when the one before has come, or cannot */
   bool marked;     /* CONTROL_MARK was sent: with its answer it is over */
   uint64_t serial; /* of the present or last one */
@@ -637,6 +638,8 @@ void load_queue_next(struct supervisor *s, uint32_t device);
 void fleet_init(struct supervisor *s);
 /* Looks which GPUs there are: gpus_known follows, at once or when the fleet process has answered. */
 void fleet_start(struct supervisor *s);
+/* Where there was no NVML: looks anew; reload_looked follows. false: there is nothing to look for. */
+bool fleet_look_again(struct supervisor *s);
 /* Changed settings, to the process if there is one. */
 void fleet_tell(struct supervisor *s, enum control_type type, const void *message);
 /* The server stops: it is killed, and not waited for. */
@@ -718,6 +721,11 @@ bool fingerprint_same(const struct served_model *a, const struct served_model *b
 
 /* Begins, or refuses to. exchange: is answered when it is over; NULL: nobody waits for it (SIGHUP). */
 void reload_request(struct supervisor *s, struct exchange *exchange);
+/* Some models could not wait for the machine's GPUs, which are known now. */
+void reload_for_gpus(struct supervisor *s);
+/* For the reload that waits for it: what GPUs there are is known. error: what is wrong with NVML where that is more
+ * than that it is missing; NULL: nothing. */
+void reload_looked(struct supervisor *s, const char *error);
 /* For the workers of the binary that now runs: what was inherited counts as changed. One model after the other. */
 void reload_for_upgrade(struct supervisor *s);
 /* Who waited has left. */

@@ -1,6 +1,7 @@
 """The machine's GPUs: faults, fences, and what becomes of the work on them. No GPU is needed: simulated ones, and a fake
 of NVIDIA's management library."""
 import itertools
+import json
 import os
 import pathlib
 import re
@@ -138,6 +139,21 @@ def test_an_upgrade_keeps_a_fence(serve, tmp_path):
     assert (gpu["state"], gpu["reason"]) == ("fenced", "dust")
     assert ask(server, "POST", "/gpus/unfence", gpu="0")[0] == 200
     wait_states(server, gpu0="ready", gpu1="ready")
+
+
+def test_an_upgrade_while_all_gpus_are_fenced(serve, tmp_path):
+    """Nobody can say yet whether the new binary serves: that is no failure of the models."""
+    server = serve(gpu_model(tmp_path / "models"), "--simulate-gpus=2")
+    for number in "01":
+        ask(server, "POST", "/gpus/fence", gpu=number, reason="dust")
+    wait_states(server, gpu0="fenced", gpu1="fenced")
+    done = run_muster("upgrade", "--control-socket", server.socket, cwd=tmp_path)
+    assert done.returncode == 0, f"{done.stderr}\n{server.log}"
+    for number in "01":
+        ask(server, "POST", "/gpus/unfence", gpu=number)
+    wait_states(server, gpu0="ready", gpu1="ready")
+    assert "reload failed" not in json.dumps(server.status()) and not logged(server, "model cannot be reloaded")
+    assert run_muster("status", "--control-socket", server.socket, cwd=tmp_path).stdout.count("dust") == 0 and echo(server, 1).status == 200
 
 
 def test_a_reload_goes_round_a_fence(serve, tmp_path):
@@ -498,6 +514,45 @@ def test_without_nvml(serve, tmp_path, machine, arguments, said):
     assert "gpus" not in server.get("/health").json
     (line,) = logged(server, "no GPUs here")
     assert re.search(said, line["because"])
+
+
+def test_nvml_that_comes_later(serve, tmp_path, machine):
+    """The driver is installed, or made visible in a container, while the server runs: muster reload looks again."""
+    library = tmp_path / "libnvidia-ml.so.1"
+    models = sim_model(tmp_path / "models", "cpu")
+    gpu_model(models)
+    server = serve(models, *QUICK, "--exit-on-error=false", env={**machine.environment, "MUSTER_NVML_LIBRARY": str(library)}, wait=False)
+
+    def reload():
+        done = run_muster("reload", "--control-socket", server.socket, cwd=tmp_path)
+        return done.returncode, done.stdout.splitlines()
+    wait_for(lambda: server.status().get("state") == "degraded" and fleet(server)["state"] == "none", "the look to be over")
+    code, (unchanged, failed) = reload()  # still nothing
+    assert (code, unchanged) == (1, "unchanged  cpu/1") and failed.startswith("failed     echo/1: ") and str(library) in failed
+    machine.machine["errors"] = {"nvmlInitWithFlags": 18}
+    machine.write()
+    library.symlink_to(machine.library)
+    code, (gpus, *_) = reload()
+    assert code == 1 and re.match("gpus       0 found: .*version", gpus)
+    del machine.machine["errors"]
+    machine.write()
+    assert reload() == (0, ["gpus       2 found", "changed    echo/1", "unchanged  cpu/1"])
+    wait_states(server, cpu="ready", gpu0="ready", gpu1="ready")
+    assert fleet(server)["state"] == "answering" and gpu_states(server) == ["serving", "serving"] and echo(server, 1).status == 200
+    assert reload() == (0, ["unchanged  cpu/1", "unchanged  echo/1"])
+
+
+def test_nvml_that_hangs_while_a_reload_looks(serve, tmp_path, machine):
+    library = tmp_path / "libnvidia-ml.so.1"
+    server = serve(sim_model(tmp_path / "models"), "--nvml-timeout=100ms", env={**machine.environment, "MUSTER_NVML_LIBRARY": str(library)})
+    wait_for(lambda: fleet(server)["state"] == "none", "the look to be over")
+    machine.machine["hang"] = ["nvmlInitWithFlags"]
+    machine.write()
+    library.symlink_to(machine.library)
+    done = run_muster("reload", "--control-socket", server.socket, cwd=tmp_path)
+    gpus, unchanged = done.stdout.splitlines()
+    assert done.returncode == 0 and re.match("gpus       0 found: NVML has not answered for", gpus) and unchanged == "unchanged  echo/1"
+    assert echo(server, 1).status == 200
 
 
 def test_a_lost_device_costs_nobody_an_answer(serve, tmp_path):
