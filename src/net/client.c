@@ -28,11 +28,14 @@ const char *client_line(struct client_lines lines, const char *name) {
 
 mu_status client_keep_line(struct client_request *request, const char *name, size_t name_size, const char *value,
                            size_t size) {
-  buffer_append(&request->lines, name, name_size);
-  buffer_putc(&request->lines, '\0');
-  buffer_append(&request->lines, value, size);
-  buffer_putc(&request->lines, '\0');
-  return request->lines.failed ? MU_TOO_LARGE : MU_OK;
+  struct buffer *lines = &request->lines;
+  mu_status status = buffer_reserve(lines, name_size + size + 2);
+  if (status != MU_OK) return status;
+  buffer_append(lines, name, name_size);
+  buffer_putc(lines, '\0');
+  buffer_append(lines, value, size);
+  buffer_putc(lines, '\0');
+  return MU_OK;
 }
 
 /* ---- ends of requests -------------------------------------------------------------------------------------------- */

@@ -29,9 +29,10 @@ enum client_failure {
   CLIENT_UNSEEN,  /* the server says that it has not looked at it */
   CLIENT_STALE,   /* a kept connection ended as the request was sent: most probably unseen */
   CLIENT_BROKEN,  /* connection or stream broke off */
-  /* These two say nothing of the server, and would end so anywhere: */
-  CLIENT_UNSENDABLE, /* the request's head is larger than HTTP/2 lets us send */
+  /* These say nothing of the server: */
+  CLIENT_UNSENDABLE, /* the request's head is larger than HTTP/2 lets us send, to anybody */
   CLIENT_UNREADABLE, /* the answer's head or trailers are larger than CLIENT_HEAD_MOST */
+  CLIENT_NO_MEMORY,  /* here; says nothing of the server either */
 };
 
 /* Headers and trailers: name, value, name, value …, each terminated, names in lower case. */
@@ -62,7 +63,7 @@ struct client_request {
   bool read_ended;         /* `read` has said so */
   bool headed;             /* `head` has come */
   bool unseen;             /* HTTP/2: not one frame of it has been made */
-  bool unreadable;         /* its answer is refused: CLIENT_UNREADABLE */
+  mu_status refused;       /* why its answer is not read: MU_TOO_LARGE, MU_NO_MEMORY */
   struct buffer lines;     /* of the head that is being received, or trailers */
   uint64_t content_length; /* of the answer */
 };

@@ -94,7 +94,7 @@ void client_connection_answered(struct client_connection *connection);
 void client_request_leave(struct client_request *request);
 void client_request_end(struct client_request *request, struct client_lines trailers);
 void client_request_fail(struct client_request *request, enum client_failure failure, const char *why);
-/* Appends to request->lines. */
+/* Appends to request->lines. MU_TOO_LARGE, MU_NO_MEMORY. */
 mu_status client_keep_line(struct client_request *request, const char *name, size_t name_size, const char *value,
                            size_t size);
 

@@ -23,8 +23,10 @@ static bool goes_on(const struct client_connection *c) {
 static void on_header(void *context, const char *name, size_t name_size, const char *value, size_t value_size) {
   struct client_connection *c = context;
   struct client_request *request = current(c);
-  if (request != NULL && client_keep_line(request, name, name_size, value, value_size) != MU_OK)
-    client_connection_break(c, CLIENT_UNREADABLE, "the answer's head is too large");
+  if (request == NULL) return;
+  mu_status status = client_keep_line(request, name, name_size, value, value_size);
+  if (status == MU_TOO_LARGE) client_connection_break(c, CLIENT_UNREADABLE, "the answer's head is too large");
+  if (status == MU_NO_MEMORY) client_connection_break(c, CLIENT_NO_MEMORY, "no memory for an answer");
 }
 
 /* The connection is free for the next request, or at its end. */
@@ -89,7 +91,7 @@ static void parse(struct client_connection *c, const uint8_t *data, size_t size)
     if (status != MU_OK) {
       char why[160];
       snprintf(why, sizeof why, "%s: %.100s", c->host->name, err.message);
-      client_connection_break(c, CLIENT_BROKEN, why);
+      client_connection_break(c, status == MU_NO_MEMORY ? CLIENT_NO_MEMORY : CLIENT_BROKEN, why);
       return;
     }
     used += taken;
@@ -102,7 +104,7 @@ static void parse(struct client_connection *c, const uint8_t *data, size_t size)
   }
   c->stopped = !c->broken && current(c) != NULL && current(c)->paused;
   if (c->stopped && used < size && buffer_append(&c->held, data + used, size - used) != MU_OK)
-    client_connection_break(c, CLIENT_BROKEN, "no memory for an answer");
+    client_connection_break(c, CLIENT_NO_MEMORY, "no memory for an answer");
 }
 
 static void feed(struct client_connection *c, const uint8_t *data, size_t size) {
@@ -154,7 +156,7 @@ static mu_status start(struct client_connection *c, struct client_request *reque
   request->read_ended = !c->sending;
   c->heard = false;
   if (!out->failed) return MU_OK;
-  client_connection_break(c, CLIENT_BROKEN, "no memory for a request");
+  client_connection_break(c, CLIENT_NO_MEMORY, "no memory for a request");
   return mu_fail(err, MU_NO_MEMORY, "no memory for a request");
 }
 
@@ -163,7 +165,7 @@ static void fill(struct client_connection *c) {
   if (!c->sending || request == NULL || request->deferred) return;
   bool end = false;
   if (buffer_reserve(&c->out, CHUNK_HEAD + PIECE_MOST + sizeof "\r\n0\r\n\r\n") != MU_OK) {
-    client_connection_break(c, CLIENT_BROKEN, "no memory for a request");
+    client_connection_break(c, CLIENT_NO_MEMORY, "no memory for a request");
     return;
   }
   size_t before = c->chunked ? CHUNK_HEAD : 0;

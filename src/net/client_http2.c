@@ -22,10 +22,16 @@ static void forget(struct client_connection *c, struct client_request *request) 
   nghttp2_session_set_stream_user_data(c->session, request->stream_id, NULL);
 }
 
-static void break_off(struct client_connection *c, const char *what) {
+static void break_off(struct client_connection *c, enum client_failure failure, const char *what) {
   char why[160];
   snprintf(why, sizeof why, "%s: %s", c->host->name, what);
-  client_connection_break(c, CLIENT_BROKEN, why);
+  client_connection_break(c, failure, why);
+}
+
+/* error: nghttp2's. Callbacks fail only for want of memory. */
+static void break_with(struct client_connection *c, int error) {
+  bool memory = error == NGHTTP2_ERR_NOMEM || error == NGHTTP2_ERR_CALLBACK_FAILURE;
+  break_off(c, memory ? CLIENT_NO_MEMORY : CLIENT_BROKEN, memory ? "no memory" : nghttp2_strerror(error));
 }
 
 /* ---- what comes -------------------------------------------------------------------------------------------------- */
@@ -59,9 +65,8 @@ static int on_header(nghttp2_session *session, const nghttp2_frame *frame, const
   }
   if (!request->headed && is_name(name, name_size, "content-length"))
     request->content_length = parse_length(value, size);
-  mu_status kept = client_keep_line(request, (const char *)name, name_size, (const char *)value, size);
-  request->unreadable = kept != MU_OK;
-  return kept == MU_OK ? 0 : NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE; /* the stream is reset */
+  request->refused = client_keep_line(request, (const char *)name, name_size, (const char *)value, size);
+  return request->refused == MU_OK ? 0 : NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE; /* the stream is reset */
 }
 
 static void end_request(struct client_connection *c, struct client_request *request) {
@@ -120,7 +125,9 @@ static int on_stream_close(nghttp2_session *session, int32_t stream_id, uint32_t
   char why[160];
   snprintf(why, sizeof why, "%s reset the stream: %s", c->host->name, nghttp2_http2_strerror(error_code));
   forget(c, request);
-  if (request->unreadable)
+  if (request->refused == MU_NO_MEMORY)
+    client_request_fail(request, CLIENT_NO_MEMORY, "no memory for an answer");
+  else if (request->refused != MU_OK)
     client_request_fail(request, CLIENT_UNREADABLE, "the answer's head is too large");
   else
     client_request_fail(request, error_code == NGHTTP2_REFUSED_STREAM ? CLIENT_UNSEEN : CLIENT_BROKEN, why);
@@ -151,7 +158,7 @@ static void feed(struct client_connection *c, const uint8_t *data, size_t size) 
   client_connection_answered(c);
   if (size == 0) return;
   ssize_t used = nghttp2_session_mem_recv(c->session, data, size);
-  if (used < 0) break_off(c, nghttp2_strerror((int)used));
+  if (used < 0) break_with(c, (int)used);
 }
 
 /* ---- what goes --------------------------------------------------------------------------------------------------- */
@@ -177,14 +184,14 @@ static void fill(struct client_connection *c) {
     const uint8_t *data;
     ssize_t size = nghttp2_session_mem_send(c->session, &data);
     if (size < 0 || (size > 0 && buffer_append(&c->out, data, (size_t)size) != MU_OK)) {
-      break_off(c, size < 0 ? nghttp2_strerror((int)size) : "no memory");
+      break_with(c, size < 0 ? (int)size : NGHTTP2_ERR_NOMEM);
       return;
     }
     if (size == 0) break;
   }
   bool over = !nghttp2_session_want_read(c->session) && !nghttp2_session_want_write(c->session);
   if (c->out.size == 0 && (over || (c->leaving && list_empty(&c->requests))))
-    break_off(c, "the connection is at its end");
+    break_off(c, CLIENT_BROKEN, "the connection is at its end");
 }
 
 /* What concerns the connection, and what is written anew (RFC 9113 section 8.2.2). te: gRPC's is written anew. */
@@ -210,7 +217,7 @@ static mu_status start(struct client_connection *c, struct client_request *reque
   buffer_init(&target, CLIENT_HEAD_MOST);
   buffer_puts(&target, head->path);
   if (head->query[0] != '\0') buffer_print(&target, "?%s", head->query);
-  const char *path = buffer_text(&target), *name, *value;
+  const char *path = target.failed ? NULL : buffer_text(&target), *name, *value;
   put(pairs, &n, ":method", head->method);
   put(pairs, &n, ":scheme", "http");
   put(pairs, &n, ":authority", head->authority);
@@ -233,10 +240,9 @@ static mu_status start(struct client_connection *c, struct client_request *reque
   int32_t id = !fits || path == NULL
                    ? -1
                    : nghttp2_submit_request(c->session, NULL, pairs, n, has_body ? &provider : NULL, request);
-  bool failed = target.failed;
   buffer_free(&target);
   if (!fits) return mu_fail(err, MU_INVALID, "more than %d headers", LINES_MOST);
-  if (failed || id < 0) {
+  if (id < 0) {
     c->leaving |= id == NGHTTP2_ERR_STREAM_ID_NOT_AVAILABLE;
     return mu_fail(err, MU_NO_MEMORY, "no memory for a request");
   }
@@ -248,7 +254,7 @@ static mu_status start(struct client_connection *c, struct client_request *reque
 static void more(struct client_request *request) {
   struct client_connection *c = request->connection;
   int failed = nghttp2_session_resume_data(c->session, request->stream_id);
-  if (nghttp2_is_fatal(failed)) break_off(c, nghttp2_strerror(failed));
+  if (nghttp2_is_fatal(failed)) break_with(c, failed);
 }
 
 static void resume(struct client_request *request) {
@@ -256,17 +262,18 @@ static void resume(struct client_request *request) {
   size_t owed = request->owed;
   request->owed = 0;
   if (owed > 0 && nghttp2_session_consume_stream(c->session, request->stream_id, owed) != 0)
-    break_off(c, "no memory for a window");
+    break_off(c, CLIENT_NO_MEMORY, "no memory for a window");
 }
 
 static void cancel(struct client_connection *c, struct client_request *request) {
   forget(c, request);
   if (nghttp2_submit_rst_stream(c->session, NGHTTP2_FLAG_NONE, request->stream_id, NGHTTP2_CANCEL) != 0)
-    break_off(c, "no memory to cancel");
+    break_off(c, CLIENT_NO_MEMORY, "no memory to cancel");
 }
 
 static void ask(struct client_connection *c) {
-  if (nghttp2_submit_ping(c->session, NGHTTP2_FLAG_NONE, NULL) != 0) break_off(c, "no memory for a ping");
+  if (nghttp2_submit_ping(c->session, NGHTTP2_FLAG_NONE, NULL) != 0)
+    break_off(c, CLIENT_NO_MEMORY, "no memory for a ping");
   client_connection_touch(c);
 }
 

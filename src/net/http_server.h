@@ -77,7 +77,7 @@ void http_server_count(const struct http_server *server, struct http_server_coun
 /*
  * Opens a listening socket. TCP: address "127.0.0.1", "::", "localhost"; port 0 picks one. reuse_port for the sockets
  * of further loops on the same port. MU_EXISTS when the port is in use by anybody (probed without SO_REUSEPORT under a
- * lock); the message names address and port. MU_INVALID: bad address. *ret_port is the port bound.
+ * lock); the message names address and port. MU_INVALID: bad address; MU_NO_MEMORY. *ret_port is the port bound.
  */
 MUST_CHECK mu_status listen_tcp(const char *address, uint16_t port, uint32_t n_sockets, int *ret_fds,
                                 uint16_t *ret_port, mu_error *err);

@@ -115,6 +115,7 @@ mu_status listen_tcp(const char *address, uint16_t port, uint32_t n_sockets, int
                      mu_error *err) {
   struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE}, *found = NULL;
   int result = getaddrinfo(address, NULL, &hints, &found);
+  if (result == EAI_MEMORY) return mu_fail(err, MU_NO_MEMORY, "no memory to resolve %s", address);
   if (result != 0) return mu_fail(err, MU_INVALID, "bad address %s: %s", address, gai_strerror(result));
   int lock = -1;
   mu_status status = lock_take(&lock, err);

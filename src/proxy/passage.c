@@ -347,7 +347,8 @@ static void on_failed(struct client_request *request, enum client_failure failur
   static const enum backend_outcome outcomes[] = {
       [CLIENT_REFUSED] = BACKEND_REFUSED,      [CLIENT_UNSEEN] = BACKEND_NO_RESULT,
       [CLIENT_STALE] = BACKEND_NO_RESULT,      [CLIENT_BROKEN] = BACKEND_FAILED,
-      [CLIENT_UNSENDABLE] = BACKEND_NO_RESULT, [CLIENT_UNREADABLE] = BACKEND_NO_RESULT};
+      [CLIENT_UNSENDABLE] = BACKEND_NO_RESULT, [CLIENT_UNREADABLE] = BACKEND_NO_RESULT,
+      [CLIENT_NO_MEMORY] = BACKEND_NO_RESULT};
   struct passage *p = passage_of(request);
   snprintf(p->why, sizeof p->why, "%s", why);
   leave_backend(p, outcomes[failure], why);

@@ -84,8 +84,10 @@ static mu_status listen_on(struct proxy *proxy, enum proxy_port which, int64_t w
     return mu_fail(err, MU_NO_MEMORY, "no memory for the listener");
   }
   status = http_server_listen(proxy->servers[which], fd, err);
-  if (status == MU_OK) LOG_INFO("listening", LOG_STR("protocol", names[which]), LOG_INT("port", port));
-  return status;
+  if (status != MU_OK) return status;
+  proxy->ports[which] = port;
+  LOG_INFO("listening", LOG_STR("protocol", names[which]), LOG_INT("port", port));
+  return MU_OK;
 }
 
 /* A client and its backend take one descriptor each. */
@@ -153,8 +155,10 @@ static mu_status start_clusters(struct proxy *proxy, mu_error *err) {
   return status;
 }
 
-static mu_status start(struct proxy *proxy, mu_error *err) {
-  const struct proxy_settings *s = proxy->settings;
+mu_status proxy_start(struct proxy *proxy, const struct proxy_settings *settings, mu_error *err) {
+  const struct proxy_settings *s = settings;
+  *proxy = (struct proxy){.settings = settings};
+  list_init(&proxy->bridges);
   proxy->loop = net_loop_create();
   if (proxy->loop == NULL) return mu_fail(err, MU_NO_MEMORY, "no memory for an event loop");
   proxy->client = client_create(proxy->loop);
@@ -180,7 +184,7 @@ static mu_status start(struct proxy *proxy, mu_error *err) {
   return status;
 }
 
-static void stop_all(struct proxy *proxy) {
+void proxy_stop(struct proxy *proxy) {
   for (size_t i = 0; i < PROXY_PORTS; i++) http_server_free(proxy->servers[i]);
   bridges_forget(proxy);
   for (size_t i = 0; i < 2; i++) cluster_close(&proxy->clusters[i]);
@@ -190,16 +194,15 @@ static void stop_all(struct proxy *proxy) {
 }
 
 int proxy_run(const struct proxy_settings *settings) {
-  struct proxy proxy = {.settings = settings};
+  struct proxy proxy;
   mu_error err;
-  list_init(&proxy.bridges);
   signal(SIGPIPE, SIG_IGN);
   raise_files();
-  mu_status status = start(&proxy, &err);
+  mu_status status = proxy_start(&proxy, settings, &err);
   if (status == MU_OK)
     net_loop_run(proxy.loop);
   else
     LOG_ERROR("the proxy cannot start", LOG_STR("error", err.message));
-  stop_all(&proxy);
+  proxy_stop(&proxy);
   return status == MU_OK ? 0 : 1;
 }

@@ -17,6 +17,7 @@ struct proxy {
   struct cluster clusters[2];
   struct cluster *grpc, *http; /* the same one where there is one list; NULL: no backends for it */
   struct http_server *servers[PROXY_PORTS];
+  uint16_t ports[PROXY_PORTS]; /* where they listen; 0: off */
   struct list bridges; /* open sockets: bridge.c */
   uv_signal_t signals[3];
   uv_timer_t drain_timer, ping_timer;
@@ -24,6 +25,11 @@ struct proxy {
   bool leaving;
   uint64_t calls_grpc, calls_http, sockets, messages;
 };
+
+/* What proxy_run does, in parts: begins to listen and to check; *proxy is to be stopped in any case. settings are
+ * borrowed. MU_NO_MEMORY, MU_IO, and what listen_tcp says. */
+MUST_CHECK mu_status proxy_start(struct proxy *proxy, const struct proxy_settings *settings, mu_error *err);
+void proxy_stop(struct proxy *proxy);
 
 /* Runs until SIGINT or SIGTERM and the end of what is in flight then. Returns the exit status. */
 int proxy_run(const struct proxy_settings *settings);

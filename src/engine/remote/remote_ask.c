@@ -86,6 +86,7 @@ static mu_status begin(void *context, const struct remote_head *head, mu_error *
 
 static mu_status take(void *context, const char *data, size_t size, mu_error *err) {
   mu_status status = buffer_append(&((struct answer *)context)->bytes, data, size);
+  if (status == MU_NO_MEMORY) return mu_fail(err, status, "no memory for its answer");
   return status == MU_OK ? MU_OK : mu_fail(err, status, "its answer is larger than %d bytes", ANSWER_MAX);
 }
 
@@ -132,8 +133,10 @@ static void ask(const struct remote_asker *asker, const struct remote_address *a
   remote_body_free(&body);
 }
 
-static void malformed(struct remote_outcome *outcome, mu_status status, const mu_error *err) {
-  *outcome = (struct remote_outcome){.end = REMOTE_MALFORMED, .status = status, .error = *err};
+/* What it has answered cannot be used. */
+static void spoil(struct remote_outcome *outcome, mu_status status, const mu_error *err) {
+  enum remote_end end = status == MU_NO_MEMORY ? REMOTE_FAILED_HERE : REMOTE_MALFORMED;
+  *outcome = (struct remote_outcome){.end = end, .status = status, .error = *err};
 }
 
 /* ---- the questions ----------------------------------------------------------------------------------------------- */
@@ -155,7 +158,7 @@ void remote_ask_ready(const struct remote_asker *asker, const struct remote_addr
   mu_error err;
   ask(asker, address, &ready, &answer, ret_outcome);
   if (ret_outcome->end == REMOTE_ANSWERED && !says_ready(&answer))
-    malformed(ret_outcome, mu_fail(&err, MU_UNAVAILABLE, "it says that the model is not ready"), &err);
+    spoil(ret_outcome, mu_fail(&err, MU_UNAVAILABLE, "it says that the model is not ready"), &err);
   buffer_free(&answer.bytes);
 }
 
@@ -166,17 +169,21 @@ void remote_ask_metadata(const struct remote_asker *asker, const struct remote_a
   ask(asker, address, &metadata, &answer, ret_outcome);
   if (ret_outcome->end == REMOTE_ANSWERED) {
     mu_status status = remote_metadata_parse(answer.protocol, answer.data, answer.size, ret_metadata, &err);
-    if (status != MU_OK) malformed(ret_outcome, status, &err);
+    if (status != MU_OK) spoil(ret_outcome, status, &err);
   }
   buffer_free(&answer.bytes);
 }
 
-uint32_t remote_ask_max_batch(const struct remote_asker *asker, const struct remote_address *address) {
+mu_status remote_ask_max_batch(const struct remote_asker *asker, const struct remote_address *address,
+                               uint32_t *ret_rows, mu_error *err) {
   struct answer answer;
   struct remote_outcome outcome;
   uint32_t rows = 0;
   ask(asker, address, &configuration, &answer, &outcome);
   if (outcome.end == REMOTE_ANSWERED) rows = remote_metadata_max_batch(answer.protocol, answer.data, answer.size);
   buffer_free(&answer.bytes);
-  return rows;
+  if (outcome.end == REMOTE_FAILED_HERE && outcome.status == MU_NO_MEMORY)
+    return mu_fail(err, MU_NO_MEMORY, "%s", outcome.error.message);
+  *ret_rows = rows;
+  return MU_OK;
 }

@@ -22,8 +22,9 @@ void remote_ask_ready(const struct remote_asker *asker, const struct remote_addr
 void remote_ask_metadata(const struct remote_asker *asker, const struct remote_address *address,
                          struct remote_metadata *ret_metadata, struct remote_outcome *ret_outcome);
 
-/* max_batch_size of its configuration; 0: it does not say. */
-uint32_t remote_ask_max_batch(const struct remote_asker *asker, const struct remote_address *address);
+/* max_batch_size of its configuration; 0: it does not say, whatever the reason. MU_NO_MEMORY: nobody could ask. */
+MUST_CHECK mu_status remote_ask_max_batch(const struct remote_asker *asker, const struct remote_address *address,
+                                          uint32_t *ret_rows, mu_error *err);
 
 /* "/v2/models/NAME/versions/V" and what is behind it, for HTTP; MU_TOO_LARGE. */
 MUST_CHECK mu_status remote_path(const struct remote_settings *settings, const char *tail, char *path, size_t size,

@@ -149,19 +149,26 @@ static mu_status learn_from(struct lesson *lesson, size_t index, struct remote_o
   const struct remote_address *address = &lesson->backends->addresses[index];
   struct remote_metadata metadata;
   remote_ask_metadata(&lesson->asker, address, &metadata, outcome);
+  if (outcome->end == REMOTE_FAILED_HERE && outcome->status == MU_NO_MEMORY)
+    return mu_fail(err, MU_NO_MEMORY, "%s", outcome->error.message);
   if (outcome->end != REMOTE_ANSWERED) {
     mu_fail(&lesson->last, outcome->status, "%s: %.400s", remote_backends_name(lesson->backends, index),
             outcome->error.message);
     return MU_OK;
   }
-  uint32_t rows = remote_ask_max_batch(&lesson->asker, address);
+  uint32_t rows;
+  mu_status status = remote_ask_max_batch(&lesson->asker, address, &rows, err);
+  if (status != MU_OK) {
+    remote_metadata_free(&metadata);
+    return status;
+  }
   if (rows > 0 && (lesson->max_batch == 0 || rows < lesson->max_batch)) lesson->max_batch = rows;
   if (lesson->first == BACKEND_NONE) {
     lesson->metadata = metadata;
     lesson->first = index;
     return MU_OK;
   }
-  mu_status status = compare(lesson, index, &metadata, err);
+  status = compare(lesson, index, &metadata, err);
   remote_metadata_free(&metadata);
   return status;
 }

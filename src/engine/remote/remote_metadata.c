@@ -17,6 +17,7 @@ struct side {
   mu_tensor_info *infos;
   size_t n;
   const char *wrong; /* why it cannot be; NULL: all is well */
+  bool no_memory;    /* that is why */
 };
 
 static bool refuse(struct side *side, const char *why) {
@@ -24,10 +25,15 @@ static bool refuse(struct side *side, const char *why) {
   return false;
 }
 
+static bool lack_memory(struct side *side) {
+  side->no_memory = true;
+  return refuse(side, "no memory");
+}
+
 static mu_tensor_info *add(struct side *side) {
   if (side->infos == NULL) side->infos = arena_alloc(side->memory, TENSORS_MAX, sizeof *side->infos);
   if (side->infos == NULL || side->n == TENSORS_MAX) {
-    refuse(side, side->infos == NULL ? "no memory" : "more than 64 inputs or outputs");
+    (void)(side->infos == NULL ? lack_memory(side) : refuse(side, "more than 64 inputs or outputs"));
     return NULL;
   }
   return &side->infos[side->n++];
@@ -36,7 +42,7 @@ static mu_tensor_info *add(struct side *side) {
 static bool set_name(struct side *side, mu_tensor_info *info, const char *name, size_t size) {
   if (size == 0 || size > 255 || memchr(name, '\0', size) != NULL) return refuse(side, "a name that is none");
   info->name = arena_copy(side->memory, name, size);
-  return info->name != NULL || refuse(side, "no memory");
+  return info->name != NULL || lack_memory(side);
 }
 
 static bool set_dtype(struct side *side, mu_tensor_info *info, const char *name, size_t size) {
@@ -175,6 +181,7 @@ mu_status remote_metadata_parse(enum remote_protocol protocol, const char *data,
   if (wrong == NULL && (has_twin(&sides[0]) || has_twin(&sides[1]))) wrong = "two tensors of one name";
   if (wrong != NULL) {
     arena_free(&metadata.memory);
+    if (sides[0].no_memory || sides[1].no_memory) return mu_fail(err, MU_NO_MEMORY, "no memory for its metadata");
     return mu_fail(err, MU_INTERNAL, "its answer for metadata has %s", wrong);
   }
   metadata.inputs = sides[0].infos;

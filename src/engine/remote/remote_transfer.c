@@ -184,6 +184,12 @@ static void judge_failure(const struct remote_transfer *transfer, CURLcode code,
   conclude(outcome, REMOTE_BROKEN, MU_UNAVAILABLE, why);
 }
 
+/* What has come is no answer, or finds no memory here. */
+static void judge_status(const struct remote_transfer *transfer, struct remote_outcome *outcome) {
+  conclude(outcome, transfer->status == MU_NO_MEMORY ? REMOTE_FAILED_HERE : REMOTE_MALFORMED, transfer->status,
+           transfer->error.message);
+}
+
 static void judge_answer(struct remote_transfer *transfer, struct remote_outcome *outcome) {
   const struct remote_call *call = transfer->call;
   if (transfer->http_status != 200) {
@@ -198,14 +204,13 @@ static void judge_answer(struct remote_transfer *transfer, struct remote_outcome
     return;
   }
   if (begin_answer(transfer)) transfer->status = call->finish(call->context, &transfer->error);
-  if (transfer->status != MU_OK) conclude(outcome, REMOTE_MALFORMED, transfer->status, transfer->error.message);
+  if (transfer->status != MU_OK) judge_status(transfer, outcome);
 }
 
 static void judge(struct remote_transfer *transfer, CURLcode code, struct remote_outcome *outcome) {
   curl_easy_getinfo(transfer->easy, CURLINFO_RESPONSE_CODE, &transfer->http_status);
   if (transfer->status != MU_OK)
-    conclude(outcome, transfer->status == MU_NO_MEMORY ? REMOTE_FAILED_HERE : REMOTE_MALFORMED, transfer->status,
-             transfer->error.message);
+    judge_status(transfer, outcome);
   else if (transfer->too_large)
     conclude(outcome, REMOTE_MALFORMED, MU_TOO_LARGE, "its answer's head, or what it says instead of one, has no end");
   else if (code != CURLE_OK)
