@@ -111,6 +111,10 @@ static void print_mps(const json_t *mps, struct buffer *out) {
   buffer_print(out, "%s%s\n", error[0] != '\0' ? ": " : "", error);
 }
 
+static void print_gpu(const json_t *gpu, struct buffer *out) {
+  if (text_of(gpu, "fault")[0] != '\0') buffer_print(out, "%s\n", text_of(gpu, "fault"));
+}
+
 static mu_status show_status(struct request *request, struct buffer *out, mu_error *err) {
   json_t *document;
   mu_status status = control_get_status(request->socket, &document, err);
@@ -121,12 +125,13 @@ static mu_status show_status(struct request *request, struct buffer *out, mu_err
     free(text);
   } else {
     size_t i;
-    const json_t *service, *mps;
+    const json_t *service, *mps, *gpu;
     buffer_print(out, "%s, pid %" JSON_INTEGER_FORMAT ", %s\n%-24s %-9s %8s %6s %-6s %8s  %s\n",
                  text_of(document, "state"), json_integer_value(json_object_get(document, "pid")),
                  text_of(document, "state_folder"), "service", "state", "pid", "port", "gpu", "restarts", "reason");
     json_array_foreach(json_object_get(document, "services"), i, service) print_service(service, out);
     json_array_foreach(json_object_get(document, "mps"), i, mps) print_mps(mps, out);
+    json_array_foreach(json_object_get(document, "gpus"), i, gpu) print_gpu(gpu, out);
   }
   json_decref(document);
   return MU_OK;

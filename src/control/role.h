@@ -4,7 +4,7 @@
  * In the child: fd 3 is its end of the control socket, every other fd but 0 to 2 is closed by exec; standard input is
  * /dev/null; SIGINT, SIGTERM and SIGHUP are ignored (the terminal and systemd send them to the whole group, but only
  * the supervisor acts on them), SIGPIPE stays ignored; it is killed when its parent dies.
- * The parent is the supervisor, or `muster launch` (role `mps`).
+ * The parent is the supervisor, or `muster launch` (roles `mps` and `fleet`).
  */
 #ifndef CONTROL_ROLE_H
 #define CONTROL_ROLE_H

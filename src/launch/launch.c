@@ -2,6 +2,7 @@
 #include "launch/launch.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>
@@ -166,6 +167,13 @@ static mu_status make_log_folder(struct launch *launch, mu_error *err) {
   return status;
 }
 
+int launch_open_output(const struct launch *launch) {
+  char path[LAUNCH_PATH_MAX + 32];
+  if (!launch->plan->settings->detach) return 0;
+  snprintf(path, sizeof path, "%s/launch.log", launch->state_folder);
+  return open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOCTTY, 0600);
+}
+
 /* ---- the beginning ----------------------------------------------------------------------------------------------- */
 
 static mu_status check_ports(const struct launch *launch, mu_error *err) {
@@ -209,6 +217,7 @@ static mu_status prepare(struct launch *launch, const char *state_folder, mu_err
     status = mu_fail(err, MU_IO, "cannot become a child subreaper: %s", strerror(errno));
   if (status == MU_OK) status = guard_start(launch, err);
   if (status == MU_OK) status = watch_signals(launch, err);
+  if (status == MU_OK) status = gpu_watch_create(launch, &launch->gpus, err);
   if (status == MU_OK) status = probe_pool_create(launch->loop, &launch->probes, err);
   if (status == MU_OK) status = control_serve(launch, err);
   return status;
@@ -271,10 +280,12 @@ void launch_free(struct launch *launch) {
   control_close(launch);
   while (!list_empty(&launch->services)) service_free(list_item(launch->services.next, struct launched, link));
   probe_pool_free(launch->probes);
+  gpu_watch_stop(launch->gpus);
   if (launch->guard != NULL) process_kill(launch->guard, SIGKILL);
   process_free(launch->guard);
   net_loop_free(launch->loop);
   launch_mps_free(launch);
+  gpu_watch_free(launch->gpus);
   oom_watch_close(&launch->oom);
   free(launch);
 }

@@ -16,7 +16,7 @@ enum { LOOK_SOON_MS = 2, LOOK_AGAIN_MS = 50, ENVIRONMENT_MAX = 1 << 20 };
 /* Children that are watched by others: they are no strays. */
 static bool is_own(const struct launch *launch, pid_t pid) {
   if (launch->guard != NULL && process_pid(launch->guard) == pid) return true;
-  if (launch_mps_keeps(launch, pid)) return true;
+  if (launch_mps_keeps(launch, pid) || gpu_watch_keeps(launch->gpus, pid)) return true;
   list_each (link, &launch->services) {
     const struct launched *service = list_item(link, struct launched, link);
     if (service->process != NULL && process_pid(service->process) == pid) return true;

@@ -151,18 +151,10 @@ static void on_ended(void *context, int code, int status) {
   uv_timer_start(&mps->timer, on_timer, delay_ns / NS_PER_MS, 0);
 }
 
-/* In the background standard error is the user's until all is settled, and the keeper stays longer than that. */
-static int open_output(const struct launch *launch) {
-  char path[LAUNCH_PATH_MAX + 32];
-  if (!launch->plan->settings->detach) return 0;
-  snprintf(path, sizeof path, "%s/launch.log", launch->state_folder);
-  return open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOCTTY, 0600);
-}
-
 static mu_status spawn(struct mps_daemon *mps, mu_error *err) {
   struct launch *launch = mps->launch;
   char title[sizeof mps->gpu->name + 32];
-  int control, output = open_output(launch);
+  int control, output = launch_open_output(launch);
   if (output < 0) return mu_fail(err, MU_IO, "cannot open the log of the launch: %s", strerror(errno));
   snprintf(title, sizeof title, "muster: mps gpu:%s", mps->gpu->name);
   const struct process_spec spec = {.title = title, .role = "mps", .log = log_current(), .output = output};
@@ -171,9 +163,8 @@ static mu_status spawn(struct mps_daemon *mps, mu_error *err) {
   if (status != MU_OK) return status;
   mps->control = control_link_create(launch->loop, control, &link_events, mps);
   if (mps->control == NULL) close(control);
-  const struct control_mps_start message = {.binary = launch->plan->settings->mps_control_binary,
-                                            .uuid = mps->gpu->uuid,
-                                            .timeout_ns = timeout_ns(launch)};
+  const struct control_mps_start message = {
+      .binary = launch->plan->settings->mps_control_binary, .uuid = mps->gpu->uuid, .timeout_ns = timeout_ns(launch)};
   if (mps->control == NULL || control_link_send(mps->control, CONTROL_MPS_START, &message, NULL, 0) != MU_OK)
     process_kill(mps->keeper, SIGKILL); /* on_ended tries again */
   mps->folder[0] = '\0';                /* the keeper tidies up */
@@ -204,9 +195,18 @@ static void on_timer(uv_timer_t *timer) {
   if (mps->state == DAEMON_BACKOFF && !mps->launch->stopping) start_again(mps);
 }
 
+void launch_mps_settle(struct launch *launch, int32_t index) {
+  list_each (link, &launch->mps) {
+    struct mps_daemon *mps = list_item(link, struct mps_daemon, link);
+    if (mps->gpu->device != NULL && mps->gpu->device->index == index && mps->state == DAEMON_SERVING)
+      mps->settling = launch_mps_count(mps, NULL, true) > 0;
+  }
+}
+
 void launch_mps_turn(struct launch *launch) {
   list_each (link, &launch->mps) {
     struct mps_daemon *mps = list_item(link, struct mps_daemon, link);
+    mps->settling = mps->settling && launch_mps_count(mps, NULL, true) > 0;
     if (mps->state == DAEMON_BACKOFF && mps->due && !launch->stopping) start_again(mps);
   }
 }
@@ -231,6 +231,7 @@ static void decide(struct mps_daemon *mps) {
 /* A reason to wait; NULL: none. */
 static const char *find_wait(const struct mps_daemon *mps) {
   if (mps->state == DAEMON_STARTING) return "waits for the MPS daemon of its GPU";
+  if (mps->settling) return "waits until all MPS clients of its GPU have left, after a fault";
   return mps->state == DAEMON_BACKOFF ? "waits for the MPS daemon of its GPU, which is started again" : NULL;
 }
 

@@ -47,6 +47,9 @@ bool launch_mps_terminate(struct launched *service);
 /* A person starts it anew: what has failed is tried again. */
 void launch_mps_service_restart(struct launched *service);
 
+/* A fault has ended the clients of that GPU: nobody starts there before the last one has left. */
+void launch_mps_settle(struct launch *launch, int32_t index);
+
 /* In every turn of the loop: daemons that waited for their clients to leave. */
 void launch_mps_turn(struct launch *launch);
 /* Ends all daemons. true: none is left; else launch_changed says when to ask again. */

@@ -19,9 +19,10 @@ struct mps_daemon {
   struct launch *launch;
   const struct plan_gpu *gpu; /* the plan's */
   enum daemon_state state;
-  bool due;    /* BACKOFF: the timer is over, clients are still there */
-  bool served; /* once, so that it can */
-  bool ending; /* it was told to */
+  bool due;      /* BACKOFF: the timer is over, clients are still there */
+  bool served;   /* once, so that it can */
+  bool ending;   /* it was told to */
+  bool settling; /* after a fault, until the last client has left */
   uint32_t restarts;
   uint64_t asked; /* the last question's number */
   struct restart_policy policy;

@@ -9,14 +9,15 @@
 #include "gpu/inventory.h"
 #include "launch/port.h"
 
-enum { LAUNCH_SERVICES_MAX = 4096, LAUNCH_ID_SIZE = 160, READY_PATH_MAX = 2048 };
+enum { LAUNCH_SERVICES_MAX = 4096, LAUNCH_ID_SIZE = 160, READY_PATH_MAX = 2048, LAUNCH_FAULT_SIZE = 384 };
 
 enum ready_kind { READY_NONE, READY_TCP, READY_GRPC, READY_HTTP, READY_COMMAND };
 
 struct plan_gpu {
-  char name[GPU_UUID_SIZE]; /* {gpu}: the index, or as it was said */
-  char uuid[GPU_UUID_SIZE]; /* "" : not known */
-  const struct gpu *device; /* as NVML shows it, the plan's; NULL: not known */
+  char name[GPU_UUID_SIZE];      /* {gpu}: the index, or as it was said */
+  char uuid[GPU_UUID_SIZE];      /* "" : not known */
+  const struct gpu *device;      /* as NVML shows it, the plan's; NULL: not known */
+  char fault[LAUNCH_FAULT_SIZE]; /* launch/gpu_watch.h's: why nothing is to be started there; "" : it is */
 };
 
 /* A group with its settings read. */

@@ -50,7 +50,7 @@ static void come_down(struct launched *service, const char *why, bool failed, bo
   stop_probe(service);
   snprintf(service->reason, sizeof service->reason, "%.300s%s", why, was_ready ? "" : ", before it was ready");
   service_mark_log(service, "%s", service->reason);
-  if (!wants_restart(service, failed)) {
+  if (!wants_restart(service, failed) || gpu_watch_fault(service)[0] != '\0') {
     enter(service, failed ? SERVICE_FAILED : SERVICE_STOPPED);
   } else if (!restart_policy_death(&service->policy, clock_now_ns(), blamed, &delay_ns)) {
     size_t used = strlen(service->reason);
@@ -172,6 +172,7 @@ void service_stop(struct launched *service, enum stop_goal goal) {
 }
 
 void service_restart(struct launched *service) {
+  gpu_watch_forgive(service);
   launch_mps_service_restart(service);
   service->policy = (struct restart_policy){0};
   service_stop(service, STOP_START);
@@ -185,6 +186,15 @@ void service_fail(struct launched *service, const char *why) {
   enter(service, SERVICE_FAILED);
 }
 
+bool service_condemn(struct launched *service, const char *cause) {
+  if (service->session == 0 || service->state == SERVICE_STOPPING || service->state == SERVICE_FAILED) return false;
+  snprintf(service->wish_cause, sizeof service->wish_cause, "%s", cause);
+  service->facts.wish = DEATH_TIMEOUT;
+  service->facts.wish_cause = service->wish_cause;
+  service_stop_with_others(service, STOP_JUDGE);
+  return true;
+}
+
 void service_lose_daemon(struct launched *service) {
   if (service->session == 0 || service->state == SERVICE_STOPPING || service->state == SERVICE_FAILED) return;
   if (wants_restart(service, true)) {
@@ -192,10 +202,7 @@ void service_lose_daemon(struct launched *service) {
     service_stop_with_others(service, STOP_START);
     return;
   }
-  snprintf(service->wish_cause, sizeof service->wish_cause, "the MPS daemon of its GPU has ended");
-  service->facts.wish = DEATH_TIMEOUT;
-  service->facts.wish_cause = service->wish_cause;
-  service_stop_with_others(service, STOP_JUDGE);
+  (void)service_condemn(service, "the MPS daemon of its GPU has ended");
 }
 
 static void on_ended(void *context, int code, int status) {
@@ -280,7 +287,8 @@ void services_schedule(struct launch *launch) {
     struct launched *next = NULL; /* start may change the list: looked for anew each time */
     list_each (link, &launch->services) {
       struct launched *service = list_item(link, struct launched, link);
-      if (next == NULL && service->state == SERVICE_WAITING && launch_mps_admit(service)) next = service;
+      if (next == NULL && service->state == SERVICE_WAITING && gpu_watch_admit(service) && launch_mps_admit(service))
+        next = service;
     }
     if (next == NULL || (most > 0 && starting >= most)) return;
     starting++;

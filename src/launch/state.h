@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "base/list.h"
 #include "base/log.h"
+#include "launch/gpu_watch.h"
 #include "launch/launch.h"
 #include "launch/mps.h"
 #include "launch/probe.h"
@@ -102,7 +103,8 @@ struct launch {
   struct plan *plan;
   struct launch_report report;
   struct list services;
-  struct list mps; /* of GPUs where it was decided */
+  struct list mps;        /* of GPUs where it was decided */
+  struct gpu_watch *gpus; /* NULL: there is nothing to watch */
   struct probe_pool *probes;
   struct process *guard; /* ends what is left when this process dies */
   char state_folder[LAUNCH_PATH_MAX], log_folder[LAUNCH_PATH_MAX];
@@ -142,6 +144,8 @@ void service_kill(struct launched *service);
 /* A fresh start, whatever state it is in. */
 void service_restart(struct launched *service);
 
+/* Ends what runs, as if it had died by itself for that cause; members_signal_due has to follow. false: nothing runs. */
+bool service_condemn(struct launched *service, const char *cause);
 /* It cannot start. */
 void service_fail(struct launched *service, const char *why);
 /* The MPS daemon of its GPU has ended: it is ended, and started again where it may be at all. As
@@ -210,6 +214,8 @@ void operation_step(struct launch *launch);
  */
 
 void launch_stop(struct launch *launch, const char *why);
+/* For processes that stay longer than the user's terminal may: 0: this process's standard error; -1: errno. */
+int launch_open_output(const struct launch *launch);
 /* A service's state has changed: what follows from that is done in the loop's next turn. */
 void launch_changed(struct launch *launch);
 

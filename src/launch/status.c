@@ -87,10 +87,11 @@ json_t *launch_status_json(const struct launch *launch) {
   print_backends(launch, &backends);
   const char *text = backends.failed ? NULL : buffer_text(&backends);
   if (text != NULL && services != NULL && whole)
-    document = json_pack("{s:s, s:i, s:o, s:s, s:f, s:s, s:O, s:o}", "state", state_name(launch), "pid", (int)getpid(),
-                         "state_folder", launch_text_json(launch->state_folder), "version", MUSTER_VERSION,
-                         "stop_timeout_s", (double)longest_stop_ns(launch) / (double)NS_PER_S, "backends", text,
-                         "services", services, "mps", launch_mps_json(launch));
+    document =
+        json_pack("{s:s, s:i, s:o, s:s, s:f, s:s, s:O, s:o, s:o}", "state", state_name(launch), "pid", (int)getpid(),
+                  "state_folder", launch_text_json(launch->state_folder), "version", MUSTER_VERSION, "stop_timeout_s",
+                  (double)longest_stop_ns(launch) / (double)NS_PER_S, "backends", text, "services", services, "mps",
+                  launch_mps_json(launch), "gpus", gpu_watch_json(launch));
   json_decref(services);
   buffer_free(&backends);
   return document;

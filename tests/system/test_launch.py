@@ -212,6 +212,45 @@ def test_gpus_are_those_that_nvml_shows(launch, tmp_path):
         assert done.returncode == 2 and said in done.stderr
 
 
+def children(pid: int, name: str) -> list[int]:
+    pids = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(child) for child in pids if pathlib.Path(f"/proc/{child}/comm").read_text() == name + "\n"]
+
+
+def test_a_gpu_that_fails_is_left_alone(launch, tmp_path):
+    """By an Xid, and by NVML's word; until somebody restarts a service there. Others go on, also without who asks NVML."""
+    nvml = FakeNvml(tmp_path, [gpu(0), gpu(1), gpu(2)])
+    one = launch("--gpus", "all", "--name", "web", "--ready", "cmd:true", "--", "sleep", 600, env=nvml.environment)
+    before = [s["pid"] for s in one.wait()["services"]]
+    wait_for(lambda: children(one.process.pid, "muster-fleet"), "the process that asks NVML")
+    nvml.machine["events"].append({"gpu": 0, "xid": 79})
+    nvml.write()
+    fault = "GPU 0 is removed: Xid 79, fallen off the bus"
+    status = wait_for(lambda: (s := one.status())["services"][0]["state"] == "failed" and s, "the service of GPU 0 to be given up")
+    assert status["services"][0]["reason"] == fault and [s["state"] for s in status["services"][1:]] == ["ready"] * 2
+    assert [g["fault"] for g in status["gpus"]] == [fault, "", ""] and not alive(before[0])
+    assert fault in one.command("status").stdout.splitlines()[-1]
+
+    nvml.machine["events"].append({"gpu": 1, "xid": 48})  # drained: what runs goes on, and is the last
+    nvml.write()
+    wait_for(lambda: one.status()["gpus"][1]["fault"], "GPU 1 to be drained")
+    assert [s["pid"] for s in one.status()["services"]][1:] == before[1:]
+    os.kill(before[1], signal.SIGKILL)
+    wait_for(lambda: one.service("web/1")["state"] == "failed", "the service of GPU 1 to be given up")
+
+    assert one.command("restart", "web/0").returncode == 0  # somebody knows better
+    assert one.status()["gpus"][0]["fault"] == "" and one.service("web/0")["state"] == "ready"
+
+    (fleet,) = children(one.process.pid, "muster-fleet")
+    os.kill(fleet, signal.SIGKILL)
+    nvml.machine["gpus"][2]["lost"] = True
+    nvml.machine["events"].clear()
+    nvml.write()
+    wait_for(lambda: one.service("web/2")["state"] == "failed", "the service of GPU 2 to be given up")
+    assert "faults of GPUs are not heard of for now" in one.log and "NVML answers again" in one.log
+    assert one.service("web/0")["state"] == "ready"
+
+
 class Mps(FakeNvml):
     """Two GPUs, and the fake of MPS's control program, whose clients are the services of the launch in folder/state."""
 
@@ -311,6 +350,19 @@ def test_mps_ends_the_work_of_a_client_before_it_is_killed(launch, tmp_path):
     assert [s["pid"] == pid for s, pid in zip(one.status()["services"], pids)] == [False, True]
     assert one.command("scale", 1).returncode == 0 and terminated() == pids
     assert one.command("restart", "web/0").returncode == 0 and terminated() == pids
+
+
+def test_mps_clients_start_again_after_a_fault(launch, tmp_path):
+    """Of that GPU, together: a fault of one is one of all. Where there is no MPS a program knows best whether it can go on."""
+    machine = Mps(tmp_path)
+    one = launch(*machine.arguments, "--gpus", "0-1", "--count", 3, "--name", "web", "--ready", "cmd:true", "--", "sleep", 600, env=machine.environment)
+    before = [s["pid"] for s in one.wait()["services"]]
+    wait_for(lambda: children(one.process.pid, "muster-fleet"), "the process that asks NVML")
+    machine.machine["events"] += [{"gpu": 1, "xid": 31}, {"gpu": 0, "xid": 31}]
+    machine.write()
+    status = wait_for(lambda: (s := one.status())["state"] == "ready" and s["services"][0]["restarts"] == 1 and s, "new clients")
+    assert [s["restarts"] for s in status["services"]] == [1, 0, 1] and not alive(before[0]) and not alive(before[2])
+    assert status["mps"][0]["restarts"] == 0 and "Xid 31, GPU memory page fault" in (one.folder / "logs" / "web-0.log").read_text()
 
 
 def test_mps_that_cannot_be(launch, tmp_path):
