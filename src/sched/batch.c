@@ -65,6 +65,8 @@ struct batch *batch_start(struct sched_instance *instance, struct sched_key *key
   instance->rows += shown->rows;
   list_push_back(&instance->flying, &shown->link);
   if (instance->outstanding++ == 0) {
+    if (instance->idle_rows > 0) curve_learn_idle(&key->curve, instance->idle_rows, now_ns - instance->idle_since_ns);
+    instance->idle_rows = 0;
     model->n_busy++;
     instance->share->n_busy++;
     run(batch, now_ns);
@@ -124,6 +126,13 @@ static void learn(struct batch *batch, uint64_t ran, uint64_t now_ns) {
   uint64_t scaled = (uint64_t)speed_scaled_ns(batch->shown.instance, (double)ran);
   curve_learn(&key->curve, batch->shown.rows, scaled);
   if (!hold_learns(key->model)) return;
+  struct sched_instance *instance = batch->shown.instance;
+  if (instance->outstanding > 0) {
+    curve_learn_idle(&key->curve, batch->shown.rows, 0);
+  } else {
+    instance->idle_rows = batch->shown.rows;
+    instance->idle_since_ns = now_ns;
+  }
   enough_learn(&key->enough, batch->shown.rows, scaled);
   wait_completed(&key->wait, batch->shown.rows, key->rows > 0, now_ns, ran, key->model->params.max_learned_wait_ns);
 }

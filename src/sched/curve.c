@@ -9,7 +9,8 @@ enum {
   FORGET_AFTER = 2048, /* batches without one at a size: the clock or the neighbours may have changed since */
 };
 static const float FALLS = .2f, RISES = .08f; /* shares of the way to a measurement that fast_ns goes */
-static const float WILD = 3.0f;               /* times the mean */
+static const float IDLE_FALLS = .5f, IDLE_RISES = .125f;
+static const float WILD = 3.0f;          /* times the mean */
 static const double UNKNOWN_GAIN = 0.5;  /* share of the cost that more rows are taken to share, where never measured */
 static const float SLOW_QUANTILE = .99f; /* which slow_ns follows … */
 static const float SLOW_STEP = .1f;      /* … in steps of this share of itself */
@@ -56,6 +57,14 @@ void curve_learn(struct curve *curve, uint32_t rows, uint64_t ns) {
   point->learnt = curve->batches;
   uint32_t swept = curve->batches % CURVE_POINTS; /* one a batch, so that forgetting costs nothing */
   if (curve->batches - curve->points[swept].learnt > FORGET_AFTER) curve->known &= ~(UINT64_C(1) << swept);
+}
+
+void curve_learn_idle(struct curve *curve, uint32_t rows, uint64_t ns) {
+  uint32_t i = point_of(rows);
+  if ((curve->known >> i & 1) == 0) return;
+  struct curve_point *point = &curve->points[i];
+  float idle = fminf((float)ns, point->fast_ns);
+  point->idle_ns += (idle - point->idle_ns) * (idle < point->idle_ns ? IDLE_FALLS : IDLE_RISES);
 }
 
 /* From one point on, when there is no second in that direction. */

@@ -13,6 +13,7 @@ enum { CURVE_POINTS = 48 };
 struct curve_point {
   float rows, ns;  /* moving means */
   float fast_ns;   /* what the undisturbed ones take: follows low measurements quickly, high ones slowly */
+  float idle_ns;   /* and how long the instance then waits for the next rows: the same, at most fast_ns */
   uint32_t n;      /* measurements in them, as far as they still count */
   uint32_t learnt; /* curve.batches at the last one */
 };
@@ -26,6 +27,9 @@ struct curve {
 
 /* A batch of rows ran for ns. */
 void curve_learn(struct curve *curve, uint32_t rows, uint64_t ns);
+
+/* After a batch of rows the instance was idle for ns; 0: more were waiting. */
+void curve_learn_idle(struct curve *curve, uint32_t rows, uint64_t ns);
 
 /* Something of at most rows was measured. */
 bool curve_measured(const struct curve *curve, uint32_t rows);

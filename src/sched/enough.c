@@ -7,9 +7,11 @@ static const float BATCH_COST_NS = 25e3f; /* of a batch outside of its run: gate
 static const float NEARLY = .96f;         /* of the best throughput will do */
 static const float TRY_SHARE = .005f;     /* of the running time that tries may cost */
 static const float HOPELESS = .9f;        /* of the best throughput, that a size cannot reach at its very best */
+static const float PROVEN_NS = 250e6f;    /* … ran so long: what disturbs a batch is soon small beside its own time */
+static const float LONG_NS = 2e6f;        /* a batch beside which a look at the curve costs nothing */
 static const float NEAR = .95f;           /* of the best throughput: measured again now and then */
 enum {
-  PROVEN = 12,      /* measurements of a size before it is given up */
+  PROVEN = 12,      /* measurements of a size before it is given up, or fewer that together … */
   FIRST_ROWS = 16,  /* that the first batches may have */
   RETRY_AFTER = 64, /* batches, for a size near the best */
   LOOK_AFTER = 8,   /* batches */
@@ -17,14 +19,23 @@ enum {
   FARTHEST = 4,     /* times the size at hand: larger ones would show in the latency of all */
 };
 
-static float row_ns(const struct curve_point *point) { return (point->fast_ns + BATCH_COST_NS) / point->rows; }
+/* At its best: without the time after it. */
+static float least_row_ns(const struct curve_point *point) { return (point->fast_ns + BATCH_COST_NS) / point->rows; }
+
+static float row_ns(const struct curve_point *point) {
+  return (point->fast_ns + point->idle_ns + BATCH_COST_NS) / point->rows;
+}
 
 /* Whether a batch of so many rows would tell something. */
 static bool worth_a_try(const struct enough *enough, const struct curve *curve, uint32_t rows, float least_ns) {
   if ((least_ns + BATCH_COST_NS) * HOPELESS > enough->row_ns * (float)rows) return false;
   const struct curve_point *point = curve_at(curve, rows);
   if (point == NULL || !curve_trusts(point)) return true;
-  return row_ns(point) * NEAR < enough->row_ns && curve->batches - point->learnt > RETRY_AFTER;
+  return least_row_ns(point) * NEAR < enough->row_ns && curve->batches - point->learnt > RETRY_AFTER;
+}
+
+static bool is_proven(const struct curve_point *point) {
+  return point->n >= PROVEN || (curve_trusts(point) && (float)point->n * point->ns >= PROVEN_NS);
 }
 
 /* The most rows that give nearly the best throughput, of the sizes known. A size is given up for smaller ones only when
@@ -44,7 +55,7 @@ static void look(struct enough *enough, const struct curve *curve) {
   for (uint64_t left = trusted; left != 0; left &= ~(UINT64_C(1) << i)) {
     i = 63 - (uint32_t)__builtin_clzll(left);
     const struct curve_point *point = &curve->points[i];
-    if (point->n < PROVEN || row_ns(point) * NEARLY <= enough->row_ns) break;
+    if (!is_proven(point) || row_ns(point) * NEARLY <= enough->row_ns) break;
   }
   if (i == last) return; /* nothing better below it, and a larger one may be better still */
   enough->rows = curve_point_rows(i);
@@ -54,7 +65,7 @@ static void look(struct enough *enough, const struct curve *curve) {
 
 void enough_learn(struct enough *enough, uint32_t rows, uint64_t ns) {
   enough->debt_ns = fmaxf(enough->debt_ns - (float)ns * TRY_SHARE, 0);
-  enough->age++;
+  enough->age += (float)ns < LONG_NS ? 1 : LOOK_AFTER;
   if (rows != enough->tried) return;
   enough->tried = 0;
   enough->age = LOOK_AFTER;

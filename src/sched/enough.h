@@ -1,7 +1,11 @@
 /*
  * How many rows of a key are enough for one batch. Where more rows cost more than their full time, as on a CPU whose
  * cache is full, a larger batch answers later and fewer. So the curve is asked for the most rows that give nearly the
- * best throughput; what waits beyond goes next. A size is given up for smaller ones only when it was measured often.
+ * best throughput; what waits beyond goes next. A size is given up for smaller ones only when it was measured often, or
+ * for long.
+ *
+ * What a size costs is its run and the time that the instance is idle after it: where all clients are in one batch, it
+ * waits for all of them to be answered and to ask again, while of two batches in turn one runs meanwhile.
  *
  * A key that nothing is known of begins with batches of a few rows, which double when a size is known: were the first
  * ones as large as they can be, a model of which large batches run for a second would learn for a minute.

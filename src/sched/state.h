@@ -134,11 +134,13 @@ struct sched_instance {
   uint64_t rows; /* outstanding */
   double speed;
   bool retired;
-  bool exclusive;     /* a solo job runs: nothing beside it */
-  bool idle;          /* counted in n_idle */
-  struct list spare;  /* batches */
-  struct list flying; /* batches in the order they were handed out; the first one runs */
-  uint64_t last_used; /* sched->dispatches at its last batch */
+  bool exclusive;         /* a solo job runs: nothing beside it */
+  bool idle;              /* counted in n_idle */
+  struct list spare;      /* batches */
+  struct list flying;     /* batches in the order they were handed out; the first one runs */
+  uint64_t last_used;     /* sched->dispatches at its last batch */
+  uint64_t idle_since_ns; /* the end of its last batch … */
+  uint32_t idle_rows;     /* … and its rows; 0: not counted */
   void *owner;
 };
 

@@ -8,23 +8,24 @@
 static const float DECAY = .875f;       /* of the moving sums, an epoch */
 static const float CYCLE_WEIGHT = .1f;  /* of the last cycle in the moving means */
 static const double MIN_GAIN = .04;     /* share of a batch that a wait has to win, so that noise is no reason */
+static const double LAST_WORTH = .04;   /* share of a batch that a wait for all who are still to come may lose */
 static const double CLUSTERED = 1.5;    /* times the usual flow that the rows must come in, else it is chance */
 static const float MIN_EXPECTED = .5f;  /* rows */
 static const uint8_t MAX_FAILURES = 10; /* 2^n chances are let go after n failures */
 enum { EXACT_EVERY = 16 };              /* epochs: in between a bound will do */
 
-/* Step i holds what came before its end: 1 us, 2 us, 3 us, 4 us, 6 us, 8 us, 12 us, … */
+/* Step i holds what came before its end: 1 us to 8 us each, 10 us, 12 us, 14 us, 16 us, 20 us, … */
 static uint32_t step_of(uint64_t elapsed_ns) {
   uint64_t v = elapsed_ns / NS_PER_US;
-  if (v < 2) return (uint32_t)v;
+  if (v < 4) return (uint32_t)v;
   uint32_t log = 63 - (uint32_t)__builtin_clzll(v);
-  uint32_t i = 2 * log + (uint32_t)(v >> (log - 1) & 1);
+  uint32_t i = 4 * log + (uint32_t)(v >> (log - 2) & 3) - 4;
   return i < WAIT_STEPS ? i : WAIT_STEPS - 1;
 }
 
 static uint64_t step_end(uint32_t i) {
   uint64_t next = i + 1;
-  return next < 2 ? NS_PER_US : (UINT64_C(2) + (next & 1)) * NS_PER_US << (next / 2) >> 1;
+  return next < 4 ? next * NS_PER_US : (UINT64_C(4) + (next & 3)) * NS_PER_US << (next / 4 - 1);
 }
 
 void wait_arrived(struct wait *wait, uint32_t rows, uint64_t now_ns) {
@@ -127,7 +128,7 @@ bool wait_pays(struct wait *wait, const struct wait_question *question, struct w
   double alone = curve_ns(question->curve, rows);
   double rate = fmax(wait->batch_rows / fmaxf(fmaxf(wait->gap_ns, wait->run_ns), 1), q / alone);
   double flow = fmax(wait->batch_rows / fmaxf(wait->gap_ns, 1), rate);
-  double best = 0, n = question->parallel, share = 0;
+  double best = 0, n = question->parallel, share = 0, slack = 0;
   uint64_t elapsed = question->now_ns - wait->epoch_ns;
   for (uint32_t i = out.from; i < out.upto; i++) {
     double by = share_by(returns, i, fmax(share, out.now));
@@ -137,9 +138,13 @@ bool wait_pays(struct wait *wait, const struct wait_question *question, struct w
     double w = (double)(step_end(i) - elapsed);
     double run = curve_ns(question->curve, fmax((q + x) / n, 1));
     double gain = x - flow * w - rate * (n * run - alone);
+    /* Nobody is left behind then, for whom the answer would take a whole batch longer than for all others. */
+    double worth = out.expected - x < (double)MIN_EXPECTED ? LAST_WORTH * (q + x) : 0;
+    if (worth > 0) gain += worth + MIN_GAIN * (q + x);
     if (gain <= best || gain < MIN_GAIN * (q + x) || x < CLUSTERED * flow * w) continue;
     if (question->latest_ns != TIME_NEVER && (double)question->now_ns + w + run > (double)question->latest_ns) break;
     best = gain;
+    slack = worth;
     *ret_answer = (struct wait_answer){question->now_ns + (uint64_t)w, question->rows + (uint32_t)fmax(x + .5, 1)};
   }
   if (best <= 0) return false;
@@ -154,6 +159,8 @@ bool wait_pays(struct wait *wait, const struct wait_question *question, struct w
     wait->rate = (float)rate;
     wait->flow = (float)flow;
   }
+  wait->rows = ret_answer->rows;
+  wait->slack = (float)slack;
   return true;
 }
 
@@ -161,7 +168,8 @@ void wait_ended(struct wait *wait, uint32_t rows, uint64_t now_ns, const struct 
   if (!wait->waiting) return;
   double cost = (double)wait->flow * (double)(now_ns - wait->since_ns) +
                 (double)wait->rate * (curve_ns(curve, rows) - curve_ns(curve, (double)wait->since_rows));
-  if ((double)rows - (double)wait->since_rows >= cost) {
+  double slack = rows >= wait->rows ? (double)wait->slack : 0;
+  if ((double)rows - (double)wait->since_rows >= cost - slack) {
     wait->failures /= 2;
   } else if (wait->failures < MAX_FAILURES) {
     wait->failures++;

@@ -33,7 +33,9 @@ static inline double latency_flat(double n) { return 2e6; }
 static inline double latency_linear(double n) { return n * .5e6; }
 static inline double latency_cpu(double n) { return (.3 + .9 * n) * 1e6; }
 
-enum think { THINK_FIXED, THINK_UNIFORM, THINK_EXPONENTIAL };
+/* THINK_TURNS: one client after the other, as a gateway on one core writes their answers and reads what they ask next.
+ */
+enum think { THINK_FIXED, THINK_UNIFORM, THINK_EXPONENTIAL, THINK_TURNS };
 
 struct simulation {
   double (*latency)(double rows);
@@ -70,7 +72,7 @@ struct simulation_event {
 
 struct simulation_run {
   const struct simulation *setup;
-  uint64_t now, random, order;
+  uint64_t now, random, order, turns_until;
   struct simulation_event *events;
   uint32_t n_events;
   struct sched *sched;
@@ -119,6 +121,10 @@ static inline uint64_t simulation_think(struct simulation_run *run) {
       return (uint64_t)(2 * mean * unit);
     case THINK_EXPONENTIAL:
       return (uint64_t)(-mean * log(1 - unit));
+    case THINK_TURNS:
+      if (run->turns_until < run->now) run->turns_until = run->now;
+      run->turns_until += (uint64_t)(mean * (.5 + unit));
+      return run->turns_until - run->now;
   }
   return 0;
 }

@@ -41,6 +41,20 @@ static void test_one_point_promises_something_but_not_all(void **state) {
   assert_false(curve_measured(&curve, 1));
 }
 
+static void test_idle_time(void **state) {
+  struct curve curve = {0};
+  curve_learn_idle(&curve, 8, 500); /* of a size that is not known: nothing to add it to */
+  assert_null(curve_at(&curve, 8));
+  learn(&curve, 8, 8000, 2);
+  assert_true(curve_at(&curve, 8)->idle_ns == 0);
+  for (int i = 0; i < 40; i++) curve_learn_idle(&curve, 8, 500);
+  assert_true(fabs(curve_at(&curve, 8)->idle_ns - 500) < 5);
+  for (int i = 0; i < 40; i++) curve_learn_idle(&curve, 8, 1000000000); /* a pause of the clients' */
+  assert_true(curve_at(&curve, 8)->idle_ns <= curve_at(&curve, 8)->fast_ns);
+  for (int i = 0; i < 10; i++) curve_learn_idle(&curve, 8, 0);
+  assert_true(curve_at(&curve, 8)->idle_ns < 10);
+}
+
 static void test_the_first_run_is_soon_forgotten(void **state) {
   struct curve curve = {0};
   curve_learn(&curve, 1, 1000000000);
@@ -99,6 +113,7 @@ int main(void) {
       cmocka_unit_test(test_nothing_known),
       cmocka_unit_test(test_straight_lines_between_measurements),
       cmocka_unit_test(test_one_point_promises_something_but_not_all),
+      cmocka_unit_test(test_idle_time),
       cmocka_unit_test(test_the_first_run_is_soon_forgotten),
       cmocka_unit_test(test_a_wild_measurement_is_cut_and_a_lasting_change_is_followed),
       cmocka_unit_test(test_fewer_rows_are_never_slower),

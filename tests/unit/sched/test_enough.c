@@ -68,6 +68,31 @@ static void test_the_first_batches_are_small(void **state) {
   assert_true(m.batches[MAX_ROWS] > 0);
 }
 
+/* 64 of a CPU model of which 16 run for 0.1 s: the choice is made after a few seconds, not after so many batches. */
+static void test_slow_batches_are_judged_soon(void **state) {
+  for (uint64_t seed = 1; seed <= 5; seed++) {
+    struct machine m = {.latency = cached, .noise = .1, .random = seed};
+    double learning_ns = 0;
+    while (m.enough.rows == 0 || m.enough.rows > 8) {
+      run(&m, 64, 1);
+      learning_ns += m.ns;
+      assert_true(learning_ns < 4e9);
+    }
+  }
+}
+
+/* The same time a row, but the larger one leaves the instance idle after it. */
+static void test_idle_time_counts(void **state) {
+  struct machine m = {.latency = cheap_together, .random = 1};
+  for (int i = 0; i < 2000; i++) {
+    run(&m, 64, 1);
+    for (uint32_t rows = 1; rows <= MAX_ROWS; rows++)
+      if (m.batches[rows] > 0) curve_learn_idle(&m.curve, rows, rows > 32 ? 60000000 : 0);
+  }
+  run(&m, 64, 100);
+  assert_true(m.batches[32] > 90);
+}
+
 static void test_as_many_as_possible_where_rows_are_cheaper_together(void **state) {
   for (uint64_t seed = 1; seed <= 5; seed++) {
     struct machine m = {.latency = cheap_together, .noise = .1, .random = seed};
@@ -121,6 +146,8 @@ int main(void) {
       cmocka_unit_test(test_one_row_is_never_limited),
       cmocka_unit_test(test_few_are_enough_where_more_cost_their_full_time),
       cmocka_unit_test(test_the_first_batches_are_small),
+      cmocka_unit_test(test_slow_batches_are_judged_soon),
+      cmocka_unit_test(test_idle_time_counts),
       cmocka_unit_test(test_as_many_as_possible_where_rows_are_cheaper_together),
       cmocka_unit_test(test_a_machine_that_changes_is_followed),
       cmocka_unit_test(test_the_limit_reaches_beyond_only_now_and_then),
