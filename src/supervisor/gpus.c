@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "proto/json/json_text.h"
 
 /* One fault is reported several times (an exception for each multiprocessor): what comes within this is the same. */
 static const uint64_t same_fault_ns = NS_PER_S;
@@ -173,19 +174,19 @@ void gpu_guard_describe(const struct gpu_guard *guard, char *text, size_t size) 
 
 static json_t *xids_json(const struct gpu_guard *guard) {
   json_t *xids = json_object();
-  for (uint32_t i = 0; i < guard->n_xids; i++) {
+  bool whole = xids != NULL;
+  for (uint32_t i = 0; whole && i < guard->n_xids; i++) {
     char xid[24];
     snprintf(xid, sizeof xid, "%" PRIu64, guard->xids[i].xid);
-    json_object_set_new(xids, xid, json_integer((json_int_t)guard->xids[i].count));
+    whole = json_object_set_new(xids, xid, json_integer((json_int_t)guard->xids[i].count)) == 0;
   }
-  return xids;
+  if (whole) return xids;
+  json_decref(xids);
+  return NULL;
 }
 
 /* Texts come from a driver: bytes that are no UTF-8 must not cost the document. */
-static json_t *text_json(const char *text) {
-  json_t *value = json_string(text);
-  return value != NULL ? value : json_string("?");
-}
+static json_t *text_json(const char *text) { return json_string(json_utf8_valid(text, strlen(text)) ? text : "?"); }
 
 static json_t *guard_json(const struct gpus *gpus, const struct gpu_guard *guard) {
   int32_t position = gpu_find(&gpus->inventory, guard->uuid);
@@ -196,9 +197,11 @@ static json_t *guard_json(const struct gpus *gpus, const struct gpu_guard *guard
       "mig_index", position != GPU_UNKNOWN ? (int)gpus->inventory.gpus[position].mig_index : GPU_UNKNOWN, "name",
       text_json(guard->name), "healthy", present && guard->condition == GPU_SERVING, "present", present, "state",
       gpu_condition_name(guard->condition), "reason", text_json(guard->reason), "xids", xids_json(guard));
-  if (guard->energy_start_mj != GPU_UNKNOWN)
-    json_object_set_new(json, "energy_start_mj", json_integer((json_int_t)guard->energy_start_mj));
-  return json;
+  if (guard->energy_start_mj == GPU_UNKNOWN ||
+      json_object_set_new(json, "energy_start_mj", json_integer((json_int_t)guard->energy_start_mj)) == 0)
+    return json;
+  json_decref(json);
+  return NULL;
 }
 
 json_t *gpus_json(const struct gpus *gpus) {

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "gpu/mps.h"
+#include "proto/json/json_text.h"
 #include "supervisor/worker_gpus.h"
 
 /* ---- the environment --------------------------------------------------------------------------------------------- */
@@ -99,26 +100,39 @@ void mps_terminated(struct mps_gpu *mps, int32_t pid) {
 
 /* ---- what people see --------------------------------------------------------------------------------------------- */
 
+/* NULL without memory, as all of these. */
 static json_t *client_json(const struct mps_gpu *mps, pid_t pid) {
   const struct worker *worker = find_worker(mps, pid);
-  json_t *json = json_pack("{s:i}", "pid", (int)pid);
-  if (worker == NULL) return json; /* of somebody else, or gone */
-  json_object_set_new(json, "worker", json_integer(worker->number));
-  json_object_set_new(json, "model", json_string(worker->model->name));
-  return json;
+  if (worker == NULL) return json_pack("{s:i}", "pid", (int)pid); /* of somebody else, or gone */
+  return json_pack("{s:i, s:I, s:s}", "pid", (int)pid, "worker", (json_int_t)worker->number, "model",
+                   worker->model->name);
+}
+
+/* The array, unless something is missing in it. */
+static json_t *only_whole(json_t *array, bool whole) {
+  if (whole) return array;
+  json_decref(array);
+  return NULL;
+}
+
+static json_t *server_json(const struct mps_gpu *mps, const json_t *server) {
+  json_t *clients = json_array();
+  size_t i;
+  const json_t *client;
+  bool whole = clients != NULL;
+  json_array_foreach(json_object_get(server, "clients"), i, client) whole =
+      whole && json_array_append_new(clients, client_json(mps, (pid_t)json_integer_value(client))) == 0;
+  return json_pack("{s:O, s:o}", "pid", json_object_get(server, "pid"), "clients", only_whole(clients, whole));
 }
 
 static json_t *servers_json(const struct mps_gpu *mps) {
   json_t *servers = json_array();
-  size_t i, k;
-  const json_t *server, *client;
-  json_array_foreach(mps->servers, i, server) {
-    json_t *clients = json_array();
-    json_array_foreach(json_object_get(server, "clients"), k, client)
-        json_array_append_new(clients, client_json(mps, (pid_t)json_integer_value(client)));
-    json_array_append_new(servers, json_pack("{s:O, s:o}", "pid", json_object_get(server, "pid"), "clients", clients));
-  }
-  return servers;
+  size_t i;
+  const json_t *server;
+  bool whole = servers != NULL;
+  json_array_foreach(mps->servers, i, server) whole =
+      whole && json_array_append_new(servers, server_json(mps, server)) == 0;
+  return only_whole(servers, whole);
 }
 
 static json_t *gpu_json(const struct mps_gpu *mps) {
@@ -141,8 +155,11 @@ json_t *mps_json(const struct supervisor *s) {
   static const char *const modes[] = {[MPS_MODE_AUTO] = "auto", [MPS_MODE_ON] = "on", [MPS_MODE_OFF] = "off"};
   json_t *gpus = json_array();
   const char *inherited = mps_inherited();
-  list_each (link, &s->mps) json_array_append_new(gpus, gpu_json(list_item(link, struct mps_gpu, link)));
-  json_t *path = inherited != NULL ? json_string(inherited) : json_null();
-  if (path == NULL) path = json_string("?"); /* it is no UTF-8 */
-  return json_pack("{s:s, s:o, s:o}", "mode", modes[s->options->mps], "inherited", path, "gpus", gpus);
+  bool whole = gpus != NULL;
+  list_each (link, &s->mps)
+    whole = whole && json_array_append_new(gpus, gpu_json(list_item(link, struct mps_gpu, link))) == 0;
+  bool said = inherited != NULL && json_utf8_valid(inherited, strlen(inherited));
+  json_t *path = inherited != NULL ? json_string(said ? inherited : "?") : json_null();
+  return json_pack("{s:s, s:o, s:o}", "mode", modes[s->options->mps], "inherited", path, "gpus",
+                   only_whole(gpus, whole));
 }
