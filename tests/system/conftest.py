@@ -11,6 +11,17 @@ from muster_server import Server, binary_path
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 
+# Modules that take long, the longest first. A process of pytest-xdist runs a whole module (--dist loadfile): one that begins
+# late is waited for alone. Run with --no-loadscope-reorder, or xdist sorts by the number of tests.
+LONGEST = """reload memory lifecycle overload upgrade launch fleet gpu_check worker_death model_control mps config_cli placement
+failures proxy remote grpc bench magika bad_input websocket restarts""".split()
+
+
+def pytest_collection_modifyitems(items):
+    rank = {f"test_{name}": i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
+
+
 @pytest.fixture(scope="session")
 def binary():
     return binary_path()

@@ -15,6 +15,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from tritonclient.grpc import service_pb2 as pb, service_pb2_grpc
 
 from muster_server import PATIENCE, put_model, run_muster, sim_config, wait_for
+from traffic import wait_gateway
 
 UNKNOWN, SERVING, NOT_SERVING, SERVICE_UNKNOWN = range(4)
 INFERENCE, HEALTH = "inference.GRPCInferenceService", "grpc.health.v1.Health"
@@ -214,8 +215,10 @@ def test_gateway_dies(serve, tmp_path):
     """Clients see UNAVAILABLE, which they may try again, or nothing at all."""
     server = serve(put_model(tmp_path / "models", "echo", config=sim_config()))
     with connect(server) as channel, Load(channel, wait_for_ready=True) as load:
+        killed = []
         for _ in range(2):
-            os.kill(server.status()["gateway"]["pid"], signal.SIGKILL)
+            killed.append(wait_gateway(server, *killed))
+            os.kill(killed[-1], signal.SIGKILL)
             load.some_more()
     assert set(load.counts) <= {"good", grpc.StatusCode.UNAVAILABLE}, load.counts
 

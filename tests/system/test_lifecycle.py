@@ -10,7 +10,7 @@ import pytest
 
 from muster_server import MODELS, put_model, run_muster, wait_for
 from oip import Wire
-from traffic import (Client, crowd, echo, metric, rows, sim_model, standing_still, stats, wait_depth, wait_waiting,
+from traffic import (Client, crowd, echo, metric, rows, sim_model, standing_still, stats, wait_depth, wait_gateway, wait_waiting,
                      worker_pids)
 
 
@@ -450,8 +450,9 @@ def test_a_worker_dies_while_the_server_stops(serve, tmp_path):
 @pytest.mark.parametrize("deaths", [1, 2, 3])
 def test_stop_while_the_gateway_is_started_again(serve, tmp_path, deaths):
     server = serve(sim_model(tmp_path / "models"))
+    killed = []
     for _ in range(deaths):
-        wait_for(lambda: server.status()["state"] == "ready", "the gateway")
-        os.kill(server.status()["gateway"]["pid"], signal.SIGKILL)
+        killed.append(wait_gateway(server, *killed))
+        os.kill(killed[-1], signal.SIGKILL)
     server.signal(signal.SIGTERM)
     assert server.wait_exit() == 0

@@ -6,6 +6,7 @@ import signal
 import pytest
 
 from muster_server import put_model, sim_config, wait_for
+from traffic import depth, waiting
 
 ON_GPU = {"instance_group": "{ kind: KIND_GPU gpus: [0] }", "max_batch_size": 8}
 # What the GPU itself says is tested here: by the estimate everything fits.
@@ -66,12 +67,12 @@ def test_one_fits_and_the_next_does_not(serve, tmp_path):
 
 def test_a_worker_is_killed_in_the_middle_of_a_kernel(serve, tmp_path):
     """Nearly all of the GPU's memory is its own and it has the GPU: its successor needs both. The request is answered."""
-    config = sim_config(gpu_ms=400, gpu_memory_mib=80000, **ON_GPU)
+    config = sim_config(gpu_ms=800, gpu_memory_mib=80000, **ON_GPU)
     server = serve(put_model(tmp_path / "models", "s", config=config), *ONE)
     worker = server.workers("s")[0]
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         reply = pool.submit(ask, server, 9)
-        wait_for(lambda: 'nv_inference_pending_request_count{model="s",version="1"} 1' in server.metrics() or reply.done(), "the request to be there", 10)
+        wait_for(lambda: depth(server) - waiting(server, "s") == 1, "the request to be with the worker")
         os.kill(worker["pid"], signal.SIGKILL)
         assert reply.result().json["outputs"][0]["data"] == [9] * 4
-    assert server.workers("s")[0]["pid"] != worker["pid"]
+    wait_for(lambda: server.workers("s")[0]["state"] == "ready" and server.workers("s")[0]["pid"] != worker["pid"], "the successor")

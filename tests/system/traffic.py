@@ -115,6 +115,18 @@ def wait_depth(server: Server, n: int):
     wait_for(lambda: depth(server) == n, f"{n} requests in the server")
 
 
+# ---- who is killed ---------------------------------------------------------------------------------------------------
+
+def wait_gateway(server: Server, *dead: int) -> int:
+    """The gateway's process, when it is none of those that were killed: in the status they are ready until the supervisor
+    has heard of their end."""
+    def at_work():
+        status = server.status()
+        pid = status["gateway"]["pid"]
+        return pid if status["state"] == "ready" and pid not in dead else None
+    return wait_for(at_work, "a gateway")
+
+
 # ---- workers that stand still ----------------------------------------------------------------------------------------
 
 def worker_pids(server: Server, model=None) -> list[int]:
