@@ -192,6 +192,7 @@ static void doom(struct passage *p, enum passage_failure failure, const char *wh
 static void wait_for_backend(struct passage *p) {
   uint64_t now = clock_now_ns();
   if (p->wait_until_ns == 0) p->wait_until_ns = time_add(now, (uint64_t)p->cluster->settings->wait_timeout_ns);
+  list_remove(&p->waiting); /* one that is doomed before it starts waits already */
   list_push_back(&p->cluster->waiting, &p->waiting);
   arm(p);
 }

@@ -163,7 +163,7 @@ static void plain_peer_turn(struct plain_peer *peer) {
     if (c->fd == 0 && more) {
       int fd = accept4(peer->listener, NULL, NULL, SOCK_CLOEXEC);
       more = fd >= 0;
-      setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
+      if (more) setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
       c->fd = more ? fd : 0;
       c->size = 0;
       c->prefaced = false;
