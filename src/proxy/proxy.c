@@ -3,6 +3,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "proxy/passage.h"
+#include "sandbox/sandbox.h"
 
 #include <signal.h>
 #include <stdlib.h>
@@ -193,12 +194,35 @@ void proxy_stop(struct proxy *proxy) {
   for (size_t i = 0; i < 2; i++) cluster_free(&proxy->clusters[i]);
 }
 
+/* ---- the fence --------------------------------------------------------------------------------------------------- */
+
+static size_t add_ports(const struct backend_list *list, uint16_t *ports, size_t n) {
+  for (size_t i = 0; i < list->n; i++) {
+    size_t k = 0;
+    while (k < n && ports[k] != list->items[i].port) k++;
+    if (k == n) ports[n++] = list->items[i].port;
+  }
+  return n;
+}
+
+/* All names are resolved and all ports open; nothing that a stranger sent has been read. */
+static mu_status enter_fence(const struct proxy_settings *settings, mu_error *err) {
+  uint16_t ports[2 * BACKENDS_MAX];
+  if (!settings->sandbox) {
+    LOG_WARNING("the sandbox is off: a request that takes over this process has all its rights");
+    return sandbox_enter(SANDBOX_OFF, err);
+  }
+  size_t n = add_ports(&settings->http_backends, ports, add_ports(&settings->backends, ports, 0));
+  return sandbox_enter_proxy(ports, n, err);
+}
+
 int proxy_run(const struct proxy_settings *settings) {
   struct proxy proxy;
   mu_error err;
   signal(SIGPIPE, SIG_IGN);
   raise_files();
   mu_status status = proxy_start(&proxy, settings, &err);
+  if (status == MU_OK) status = enter_fence(settings, &err);
   if (status == MU_OK)
     net_loop_run(proxy.loop);
   else

@@ -60,6 +60,16 @@ static mu_status read_duration(struct proxy_settings *s, void *field, const char
   return MU_OK;
 }
 
+static mu_status read_switch(struct proxy_settings *s, void *field, const char *text, mu_error *err) {
+  static const char *const on[] = {"true", "on", "1"}, *const off[] = {"false", "off", "0"};
+  for (size_t i = 0; i < sizeof on / sizeof *on; i++) {
+    if (strcmp(on[i], text) != 0 && strcmp(off[i], text) != 0) continue;
+    *(bool *)field = strcmp(on[i], text) == 0;
+    return MU_OK;
+  }
+  return mu_fail(err, MU_INVALID, "'%.40s' is neither on nor off", text);
+}
+
 static mu_status read_retry(struct proxy_settings *s, void *field, const char *text, mu_error *err) {
   static const char *const names[] = {
       [PROXY_RETRY_NEVER] = "never", [PROXY_RETRY_CONNECT] = "connect", [PROXY_RETRY_IDEMPOTENT] = "idempotent"};
@@ -142,6 +152,8 @@ static const struct {
     {"--drain-timeout", "TIME", "for requests in flight at SIGTERM (30 s)", FIELD(drain_timeout_ns), read_duration},
     {"--backends-file", "FILE", "more of them, one item a line; with --opaque read again at SIGHUP",
      FIELD(backends_file), read_text},
+    {"--sandbox", "BOOL", "only the system calls that it needs, as with muster serve (on); not with --opaque",
+     FIELD(sandbox), read_switch},
     {"--opaque", NULL, "pass bytes on by HAProxy instead: TCP, without looking at them (docs/proxy.md)", FIELD(opaque),
      NULL},
     {"--haproxy", "PROGRAM", "for --opaque (haproxy)", FIELD(haproxy), read_text},
@@ -251,6 +263,7 @@ mu_status proxy_settings_load(int argc, char **argv, struct proxy_settings *ret_
                              .ws_in_flight = 16,
                              .max_connections = 10000,
                              .retry_buffer = 256 << 20,
+                             .sandbox = true,
                              .haproxy = "haproxy"};
   mu_status status = MU_OK;
   for (int i = 0; status == MU_OK && i < argc; i++) status = take_flag(&s, argc, argv, &i, err);

@@ -36,6 +36,7 @@ struct proxy_settings {
   int64_t retry_buffer; /* bytes that are kept for a second attempt, of all requests together */
   const char *ws_origins[PROXY_ORIGINS_MAX];
   size_t n_ws_origins;
+  bool sandbox;
   bool opaque;
   const char *haproxy;       /* the program */
   const char *backends_file; /* more backends, one a line; read again at a reload of --opaque. NULL: none */

@@ -18,8 +18,11 @@
 #define CPU (1U << SANDBOX_WORKER_CPU)
 #define GPU (1U << SANDBOX_WORKER_GPU)
 #define REMOTE (1U << SANDBOX_WORKER_REMOTE)
+#define PROXY (1U << SANDBOX_PROXY)
 #define LOCAL (GATEWAY | CPU)
-#define LISTED (LOCAL | REMOTE)
+#define SERVES (GATEWAY | PROXY)
+#define CONNECTS (REMOTE | PROXY)
+#define LISTED (LOCAL | CONNECTS)
 #define ALL (LISTED | GPU)
 
 #define N_CONDITIONS(...) (sizeof((struct scmp_arg_cmp[]){__VA_ARGS__}) / sizeof(struct scmp_arg_cmp))
@@ -131,19 +134,21 @@ static const struct call_row rows[] = {
     ALLOW(LISTED, getuid), ALLOW(LISTED, geteuid), ALLOW(LISTED, getgid), ALLOW(LISTED, getegid),
     ALLOW_IF(LISTED, prlimit64, IS(2, 0)), ALLOW(LISTED, getrlimit),
 
-    /* the gateway: connections come in by sockets that the supervisor opened, none goes out */
+    /* gateway and proxy: connections come in by sockets that were opened before; out of a gateway none goes */
     ALLOW(LISTED, recvfrom), ALLOW(LOCAL, sendto), ALLOW(LISTED, shutdown), ALLOW(LISTED, getsockopt),
-    ALLOW(GATEWAY, accept), ALLOW(GATEWAY, accept4), ALLOW(GATEWAY, setsockopt), ALLOW(GATEWAY, getsockname),
-    ALLOW(GATEWAY, getpeername), ALLOW(GATEWAY, listen), ALLOW(GATEWAY, epoll_create1), ALLOW(GATEWAY, timerfd_create),
+    ALLOW(SERVES, accept), ALLOW(SERVES, accept4), ALLOW(SERVES, setsockopt), ALLOW(SERVES, getsockname),
+    ALLOW(SERVES, getpeername), ALLOW(SERVES, listen), ALLOW(SERVES, epoll_create1), ALLOW(SERVES, timerfd_create),
 
-    /* a remote worker: TCP and nothing else goes out, to the ports that Landlock leaves (which does not see MPTCP, nor
-     * what connects while it sends) */
-    ALLOW_IF(REMOTE, socket, IS(0, AF_INET), BITS(1, 0xf, SOCK_STREAM), IS(2, IPPROTO_TCP)),
-    ALLOW_IF(REMOTE, socket, IS(0, AF_INET6), BITS(1, 0xf, SOCK_STREAM), IS(2, IPPROTO_TCP)),
-    ALLOW(REMOTE, connect), ALLOW(REMOTE, setsockopt), ALLOW(REMOTE, getsockname), ALLOW(REMOTE, getpeername),
-    ALLOW_IF(REMOTE, sendto, BITS(3, MSG_FASTOPEN, 0)), ALLOW_IF(REMOTE, sendmsg, BITS(2, MSG_FASTOPEN, 0)),
-    REFUSE_IF(REMOTE, sendto, BITS(3, MSG_FASTOPEN, MSG_FASTOPEN)),
-    REFUSE_IF(REMOTE, sendmsg, BITS(2, MSG_FASTOPEN, MSG_FASTOPEN)),
+    /* remote worker, proxy: TCP and nothing else goes out, to the ports that Landlock leaves (which does not see MPTCP,
+     * nor what connects while it sends) */
+    ALLOW_IF(CONNECTS, socket, IS(0, AF_INET), BITS(1, 0xf, SOCK_STREAM), IS(2, IPPROTO_TCP)),
+    ALLOW_IF(CONNECTS, socket, IS(0, AF_INET6), BITS(1, 0xf, SOCK_STREAM), IS(2, IPPROTO_TCP)),
+    ALLOW_IF(PROXY, socket, IS(0, AF_INET), BITS(1, 0xf, SOCK_STREAM), IS(2, 0)), /* libuv's, which is TCP too */
+    ALLOW_IF(PROXY, socket, IS(0, AF_INET6), BITS(1, 0xf, SOCK_STREAM), IS(2, 0)),
+    ALLOW(CONNECTS, connect), ALLOW(REMOTE, setsockopt), ALLOW(REMOTE, getsockname), ALLOW(REMOTE, getpeername),
+    ALLOW_IF(CONNECTS, sendto, BITS(3, MSG_FASTOPEN, 0)), ALLOW_IF(CONNECTS, sendmsg, BITS(2, MSG_FASTOPEN, 0)),
+    REFUSE_IF(CONNECTS, sendto, BITS(3, MSG_FASTOPEN, MSG_FASTOPEN)),
+    REFUSE_IF(CONNECTS, sendmsg, BITS(2, MSG_FASTOPEN, MSG_FASTOPEN)),
 
     /* other programs, and processes of its own, which could outlive it (clone: at the end) */
     REFUSE(ALL, execve), REFUSE(ALL, execveat), REFUSE(ALL, fork), REFUSE(ALL, vfork),

@@ -1,7 +1,7 @@
 /*
- * A Landlock domain without an exception (but the ports of a remote worker's backends): the rights that it handles are
- * gone, those that it does not handle are untouched. Reading stays free, since libraries, models and their external
- * data lie wherever the administrator put them. Being in a domain also forbids to trace, or to reach through
+ * A Landlock domain without an exception (but the ports of a remote worker's or a proxy's backends): the rights that it
+ * handles are gone, those that it does not handle are untouched. Reading stays free, since libraries, models and their
+ * external data lie wherever the administrator put them. Being in a domain also forbids to trace, or to reach through
  * /proc/PID/mem, any process outside of it.
  *
  * Numbers here are the kernel's (linux/landlock.h); older headers know only some of them.
@@ -51,6 +51,8 @@ static const struct rights denied[] = {
                             SCOPE_ABSTRACT_UNIX | SCOPE_SIGNAL},
     [SANDBOX_WORKER_REMOTE] = {~(uint64_t)(FS_READ_FILE | FS_READ_DIR), NET_BIND_AND_CONNECT,
                                SCOPE_ABSTRACT_UNIX | SCOPE_SIGNAL},
+    [SANDBOX_PROXY] = {~(uint64_t)(FS_READ_FILE | FS_READ_DIR), NET_BIND_AND_CONNECT,
+                       SCOPE_ABSTRACT_UNIX | SCOPE_SIGNAL},
     [SANDBOX_WORKER_GPU] = {FS_EXECUTE | FS_MAKE_CHAR | FS_MAKE_BLOCK, NET_BIND_AND_CONNECT, SCOPE_SIGNAL},
 };
 

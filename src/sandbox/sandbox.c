@@ -18,6 +18,7 @@ static const uint64_t kept_capabilities[] = {
     [SANDBOX_WORKER_CPU] = CAPABILITY(CAP_DAC_READ_SEARCH),
     [SANDBOX_WORKER_GPU] = CAPABILITY(CAP_DAC_READ_SEARCH),
     [SANDBOX_WORKER_REMOTE] = 0,
+    [SANDBOX_PROXY] = 0,
 };
 
 static mu_status forgo_privileges(mu_error *err) {
@@ -61,4 +62,8 @@ mu_status sandbox_enter(enum sandbox_profile profile, mu_error *err) { return en
 
 mu_status sandbox_enter_remote(const uint16_t *ports, size_t n, mu_error *err) {
   return enter(SANDBOX_WORKER_REMOTE, ports, n, err);
+}
+
+mu_status sandbox_enter_proxy(const uint16_t *ports, size_t n, mu_error *err) {
+  return enter(SANDBOX_PROXY, ports, n, err);
 }

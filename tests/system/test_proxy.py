@@ -3,6 +3,7 @@ import collections
 import contextlib
 import http.client
 import json
+import pathlib
 import signal
 import socket
 import threading
@@ -526,11 +527,40 @@ def test_opaque_runs_haproxy(backends, tmp_path):
     (["--backends-file", "/nonexistent/list"], "No such file"),
     (["--backends", "127.0.0.1:1", "--opaque", "--health", "grpc"], "cannot ask gRPC's health"),
     (["--backends", "127.0.0.1:1", "--opaque=yes"], "takes no value"),
+    (["--backends", "127.0.0.1:1", "--sandbox", "perhaps"], "neither on nor off"),
     (["--frontends", "x"], "unknown option '--frontends'"),
 ])
 def test_bad_flags(arguments, says):
     ended = run_muster("proxy", *arguments)
     assert ended.returncode == 2 and says in ended.stderr and "muster proxy: " in ended.stderr
+
+
+# ---- the fence --------------------------------------------------------------------------------------------------------
+
+def status_of(process) -> dict[str, str]:
+    lines = pathlib.Path(f"/proc/{process.pid}/status").read_text().splitlines()
+    return dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+
+
+def test_it_is_fenced_in(proxy):
+    """All of this file's tests run so. What the fence lets through: tests/unit/proxy/test_fence.c."""
+    status = status_of(proxy.process)
+    assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
+    assert int(status["CapEff"], 16) == int(status["CapPrm"], 16) == int(status["CapInh"], 16) == 0
+    assert not any("the sandbox is off" in line for line in proxy.log)
+
+
+def test_without_the_fence(backends):
+    with Proxy("--backends", backends.list(), "--sandbox=off") as proxy, proxy.wait_healthy(3).channel() as channel:
+        assert unary(channel)(b"x")[1:] == b":x"
+        status = status_of(proxy.process)
+        assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "0")
+        assert any("the sandbox is off" in line for line in proxy.log)
+
+
+def test_checks_by_tcp_under_the_fence(backends):
+    with Proxy("--backends", backends.list(), "--health", "tcp") as proxy:
+        proxy.wait_healthy(3)
 
 
 def test_opaque_without_haproxy():

@@ -160,10 +160,10 @@ def test_a_manager_that_does_not_read_holds_nothing_up(serve, tmp_path):
 
 # ---- the unit --------------------------------------------------------------------------------------------------------
 
-def verify(tmp_path, text: str) -> str:
+def verify(tmp_path, text: str, name="muster.service") -> str:
     """What systemd-analyze has to complain of; the binary of the tests stands in for the installed one."""
-    (tmp_path / "muster.service").write_text(text.replace("/usr/local/bin/muster", str(binary_path().resolve())))
-    done = subprocess.run(["systemd-analyze", "verify", "--man=no", "--recursive-errors=no", str(tmp_path / "muster.service")],
+    (tmp_path / name).write_text(text.replace("/usr/local/bin/muster", str(binary_path().resolve())))
+    done = subprocess.run(["systemd-analyze", "verify", "--man=no", "--recursive-errors=no", str(tmp_path / name)],
                           capture_output=True, text=True, timeout=PATIENCE)
     return done.stdout + done.stderr
 
@@ -181,7 +181,16 @@ def test_the_unit_is_one(tmp_path):
     assert int(settings["TimeoutStopSec"]) > exit_timeout + 2 + 5 + 10, "the stop of supervisor.c fits into systemd's"
 
 
-def test_its_commands_are_commands(tmp_path):
-    text = (ROOT / "deploy" / "muster.service").read_text()
+def test_the_unit_of_the_proxy_is_one(tmp_path):
+    text = (ROOT / "deploy" / "muster-proxy.service").read_text()
+    assert verify(tmp_path, text, "muster-proxy.service") == ""
+    settings = dict(re.findall(r"^(\w+)=(.*)$", text, re.M))
+    assert settings["Type"] == "exec" and settings["Restart"] == "on-failure", "the proxy does not start itself again"
+    assert int(settings["TimeoutStopSec"]) > int(re.search(r"--drain-timeout (\d+)s", text)[1])
+
+
+@pytest.mark.parametrize("name", ["muster.service", "muster-proxy.service"])
+def test_its_commands_are_commands(tmp_path, name):
+    text = (ROOT / "deploy" / name).read_text()
     for line in re.findall(r"^Exec\w+=/usr/local/bin/muster (\w+)", text, re.M):
         assert run_muster(line, "--help", cwd=tmp_path).returncode == 0
