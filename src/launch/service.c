@@ -211,7 +211,7 @@ static void on_ended(void *context, int code, int status) {
   service->process = NULL;
   service_end_facts(service, code, status);
   service->empty_looks = 0;
-  members_look(service->launch);
+  members_look_soon(service->launch); /* one look for all that end together */
 }
 
 /* ---- its start --------------------------------------------------------------------------------------------------- */
