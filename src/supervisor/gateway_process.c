@@ -164,6 +164,7 @@ static void on_log_settings(struct gateway *gateway, const struct control_packet
     if (&s->gateways[i] != gateway) gateway_tell(&s->gateways[i], CONTROL_LOG_SETTINGS, &packet->log_settings, NULL, 0);
   workers_tell(s, CONTROL_LOG_SETTINGS, &packet->log_settings);
   fleet_tell(s, CONTROL_LOG_SETTINGS, &packet->log_settings);
+  mps_tell(s, CONTROL_LOG_SETTINGS, &packet->log_settings);
 }
 
 static void on_trace_open(struct gateway *gateway, const struct control_packet *packet) {

@@ -233,16 +233,16 @@ static bool is_outside(const struct worker *worker) {
   return worker_plan_gpu(worker->group->device) == NULL || s->options->mps == MPS_MODE_OFF || mps_inherited() != NULL;
 }
 
-bool mps_holds(const struct worker *worker) {
-  const struct mps_gpu *mps = is_outside(worker) ? NULL : mps_of(worker);
-  return mps != NULL && find_wait(mps) != NULL;
-}
-
-/* As many processes as the GPU takes run there: a generation that replaces another has to wait for its end. */
+/* As many processes as the GPU takes run there: a generation that replaces another waits for its end. */
 static bool is_full(const struct mps_gpu *mps) {
   const struct gpu *gpu = gpu_of(mps);
   return mps->state == MPS_SERVING && gpu != NULL &&
          mps_headcount(mps).clients >= mps_client_limit(gpu, mps->supervisor->gpus.inventory.cuda);
+}
+
+bool mps_holds(const struct worker *worker) {
+  const struct mps_gpu *mps = is_outside(worker) ? NULL : mps_of(worker);
+  return mps != NULL && (find_wait(mps) != NULL || is_full(mps));
 }
 
 static bool hold(struct worker *worker, const char *why) {
@@ -270,6 +270,7 @@ static void look_anew(struct mps_gpu *mps) {
 }
 
 bool mps_admit(struct worker *worker) {
+  worker->crowded_out = false;
   if (is_outside(worker)) return true;
   struct mps_gpu *mps = mps_of(worker);
   if (mps == NULL) mps = mps_add(worker->supervisor, worker_plan_gpu(worker->group->device), worker->group->label);
@@ -281,8 +282,8 @@ bool mps_admit(struct worker *worker) {
   const char *wait = find_wait(mps);
   if (wait != NULL) return hold(worker, wait);
   if (!is_full(mps)) return true;
-  worker_fail(worker, "its GPU has as many MPS clients as it takes");
-  return false;
+  worker->crowded_out = true;
+  return hold(worker, "waits until an MPS client of its GPU has left: there are as many as it takes");
 }
 
 void mps_worker_ended(struct worker *worker) {

@@ -166,7 +166,18 @@ void mps_end_daemon(struct mps_gpu *mps) {
   mps->keeper_link = NULL;
 }
 
-/* ---- stop -------------------------------------------------------------------------------------------------------- */
+/* ---- all -------------------------------------------------------------------------------------------------------- */
+
+void mps_tell(struct supervisor *s, enum control_type type, const void *message) {
+  list_each (link, &s->mps) {
+    const struct mps_gpu *mps = list_item(link, struct mps_gpu, link);
+    mu_status status =
+        mps->keeper_link != NULL ? control_link_send(mps->keeper_link, type, message, NULL, 0) : MU_CANCELED;
+    if (status != MU_OK && status != MU_CANCELED)
+      LOG_WARNING("the keeper of an MPS daemon is not told", LOG_STR("gpu", mps->label),
+                  LOG_STR("message", control_type_name(type)), LOG_STR("error", status_name(status)));
+  }
+}
 
 void mps_stop(struct supervisor *s, bool now) {
   list_each (link, &s->mps) {

@@ -286,6 +286,7 @@ static void use_options(struct supervisor *s, struct options *options, struct bu
   workers_tell(s, CONTROL_OPTIONS, &message);
   const struct control_log_settings settings = control_log_settings_of(&log);
   fleet_tell(s, CONTROL_LOG_SETTINGS, &settings);
+  mps_tell(s, CONTROL_LOG_SETTINGS, &settings);
 }
 
 /* ---- reading anew: everything that can fail, before anything changes --------------------------------------------- */

@@ -280,11 +280,11 @@ static void update_served(struct supervisor *s, struct served_model *model, enum
   reload_resume(s); /* a load of it may wait for this */
 }
 
-/* Nothing more is to be expected of it: it has failed for good, or again and again after it had loaded; or its GPU
- * serves nobody. */
+/* Nothing more is to be expected of it for now: it has failed for good, or again and again after it had loaded; its GPU
+ * serves nobody; or there is room for it only when the generation before has left. */
 static bool is_hopeless(const struct worker *worker) {
   return worker->state == WORKER_FAILED || worker->state == WORKER_FENCED ||
-         worker->restarts >= RESTART_EARLY_DEATHS_MAX;
+         (worker->state == WORKER_QUEUED && worker->crowded_out) || worker->restarts >= RESTART_EARLY_DEATHS_MAX;
 }
 
 /* It takes over when all of its workers are ready that ever will be: not with fewer than the one before had. */

@@ -148,6 +148,7 @@ struct worker {
   uint32_t restarts;
   uint64_t turn;      /* QUEUED: the smaller, the earlier */
   bool under_mps;     /* the present process has the environment of its GPU's MPS daemon */
+  bool crowded_out;   /* QUEUED: its GPU has as many clients of MPS as it takes */
   uint64_t mps_asked; /* WARMING: it is warm, and the answer to that question says whether it is a client; 0: not yet */
   bool terminating;   /* the daemon was told to end its work; then it is killed */
   uint64_t started_ns;
@@ -597,6 +598,8 @@ const char *mps_state_name(enum mps_state state);
 
 /* ---- mps_daemon.c ------------------------------------------------------------------------------------------------ */
 
+/* Changed settings, to all keepers. */
+void mps_tell(struct supervisor *s, enum control_type type, const void *message);
 /* Tells all keepers to end their daemons, or lets go of them: they end by themselves. */
 void mps_stop(struct supervisor *s, bool now);
 bool mps_gone(const struct supervisor *s);

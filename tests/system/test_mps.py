@@ -214,6 +214,29 @@ def test_a_fault_of_one_mig_device_leaves_the_others_alone(serve, tmp_path):
     wait_for(lambda: len(on("MIG-1")) == 2 and on("MIG-1") != second, "another worker")
 
 
+def test_a_reload_with_room_for_some(serve, tmp_path):
+    """The processes that find no place among the clients start when those of the generation before have left."""
+    machine = Machine(tmp_path, [gpu(0, compute_capability=[6, 0])])  # at most 16 clients
+    server = start(machine, serve, "--mps=on", "--processes=9", "--load-parallel=9")
+    wait_serving(server, 9)
+    before = pids(server)
+    config = machine.folder / "models" / "echo" / "config.pbtxt"
+    config.write_text(config.read_text() + "\n# another one\n")
+    done = run_muster("reload", "--control-socket", server.socket)
+    assert (done.returncode, done.stdout) == (0, "changed    echo/1\n"), server.log
+    wait_for(lambda: len(pids(server)) == 9 and not pids(server) & before, "the new generation")
+    assert {worker["state"] for worker in server.workers()} == {"ready"} and not logged(server, "worker failed")
+
+
+def test_keepers_hear_of_log_settings(serve, machine):
+    server = start(machine, serve, "--mps=on", "--log-error=false")
+    (entry,) = wait_serving(server, 1)
+    assert server.post("/v2/logging", {"log_error": True}).status == 200
+    wait_for(lambda: logged(server, "a client changes the log settings"), "the supervisor to hear of it")
+    os.kill(entry["daemon"], signal.SIGKILL)
+    wait_for(lambda: [line for line in logged(server, "no MPS any more") if "signal 9" in line["error"]], "the keeper's last word")
+
+
 # ---- what can be wrong -----------------------------------------------------------------------------------------------
 
 def test_a_worker_that_is_no_client(serve, machine):
