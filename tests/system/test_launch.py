@@ -213,8 +213,14 @@ def test_gpus_are_those_that_nvml_shows(launch, tmp_path):
 
 
 def children(pid: int, name: str) -> list[int]:
-    pids = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [int(child) for child in pids if pathlib.Path(f"/proc/{child}/comm").read_text() == name + "\n"]
+    found = []
+    for child in pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        try:
+            if pathlib.Path(f"/proc/{child}/comm").read_text() == name + "\n":
+                found.append(int(child))
+        except OSError:  # it has gone
+            continue
+    return found
 
 
 def test_a_gpu_that_fails_is_left_alone(launch, tmp_path):
@@ -493,8 +499,7 @@ def test_nothing_outlives_the_launcher(launch):
     two = launch(*arguments)  # takes the stale socket over
     two.wait()
     daemon = ask(first)["pid"]
-    children = pathlib.Path(f"/proc/{two.process.pid}/task/{two.process.pid}/children").read_text().split()
-    guard = next(int(pid) for pid in children if pathlib.Path(f"/proc/{pid}/comm").read_text() == "muster-guard\n")
+    (guard,) = children(two.process.pid, "muster-guard")
     two.process.send_signal(signal.SIGSTOP)  # so that it does not start another guard
     os.kill(guard, signal.SIGKILL)
     two.process.kill()
