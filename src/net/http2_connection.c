@@ -28,6 +28,8 @@ void http2_connection_fail(struct http2_connection *c, uint32_t error_code) {
 static void go(struct http2_connection *c) {
   if (c->going != GOING_NOT || c->dead) return;
   c->going = GOING_SAID;
+  c->idle_going = list_empty(&c->exchanges);
+  c->requests_at_going = c->requests;
   if (nghttp2_submit_shutdown_notice(c->session) != 0 ||
       nghttp2_submit_ping(c->session, NGHTTP2_FLAG_NONE, going_ping) != 0)
     connection_close(&c->base);
@@ -45,10 +47,27 @@ void http2_connection_pinged(struct http2_connection *c, const uint8_t *opaque) 
   if (memcmp(opaque, going_ping, sizeof going_ping) == 0) go_finally(c);
 }
 
+/* It goes, and nothing has been in flight since it was told so: of what its client has not read yet, a reset could take
+ * nothing but our good-bye. */
+static bool has_been_idle(const struct http2_connection *c) {
+  return c->going == GOING_FINAL && c->idle_going && c->requests == c->requests_at_going;
+}
+
+/* What has come already is not what a reset is sent for. */
+static void close_idle(struct http2_connection *c) {
+  for (int i = 0; i < READS_PER_TURN; i++)
+    if (read(c->base.fd, c->base.server->read_buffer, READ_SIZE) <= 0) break;
+  connection_close(&c->base);
+}
+
 /* All that there was to say is written. What the client still sends is read and thrown away for a while, as a reset
  * would take from it what it has not read. */
 static void finish(struct http2_connection *c) {
   c->dead = true;
+  if (has_been_idle(c)) {
+    close_idle(c);
+    return;
+  }
   while (!c->base.closed && !list_empty(&c->exchanges))
     http2_exchange_end(list_item(c->exchanges.next, struct http2_exchange, link));
   if (c->base.closed) return;

@@ -93,6 +93,8 @@ struct http2_connection {
   bool dead;      /* nothing more is read or understood; what waits is written, then the end */
   bool lingering; /* all is written: reads and throws away until the client has closed */
   enum http2_going going;
+  bool idle_going; /* nothing was in flight when it was told to go */
+  uint64_t requests_at_going;
   double credit; /* frames that bring nothing and may still come */
   uint64_t credit_ns;
   uint64_t fed,

@@ -543,6 +543,22 @@ static void drain_finishes_streams(void **state) {
   fixture_stop(&f);
 }
 
+/* Its client has heard all, and does not close: there is nothing to wait for. */
+static void drain_does_not_linger_for_idle_clients(void **state) {
+  struct fixture f;
+  struct http2_client h = {0};
+  fixture_start(&f, &usual_limits);
+  http2_connect(&h, &f);
+  http2_expect(&h, http2_get(&h, "/"), 200, "ok");
+  http_server_drain(f.server, on_drained, &f);
+  HTTP2_UNTIL(&h, h.c.closed);
+  for (int i = 0; i < 5; i++) turn(&f);
+  assert_true(f.drained);
+  assert_int_equal(h.goaway_code, NGHTTP2_NO_ERROR);
+  http2_free(&h);
+  fixture_stop(&f);
+}
+
 static mu_status give_nothing(void *context, int fd) {
   fail_msg("a connection of HTTP/2 cannot move");
   return MU_OK;
@@ -774,6 +790,7 @@ int main(void) {
       cmocka_unit_test(pings_are_answered),
       cmocka_unit_test(idle_connections_go),
       cmocka_unit_test(drain_finishes_streams),
+      cmocka_unit_test(drain_does_not_linger_for_idle_clients),
       cmocka_unit_test(a_hand_over_ends_it),
       cmocka_unit_test(floods),
       cmocka_unit_test(a_flood_that_is_not_read),
