@@ -159,8 +159,8 @@ def test_the_life_of_two_groups(launch, tmp_path):
     family = [pid for pid in marked(one.folder) if os.getsid(pid) == before]
     assert len(family) == 2
     os.kill(before, signal.SIGKILL)
-    after = wait_for(lambda: (s := one.service("batch/0")).get("state") == "ready" and s["pid"] != before and s, "a successor")
-    assert after["restarts"] == 1 and not any(map(alive, family))
+    after = wait_for(lambda: (s := one.service("batch/0")).get("state") == "ready" and s["restarts"] == 1 and s, "a successor")
+    assert after["pid"] != before and not any(map(alive, family))
 
     def done(*words):
         command = one.command(*words)
