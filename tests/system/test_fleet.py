@@ -447,14 +447,15 @@ def test_a_gpu_that_a_new_fleet_process_does_not_find(serve, tmp_path, machine, 
 def test_the_fleet_process_hears_of_log_settings(serve, tmp_path, machine):
     server = serve_on(machine, serve, tmp_path, "--log-warning=false")
     assert server.post("/v2/logging", {"log_warning": True}).status == 200
+    wait_for(lambda: logged(server, "a client changes the log settings"), "the supervisor to hear of it")
     looks = itertools.count()
 
     def warned():
-        """The call fails for half a second, then works for as long: each failure is said once, and the first may come before
-        the settings do."""
-        look = next(looks)
-        if look % 50 == 0:
-            machine.machine["errors"] = {"nvmlEventSetWait_v2": 999} if look % 100 == 0 else {}
+        """The first failure may come before the settings do, and the next one is said after a wait that went well, which may be
+        two seconds away: one for the pause after a failure, one for the wait."""
+        look = next(looks) % 500
+        if look in (0, 200):
+            machine.machine["errors"] = {"nvmlEventSetWait_v2": 999} if look == 0 else {}
             machine.write()
         return logged(server, "faults of GPUs are not heard of for now")
     wait_for(warned, "a warning of the fleet process")

@@ -10,8 +10,8 @@ import pytest
 
 from muster_server import MODELS, put_model, run_muster, wait_for
 from oip import Wire
-from traffic import (Client, crowd, echo, metric, rows, sim_model, standing_still, stats, wait_depth, wait_gateway, wait_waiting,
-                     worker_pids)
+from traffic import (Client, crowd, depth, echo, metric, rows, sim_model, standing_still, stats, wait_depth, wait_gateway, wait_waiting,
+                     waiting, worker_pids)
 
 
 def readiness(server) -> int:
@@ -421,7 +421,7 @@ def test_a_worker_that_hangs_while_its_gateway_dies(serve, tmp_path):
     (pid,) = worker_pids(server)
     with Client(server) as client:
         client.send_infer("echo", {"x": rows(666)})
-        wait_depth(server, 1)
+        wait_for(lambda: depth(server) - waiting(server) == 1, "the worker to have it")
         os.kill(server.status()["gateway"]["pid"], signal.SIGKILL)
         assert client.ended()
 
