@@ -160,10 +160,8 @@ static bool on_end(void *context) {
 
 static bool on_ping(void *context, const uint8_t *data, size_t size) {
   struct websocket *ws = context;
-  uint8_t frame[WEBSOCKET_HEAD_MAX + WEBSOCKET_CONTROL_MAX];
-  size_t head = websocket_write_head(frame, WEBSOCKET_PONG, size, NULL);
-  memcpy(frame + head, data, size);
-  send_copy(ws, frame, head + size);
+  uint8_t frame[WEBSOCKET_PONG_FRAME_MAX];
+  send_copy(ws, frame, websocket_write_pong(frame, data, size));
   return goes_on(ws);
 }
 

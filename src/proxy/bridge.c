@@ -12,6 +12,7 @@
 #include "proto/grpc/grpc_message.h"
 #include "proto/websocket/handshake.h"
 #include "proto/websocket/websocket_codec.h"
+#include "proxy/bridge_query.h"
 #include "proxy/passage.h"
 #include "proxy/proxy.h"
 
@@ -22,7 +23,6 @@ enum {
   MESSAGE_MAX = 64 * 1024 * 1024,
   UNSENT_MAX = 1024 * 1024, /* bytes of answers that the client does not take */
   REST_MAX = 1024 * 1024,   /* read but not parsed: one read of the transport */
-  METHOD_MAX = 512,
   UNANSWERED_PINGS_MAX = 2
 };
 
@@ -33,10 +33,9 @@ struct bridge {
   struct list link;          /* proxy.bridges */
   struct websocket_codec codec;
   struct buffer rest;
-  char method[METHOD_MAX];
+  struct bridge_query query;
   char lines[160]; /* of each call */
   size_t lines_size;
-  bool streaming, any_order;
   struct list messages; /* in the order of their beginning */
   uint32_t n_messages;
   uint64_t n_begun;
@@ -96,7 +95,7 @@ static void put_frame(struct message *m, enum websocket_opcode opcode, const voi
   uint8_t head[WEBSOCKET_HEAD_MAX];
   struct bridge *b = m->bridge;
   size_t n = websocket_write_head(head, opcode, size, NULL);
-  if (b->any_order || b->streaming || b->messages.next == &m->link) {
+  if (b->query.any_order || b->query.streaming || b->messages.next == &m->link) {
     struct iovec parts[] = {{head, n}, {(void *)(uintptr_t)data, size}};
     if (b->exchange != NULL)
       exchange_reply_part(b->exchange, &(struct reply_part){.body = parts, .n_body = size > 0 ? 2 : 1});
@@ -135,7 +134,7 @@ static void say_error(struct message *m, int code, const char *text) {
   buffer_puts(&json, "{\"error\":\"");
   exchange_append_escaped(&json, text);
   buffer_print(&json, "\",\"code\":%d", code);
-  if (!m->bridge->streaming) buffer_print(&json, ",\"message\":%llu", (unsigned long long)m->number);
+  if (!m->bridge->query.streaming) buffer_print(&json, ",\"message\":%llu", (unsigned long long)m->number);
   buffer_puts(&json, "}");
   if (!json.failed) put_frame(m, WEBSOCKET_TEXT, json.data, json.size);
   if (json.failed) close_with(m->bridge, WEBSOCKET_INTERNAL, "no memory for an answer");
@@ -145,9 +144,9 @@ static void say_error(struct message *m, int code, const char *text) {
 static void finish_message(struct message *m) {
   struct bridge *b = m->bridge;
   m->over = true;
-  if (b->streaming)
+  if (b->query.streaming)
     close_with(b, m->grpc_status == GRPC_OK ? WEBSOCKET_NORMAL : WEBSOCKET_INTERNAL, "the call has ended");
-  else if (b->any_order)
+  else if (b->query.any_order)
     drop(m);
   else
     send_ready(b);
@@ -261,7 +260,7 @@ static const struct passage_sink sink = {
 static bool goes_on(const struct bridge *b) {
   if (b->exchange == NULL || b->finishing) return false;
   if (exchange_unsent(b->exchange) > UNSENT_MAX) return false;
-  if (!b->streaming) return b->n_messages < (uint32_t)b->proxy->settings->ws_in_flight;
+  if (!b->query.streaming) return b->n_messages < (uint32_t)b->proxy->settings->ws_in_flight;
   const struct message *call = list_empty(&b->messages) ? NULL : list_item(b->messages.next, struct message, link);
   return call == NULL || call->passage == NULL || passage_room(call->passage);
 }
@@ -273,11 +272,11 @@ static struct message *open_call(struct bridge *b) {
   uint64_t deadline = (uint64_t)proxy->settings->ws_deadline_ns;
   const struct passage_request request = {.grpc = true,
                                           .method = "POST",
-                                          .path = b->method,
+                                          .path = b->query.method,
                                           .query = "",
                                           .lines = {b->lines, b->lines_size},
                                           .content_length = UINT64_MAX,
-                                          .deadline_ns = b->streaming ? TIME_NEVER : clock_now_ns() + deadline};
+                                          .deadline_ns = b->query.streaming ? TIME_NEVER : clock_now_ns() + deadline};
   *m = (struct message){.bridge = b, .number = b->n_begun, .grpc_status = -1};
   m->framer.limit = MESSAGE_MAX;
   buffer_init(&m->answer, MESSAGE_MAX);
@@ -294,17 +293,18 @@ static struct message *open_call(struct bridge *b) {
 
 static void send_message(struct bridge *b) {
   grpc_prefix_write((uint8_t *)b->incoming.data, false, (uint32_t)(b->incoming.size - GRPC_PREFIX_SIZE));
-  struct message *m =
-      b->streaming && !list_empty(&b->messages) ? list_item(b->messages.next, struct message, link) : open_call(b);
+  struct message *m = b->query.streaming && !list_empty(&b->messages)
+                          ? list_item(b->messages.next, struct message, link)
+                          : open_call(b);
   if (m == NULL) {
     close_with(b, WEBSOCKET_INTERNAL, "no memory for a message");
     return;
   }
   if (m->passage == NULL) return; /* the stream has ended */
-  bool first = b->n_begun++ == 0 || !b->streaming;
+  bool first = b->n_begun++ == 0 || !b->query.streaming;
   b->proxy->messages++;
   passage_data(m->passage, (const uint8_t *)b->incoming.data, b->incoming.size);
-  if (!b->streaming) passage_finish(m->passage);
+  if (!b->query.streaming) passage_finish(m->passage);
   if (first) passage_start(m->passage);
 }
 
@@ -338,10 +338,8 @@ static bool on_message(void *context) {
 
 static bool on_ping(void *context, const uint8_t *data, size_t size) {
   struct bridge *b = context;
-  uint8_t frame[WEBSOCKET_HEAD_MAX + WEBSOCKET_CONTROL_MAX];
-  size_t head = websocket_write_head(frame, WEBSOCKET_PONG, size, NULL);
-  memcpy(frame + head, data, size);
-  send_copy(b, frame, head + size);
+  uint8_t frame[WEBSOCKET_PONG_FRAME_MAX];
+  send_copy(b, frame, websocket_write_pong(frame, data, size));
   return goes_on(b);
 }
 
@@ -476,7 +474,7 @@ void bridges_leave(struct proxy *proxy) {
   list_each (link, &proxy->bridges) {
     struct bridge *b = list_item(link, struct bridge, link);
     b->finishing = true;
-    if (b->streaming)
+    if (b->query.streaming)
       close_with(b, WEBSOCKET_GOING_AWAY, "the proxy is going away");
     else
       settle(b);
@@ -484,59 +482,6 @@ void bridges_leave(struct proxy *proxy) {
 }
 
 /* ---- the beginning ----------------------------------------------------------------------------------------------- */
-
-static int hex_digit(char c) {
-  if (c >= '0' && c <= '9') return c - '0';
-  c = (char)(c | 0x20);
-  return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-}
-
-/* The value of a parameter, percent-escapes resolved; false: not there, or not fit to be one. *ret_found tells. */
-static bool take_parameter(const char *query, const char *name, char *to, size_t room, bool *ret_found) {
-  size_t length = strlen(name), n = 0;
-  *ret_found = false;
-  for (const char *at = query; *at != '\0'; at += *at == '&') {
-    bool its = strncmp(at, name, length) == 0 && at[length] == '=';
-    if (!its) {
-      at += strcspn(at, "&");
-      continue;
-    }
-    *ret_found = true;
-    for (at += length + 1; *at != '\0' && *at != '&'; at++) {
-      int high = *at == '%' ? hex_digit(at[1]) : -1, low = high >= 0 ? hex_digit(at[2]) : -1;
-      if (*at == '%' && low < 0) return false;
-      char c = *at == '%' ? (char)(high * 16 + low) : *at;
-      if (*at == '%') at += 2;
-      if (c <= ' ' || c == 0x7f || n + 1 >= room) return false;
-      to[n++] = c;
-    }
-    to[n] = '\0';
-    return true;
-  }
-  return false;
-}
-
-static mu_status read_query(struct bridge *b, const char *query, mu_error *err) {
-  char mode[16] = "unary", order[16] = "request";
-  const char *fallback = b->proxy->settings->ws_method;
-  bool found;
-  bool taken = take_parameter(query, "method", b->method, sizeof b->method, &found);
-  if (!found && fallback == NULL)
-    return mu_fail(err, MU_INVALID, "the address names no method: ?method=/package.Service/Method");
-  if (!found) snprintf(b->method, sizeof b->method, "%s", fallback);
-  const char *slash = b->method[0] == '/' ? strchr(b->method + 1, '/') : NULL;
-  if ((found && !taken) || slash == NULL || slash == b->method + 1 || slash[1] == '\0' || strpbrk(b->method, "?#"))
-    return mu_fail(err, MU_INVALID, "method has to be /package.Service/Method");
-  taken = take_parameter(query, "mode", mode, sizeof mode, &found) || !found;
-  b->streaming = strcmp(mode, "stream") == 0;
-  if (!taken || (!b->streaming && strcmp(mode, "unary") != 0))
-    return mu_fail(err, MU_INVALID, "mode is unary or stream");
-  taken = take_parameter(query, "order", order, sizeof order, &found) || !found;
-  b->any_order = strcmp(order, "any") == 0;
-  if (!taken || (!b->any_order && strcmp(order, "request") != 0))
-    return mu_fail(err, MU_INVALID, "order is request or any");
-  return MU_OK;
-}
 
 static void put_line(struct bridge *b, const char *name, const char *value) {
   size_t name_size = strlen(name) + 1, size = strlen(value) + 1;
@@ -577,7 +522,7 @@ void bridge_begin(struct proxy *proxy, struct exchange *exchange) {
   mu_status status = websocket_accept(&offer, settings->ws_origins, settings->n_ws_origins, accept, &http_status, &err);
   if (status == MU_OK) {
     http_status = 400;
-    status = read_query(b, exchange->query, &err);
+    status = bridge_query_read(exchange->query, settings->ws_method, &b->query, &err);
   }
   if (status == MU_OK && (proxy->grpc == NULL || proxy->leaving)) {
     http_status = 503;

@@ -288,6 +288,12 @@ size_t websocket_write_head(uint8_t head[WEBSOCKET_HEAD_MAX], enum websocket_opc
   return at + 4;
 }
 
+size_t websocket_write_pong(uint8_t frame[WEBSOCKET_PONG_FRAME_MAX], const uint8_t *data, size_t size) {
+  size_t at = websocket_write_head(frame, WEBSOCKET_PONG, size, NULL);
+  if (size > 0) memcpy(frame + at, data, size);
+  return at + size;
+}
+
 size_t websocket_write_close(uint8_t frame[WEBSOCKET_CLOSE_FRAME_MAX], uint16_t code, const char *reason) {
   size_t size = strlen(reason);
   if (size > WEBSOCKET_REASON_MAX) {

@@ -105,6 +105,10 @@ bool websocket_codec_busy(const struct websocket_codec *codec);
 size_t websocket_write_head(uint8_t head[WEBSOCKET_HEAD_MAX], enum websocket_opcode opcode, uint64_t size,
                             const uint8_t mask[4]);
 
+/* A server's answer to a ping: its payload. Returns the frame's size. */
+enum { WEBSOCKET_PONG_FRAME_MAX = 2 + WEBSOCKET_CONTROL_MAX };
+size_t websocket_write_pong(uint8_t frame[WEBSOCKET_PONG_FRAME_MAX], const uint8_t *data, size_t size);
+
 /* A server's close frame: code and as much of the reason as fits (cut between characters). Returns its size. */
 enum { WEBSOCKET_CLOSE_FRAME_MAX = 2 + WEBSOCKET_CONTROL_MAX };
 size_t websocket_write_close(uint8_t frame[WEBSOCKET_CLOSE_FRAME_MAX], uint16_t code, const char *reason);
