@@ -65,7 +65,8 @@ struct batch *batch_start(struct sched_instance *instance, struct sched_key *key
   instance->rows += shown->rows;
   list_push_back(&instance->flying, &shown->link);
   if (instance->outstanding++ == 0) {
-    if (instance->idle_rows > 0) curve_learn_idle(&key->curve, instance->idle_rows, now_ns - instance->idle_since_ns);
+    if (instance->idle_rows > 0 && instance->idle_key == key)
+      curve_learn_idle(&key->curve, instance->idle_rows, now_ns - instance->idle_since_ns);
     instance->idle_rows = 0;
     model->n_busy++;
     instance->share->n_busy++;
@@ -131,6 +132,7 @@ static void learn(struct batch *batch, uint64_t ran, uint64_t now_ns) {
     curve_learn_idle(&key->curve, batch->shown.rows, 0);
   } else {
     instance->idle_rows = batch->shown.rows;
+    instance->idle_key = key;
     instance->idle_since_ns = now_ns;
   }
   enough_learn(&key->enough, batch->shown.rows, scaled);

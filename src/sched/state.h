@@ -134,13 +134,14 @@ struct sched_instance {
   uint64_t rows; /* outstanding */
   double speed;
   bool retired;
-  bool exclusive;         /* a solo job runs: nothing beside it */
-  bool idle;              /* counted in n_idle */
-  struct list spare;      /* batches */
-  struct list flying;     /* batches in the order they were handed out; the first one runs */
-  uint64_t last_used;     /* sched->dispatches at its last batch */
-  uint64_t idle_since_ns; /* the end of its last batch … */
-  uint32_t idle_rows;     /* … and its rows; 0: not counted */
+  bool exclusive;                   /* a solo job runs: nothing beside it */
+  bool idle;                        /* counted in n_idle */
+  struct list spare;                /* batches */
+  struct list flying;               /* batches in the order they were handed out; the first one runs */
+  uint64_t last_used;               /* sched->dispatches at its last batch */
+  uint64_t idle_since_ns;           /* the end of its last batch, … */
+  uint32_t idle_rows;               /* … its rows; 0: not counted … */
+  const struct sched_key *idle_key; /* … and its key; may be gone */
   void *owner;
 };
 
