@@ -188,7 +188,7 @@ static const struct option_row rows[] = {
     {"max-queue-delay", .group = QUEUES, .reloadable = true, .type = OPTION_DURATION, .offset = AT(max_queue_delay_us),
      .max = 3600000000, .scale = NS_PER_US, .unit = NS_PER_US, .initial = "learned", .words = negative_is_learned,
      .help = "How long a request may wait for others to share its batch; learned waits only where measurements say "
-             "that it raises throughput."},
+             "that it raises throughput, or costs little and leaves nobody behind."},
     {"max-batch-wait", .environment = "MAX_BATCH_WAIT_TIME", .group = QUEUES, .reloadable = true,
      TIME(max_batch_wait_ns, 0, 3600 * SECOND, "10ms"), .help = "Upper bound of the learned wait; 0 switches it off."},
     {"load-balance", .environment = "GPU_LOAD_BALANCE_STRATEGY", .group = QUEUES, .reloadable = true,
