@@ -79,9 +79,9 @@ def small(folder, paths, seconds, rounds):
                    + f"  nginx {statistics.median(nginx_cpu):.1f}"}
 
 
-def row(figure, level, aim, value):
+def row(figure, level, aim, value, echo_us):
     return {"figure": figure, "muster": level["requests_per_second"], "peer": level["compare"]["requests_per_second"],
-            "ratio": value, "aim": aim, "cpu": cpu_text(level)}
+            "ratio": value, "aim": aim, "cpu": f"{cpu_text(level)}  echo {echo_us:.1f}"}
 
 
 def size_on_the_wire(load):
@@ -99,31 +99,40 @@ def size_on_the_wire(load):
     return size
 
 
+def echo_cpu_us(echo, both, requests, client_cores):
+    """What the echo's side of a round trip takes: its copies and its system calls."""
+    before = echo.cpu_seconds()
+    bench([*both, "--requests", str(requests), "--warm-up", "0"], client_cores)
+    return (echo.cpu_seconds() - before) / requests * 1e6
+
+
 def against_echo(folder, paths, model, server_cores, client_cores, connections, seconds, rounds):
     name, dims = model
     body, headers = request(name, dims)
     (folder / "body").write_bytes(body)
     (header,) = (f"{k}: {v}" for k, v in headers.items())
     load = ["--raw", f"POST /v2/models/{name}/infer", "--body", folder / "body", "--header", header]
-    with Server(folder, paths[name], cores=server_cores) as server, Echo(size_on_the_wire(load), server_cores) as echo:
+    size = size_on_the_wire(load)
+    with Server(folder, paths[name], cores=server_cores) as server, Echo(size, server_cores) as echo:
         for n in connections:
-            yield bench([server.infer_url(name), f"tcp://127.0.0.1:{echo.port}", *load, "--concurrency", str(n),
-                         "--rounds", str(2 * rounds), "--seconds", str(seconds * rounds), "--control-socket",
-                         server.socket], client_cores)["levels"][0]
+            both = [server.infer_url(name), f"tcp://127.0.0.1:{echo.port}", *load, "--concurrency", str(n)]
+            level = bench([*both, "--rounds", str(2 * rounds), "--seconds", str(seconds * rounds), "--control-socket",
+                           server.socket], client_cores)["levels"][0]
+            yield level, echo_cpu_us(echo, both, 2400 if size > 1e6 else 24000, client_cores)
 
 
 def ping(folder, paths, seconds, rounds):
-    for level in against_echo(folder, paths, SMALL, [SERVER_CORE], [CLIENT_CORE], [1], seconds, rounds):
+    for level, echo_us in against_echo(folder, paths, SMALL, [SERVER_CORE], [CLIENT_CORE], [1], seconds, rounds):
         more = level["ratio"]["p50_more_us"]
         yield row(f"ping: p50 {level['p50_us']:.1f} us, bare TCP ping-pong {level['compare']['p50_us']:.1f} us", level,
-                  "<= 12 us more", f"{more['median']:.1f} us more ({more['min']:.1f} to {more['max']:.1f})")
+                  "<= 12 us more", f"{more['median']:.1f} us more ({more['min']:.1f} to {more['max']:.1f})", echo_us)
 
 
 def large(folder, paths, seconds, rounds):
-    for level in against_echo(folder, paths, LARGE, CORES, CORES, [1, 8, 32], seconds, rounds):
+    for level, echo_us in against_echo(folder, paths, LARGE, CORES, CORES, [1, 8, 32], seconds, rounds):
         ratio = level["ratio"]["requests_per_second"]
         yield row(f"large: round trips/s of 1.2 MB beside a TCP echo, {level['concurrency']} connections", level, ">= 0.6, < 500 us CPU",
-                  f"{ratio['median']:.2f} ({ratio['min']:.2f} to {ratio['max']:.2f})")
+                  f"{ratio['median']:.2f} ({ratio['min']:.2f} to {ratio['max']:.2f})", echo_us)
 
 
 def added(folder, paths, seconds, rounds):
