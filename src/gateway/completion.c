@@ -142,6 +142,8 @@ static void trace_run(struct call *call, const struct flight *flight) {
 static void answer_members(struct core *core, struct flight *flight, uint32_t n, struct list *outbox) {
   struct sched_batch *batch = flight->batch;
   struct output_block *block = flight->block;
+  batch->run_started_ns = flight->started_ns;
+  batch->run_ended_ns = flight->fetching ? flight->infer_ns : flight->ended_ns; /* a later fetch is no part of it */
   block->users += n;
   flight_free(core, flight);
   sched_batch_done(core->sched, batch, clock_now_ns());

@@ -49,6 +49,7 @@ struct batch *batch_start(struct sched_instance *instance, struct sched_key *key
   shown->live = shown->n_jobs;
   shown->dispatched_ns = now_ns;
   shown->owner = NULL;
+  shown->run_started_ns = shown->run_ended_ns = 0;
   for (uint32_t i = 0; i < shown->n_jobs; i++) {
     struct sched_job *job = shown->jobs[i];
     job->state = JOB_IN_FLIGHT;
@@ -65,9 +66,6 @@ struct batch *batch_start(struct sched_instance *instance, struct sched_key *key
   instance->rows += shown->rows;
   list_push_back(&instance->flying, &shown->link);
   if (instance->outstanding++ == 0) {
-    if (instance->idle_rows > 0 && instance->idle_key == key)
-      curve_learn_idle(&key->curve, instance->idle_rows, now_ns - instance->idle_since_ns);
-    instance->idle_rows = 0;
     model->n_busy++;
     instance->share->n_busy++;
     run(batch, now_ns);
@@ -120,23 +118,35 @@ void batch_recycle(struct batch *batch) {
   model_offer(model);
 }
 
+/* The instance was idle between its last batch and this one: that belongs to the last one's size. */
+static void learn_idle(struct batch *batch) {
+  struct sched_instance *instance = batch->shown.instance;
+  const struct sched_batch *shown = &batch->shown;
+  if (instance->last_key == shown->key && shown->run_started_ns >= instance->last_ended_ns)
+    curve_learn_idle(&shown->key->curve, instance->last_rows, shown->run_started_ns - instance->last_ended_ns);
+  instance->last_key = shown->key;
+  instance->last_rows = shown->rows;
+  instance->last_ended_ns = shown->run_ended_ns;
+}
+
+/* ran: as it looks from here. */
 static void learn(struct batch *batch, uint64_t ran, uint64_t now_ns) {
   struct sched_key *key = batch->shown.key;
+  struct sched_batch *shown = &batch->shown;
   if (ran == 0) return;
-  speed_learn(batch->shown.instance, key, batch->shown.rows, ran);
-  uint64_t scaled = (uint64_t)speed_scaled_ns(batch->shown.instance, (double)ran);
-  curve_learn(&key->curve, batch->shown.rows, scaled);
-  if (!hold_learns(key->model)) return;
-  struct sched_instance *instance = batch->shown.instance;
-  if (instance->outstanding > 0) {
-    curve_learn_idle(&key->curve, batch->shown.rows, 0);
-  } else {
-    instance->idle_rows = batch->shown.rows;
-    instance->idle_key = key;
-    instance->idle_since_ns = now_ns;
+  if (shown->run_started_ns < shown->dispatched_ns || shown->run_ended_ns <= shown->run_started_ns ||
+      shown->run_ended_ns > now_ns) {
+    shown->run_started_ns = now_ns - ran;
+    shown->run_ended_ns = now_ns;
   }
-  enough_learn(&key->enough, batch->shown.rows, scaled);
-  wait_completed(&key->wait, batch->shown.rows, key->rows > 0, now_ns, ran, key->model->params.max_learned_wait_ns);
+  uint64_t run_ns = shown->run_ended_ns - shown->run_started_ns;
+  speed_learn(shown->instance, key, shown->rows, run_ns);
+  uint64_t scaled = (uint64_t)speed_scaled_ns(shown->instance, (double)run_ns);
+  curve_learn(&key->curve, shown->rows, scaled);
+  if (!hold_learns(key->model)) return;
+  learn_idle(batch);
+  enough_learn(&key->enough, shown->rows, scaled);
+  wait_completed(&key->wait, shown->rows, key->rows > 0, now_ns, ran, key->model->params.max_learned_wait_ns);
 }
 
 void sched_batch_done(struct sched *sched, struct sched_batch *shown, uint64_t now_ns) {

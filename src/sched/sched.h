@@ -96,7 +96,10 @@ struct sched_batch {
   uint32_t rows;
   uint32_t live; /* jobs neither cancelled nor late: 0 means that nobody waits for the run any more */
   uint64_t dispatched_ns;
-  void *owner;      /* for the caller */
+  void *owner; /* for the caller */
+  /* The run as the instance measured it, for the caller to fill in before sched_batch_done: what is learned of times is not
+   * to hold how late a busy caller sees the end. 0, or times that cannot be: the scheduler's own are taken. */
+  uint64_t run_started_ns, run_ended_ns;
   struct list link; /* private */
 };
 

@@ -139,9 +139,9 @@ struct sched_instance {
   struct list spare;                /* batches */
   struct list flying;               /* batches in the order they were handed out; the first one runs */
   uint64_t last_used;               /* sched->dispatches at its last batch */
-  uint64_t idle_since_ns;           /* the end of its last batch, … */
-  uint32_t idle_rows;               /* … its rows; 0: not counted … */
-  const struct sched_key *idle_key; /* … and its key; may be gone */
+  const struct sched_key *last_key; /* of the last batch learned from; may be gone */
+  uint32_t last_rows;
+  uint64_t last_ended_ns;
   void *owner;
 };
 

@@ -171,7 +171,9 @@ static inline void simulation_decide(struct simulation_run *run) {
     const double *speeds = later ? run->setup->later : run->setup->speeds;
     if (speeds != NULL) ns /= speeds[number];
     if (run->busy_until[number] < run->now) run->busy_until[number] = run->now;
+    decision.batch->run_started_ns = run->busy_until[number];
     run->busy_until[number] += (uint64_t)ns;
+    decision.batch->run_ended_ns = run->busy_until[number];
     simulation_add(run, (struct simulation_event){.at = run->busy_until[number], .batch = decision.batch});
   }
 }

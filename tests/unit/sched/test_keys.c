@@ -92,6 +92,37 @@ static void test_what_was_learned_stays_with_the_key(void **state) {
   world_close(w);
 }
 
+/* A batch of one row, dispatched now and seen to have ended 9 us later; the instance says that it ran from `from` to
+ * `to` after the dispatch. What is learned. */
+static uint64_t learned(struct world *w, int64_t from, int64_t to) {
+  for (int i = 0; i < 40; i++) {
+    ask(w, 'a');
+    struct sched_batch *batch = runs(w, 1);
+    batch->run_started_ns = w->now + (uint64_t)from;
+    batch->run_ended_ns = w->now + (uint64_t)to;
+    runs_for(w, batch, 9000);
+  }
+  return sched_key_batch_ns(sched_key_get(w->sched, w->model, "a", 1), 1);
+}
+
+static void test_the_instance_knows_best_how_long_it_ran(void **state) {
+  static const struct {
+    int64_t from, to;
+    uint64_t learned;
+  } cases[] = {
+      {1000, 4000, 3000},  {0, 9000, 9000},         {-1, 4000, 9000}, /* before it was dispatched */
+      {4000, 1000, 9000},  {4000, 4000, 9000},                        /* backwards */
+      {1000, 9001, 9000},                                             /* in the future */
+      {-1000000, 1, 9000}, {1000, INT64_MIN, 9000},                   /* anything */
+  };
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    struct world *w = world_open(at_once(4), 1);
+    add_instance(w);
+    assert_int_equal(learned(w, cases[i].from, cases[i].to), cases[i].learned);
+    world_close(w);
+  }
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_same_bytes_same_key),
@@ -99,6 +130,7 @@ int main(void) {
       cmocka_unit_test(test_keys_in_use_are_pinned),
       cmocka_unit_test(test_the_least_recently_used_goes),
       cmocka_unit_test(test_what_was_learned_stays_with_the_key),
+      cmocka_unit_test(test_the_instance_knows_best_how_long_it_ran),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
