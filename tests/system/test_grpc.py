@@ -304,7 +304,7 @@ def test_priority_timeout_and_parameters(client):
         assert np.array_equal(client.infer("levels", [given("x", FOUR)], priority=priority).as_numpy("y"), FOUR)
     with pytest.raises(InferenceServerException, match="priority 4: the model has levels 1 to 3"):
         client.infer("levels", [given("x", FOUR)], priority=4)
-    with pytest.raises(InferenceServerException, match="timeout") as caught:
+    with pytest.raises(InferenceServerException, match="timeout|deadline") as caught:  # while it runs or, if all is slow, before
         client.infer("sleepy", [given("x", FOUR[0])], timeout=1000)
     assert caught.value.status() == "StatusCode.UNAVAILABLE"
     result = client.infer("identity", [given("x", X)], headers={"x-request-id": "h", "authorization": "Bearer me"},
