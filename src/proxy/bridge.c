@@ -1,7 +1,8 @@
 /*
  * WebSocket clients in front of gRPC (docs/proxy.md): each binary message is one message of a method, each answer a
  * binary message. Nothing is decoded. mode=unary: a call for each message, answers in the order of the messages or,
- * order=any, as they come. mode=stream: one call for the life of the socket.
+ * order=any, as they come. mode=stream: one call for the life of the socket; an empty text message ends the client's
+ * side of it, as methods that answer at the end want it.
  *
  * Whatever writes may find the connection broken, so `gone` can come inside of any call here; therefore a bridge is
  * freed only between two turns of the loop (post), nowhere else.
@@ -42,6 +43,7 @@ struct bridge {
   struct message *receiving;
   struct buffer incoming; /* the message that is being received, behind room for its prefix */
   bool text, paused, finishing, heard, posted;
+  bool said_all; /* mode=stream: the client has ended its side */
   uint32_t pings;
   struct net_post post;
 };
@@ -225,15 +227,20 @@ static void on_body(void *owner, const uint8_t *data, size_t size) {
 
 static void on_end(void *owner, struct client_lines trailers) {
   struct message *m = owner;
+  mu_error err;
   m->passage = NULL;
   take_status(m, trailers);
-  if (m->grpc_status == 0) {
+  bool whole = grpc_frame_finish(&m->framer, &err) == MU_OK;
+  if (m->grpc_status == GRPC_OK && whole) {
     finish_message(m);
     return;
   }
   char text[64];
   snprintf(text, sizeof text, "the backend answers with HTTP status %d", m->http_status);
-  if (m->grpc_status < 0) {
+  if (m->grpc_status == GRPC_OK) { /* part of a message is none, whatever the backend thinks of it */
+    m->grpc_status = GRPC_INTERNAL;
+    say_error(m, GRPC_INTERNAL, err.message);
+  } else if (m->grpc_status < 0) {
     m->grpc_status = GRPC_INTERNAL;
     say_error(m, GRPC_INTERNAL, text);
   } else {
@@ -291,20 +298,33 @@ static struct message *open_call(struct bridge *b) {
   return m;
 }
 
-static void send_message(struct bridge *b) {
-  grpc_prefix_write((uint8_t *)b->incoming.data, false, (uint32_t)(b->incoming.size - GRPC_PREFIX_SIZE));
+/* The call that the message belongs to; NULL: it has ended, or the socket has for want of memory. */
+static struct message *call_of_message(struct bridge *b) {
   struct message *m = b->query.streaming && !list_empty(&b->messages)
                           ? list_item(b->messages.next, struct message, link)
                           : open_call(b);
-  if (m == NULL) {
-    close_with(b, WEBSOCKET_INTERNAL, "no memory for a message");
-    return;
-  }
-  if (m->passage == NULL) return; /* the stream has ended */
+  if (m == NULL) close_with(b, WEBSOCKET_INTERNAL, "no memory for a message");
+  return m != NULL && m->passage != NULL ? m : NULL;
+}
+
+static void send_message(struct bridge *b) {
+  grpc_prefix_write((uint8_t *)b->incoming.data, false, (uint32_t)(b->incoming.size - GRPC_PREFIX_SIZE));
+  struct message *m = call_of_message(b);
+  if (m == NULL) return;
   bool first = b->n_begun++ == 0 || !b->query.streaming;
   b->proxy->messages++;
   passage_data(m->passage, (const uint8_t *)b->incoming.data, b->incoming.size);
   if (!b->query.streaming) passage_finish(m->passage);
+  if (first) passage_start(m->passage);
+}
+
+/* The client's side of the one call ends; there may have been no message at all. */
+static void end_client_side(struct bridge *b) {
+  bool first = list_empty(&b->messages);
+  struct message *m = call_of_message(b);
+  b->said_all = true;
+  if (m == NULL) return;
+  passage_finish(m->passage);
   if (first) passage_start(m->passage);
 }
 
@@ -326,7 +346,11 @@ static bool on_data(void *context, const uint8_t *data, size_t size) {
 
 static bool on_message(void *context) {
   struct bridge *b = context;
-  if (b->text)
+  if (b->said_all)
+    close_with(b, WEBSOCKET_PROTOCOL_ERROR, "a message behind the one that ended the client's side");
+  else if (b->text && b->query.streaming && b->incoming.size == GRPC_PREFIX_SIZE)
+    end_client_side(b);
+  else if (b->text)
     close_with(b, 1003, "messages are binary: one of the method's each");
   else if (b->incoming.failed)
     close_with(b, WEBSOCKET_INTERNAL, "no memory for a message");

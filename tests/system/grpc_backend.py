@@ -1,7 +1,7 @@
 """A Python gRPC server that muster did not write, for the tests of the proxy: run as `grpc_backend.py PORT NAME [health]`.
 
 Messages are plain bytes. /echo.Echo/Unary answers NAME + ":" + message; Meta: what metadata it got, and sends some; Slow: after the seconds
-in the message; Many: as many lines of metadata, before and behind; Fail: with the status in the message; Count: a stream of as many answers; Chat: each message as it comes; Size: an answer of so many
+in the message; Many: as many lines of metadata, before and behind; Fail: with the status in the message; Count: a stream of as many answers; Chat: each message as it comes; Sum: how many bytes, once the client has said all; Size: an answer of so many
 bytes; Open: how many calls of Slow are running. Standard output says the port when it listens."""
 import json
 import sys
@@ -48,6 +48,9 @@ def backend(name: bytes):
         for request in requests:
             yield name + b":" + request
 
+    def total(requests, context):
+        return name + b":%d" % sum(map(len, requests))
+
     def drip(request, context):
         yield name
         time.sleep(float(request))
@@ -58,6 +61,7 @@ def backend(name: bytes):
     handlers = {method: grpc.unary_unary_rpc_method_handler(function) for method, function in unaries.items()}
     handlers["Count"] = grpc.unary_stream_rpc_method_handler(count)
     handlers["Drip"] = grpc.unary_stream_rpc_method_handler(drip)
+    handlers["Sum"] = grpc.stream_unary_rpc_method_handler(total)
     handlers["Chat"] = grpc.stream_stream_rpc_method_handler(chat)
     return grpc.method_handlers_generic_handler("echo.Echo", handlers)
 

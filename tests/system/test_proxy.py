@@ -17,8 +17,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
+from grpc_wire import message
 from muster_server import PATIENCE, put_model, run_muster, sim_config, wait_for
 from proxy_process import Backends, Proxy
+from test_http2 import DATA, END_HEADERS, END_STREAM, HEADERS, PING, SETTINGS, frame, literal
 
 
 @pytest.fixture(scope="module")
@@ -291,6 +293,62 @@ def test_a_stream_for_the_life_of_the_socket(proxy):
         assert json.loads(ws.recv(timeout=PATIENCE))["code"] == grpc.StatusCode.UNIMPLEMENTED.value[0]
         with pytest.raises(ConnectionClosed):
             ws.recv(timeout=PATIENCE)
+
+
+def test_a_client_ends_its_side_of_a_stream(proxy):
+    """An empty text message does: methods that answer when they have heard everything wait for it."""
+    for messages, answer in (([b"one", b"", b"three"], b":8"), ([], b":0")):
+        with bridge(proxy, "?method=/echo.Echo/Sum&mode=stream") as ws:
+            for said in [*messages, ""]:
+                ws.send(said)
+            assert ws.recv(timeout=PATIENCE)[1:] == answer
+            with pytest.raises(ConnectionClosed) as closed:
+                ws.recv(timeout=PATIENCE)
+            assert closed.value.rcvd.code == 1000
+    with bridge(proxy, "?method=/echo.Echo/Slow&mode=stream") as ws:
+        for said in (b"600", "", b"more"):
+            ws.send(said)
+        with pytest.raises(ConnectionClosed) as closed:
+            ws.recv(timeout=PATIENCE)
+        assert closed.value.rcvd.code == 1002
+
+
+class Framed:
+    """A server of HTTP/2 by hand: answers every call with these bytes and that all went well."""
+
+    def __init__(self, body):
+        self.body, self.listener = body, socket.create_server(("127.0.0.1", 0))
+        self.address = "127.0.0.1:%d" % self.listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self):
+        with contextlib.suppress(OSError):  # until the listener is closed
+            while True:
+                threading.Thread(target=self._serve, args=[self.listener.accept()[0]], daemon=True).start()
+
+    def _serve(self, connection):
+        with contextlib.suppress(OSError), connection, connection.makefile("rb") as frames:
+            frames.read(24)
+            connection.sendall(frame(SETTINGS, 0, 0))
+            while len(head := frames.read(9)) == 9:
+                kind, flags, stream = head[3], head[4], int.from_bytes(head[5:], "big")
+                payload = frames.read(int.from_bytes(head[:3], "big"))
+                if kind in (SETTINGS, PING) and not flags & 1:
+                    connection.sendall(frame(kind, 1, 0, payload if kind == PING else b""))
+                if flags & END_STREAM and kind in (HEADERS, DATA):
+                    connection.sendall(frame(HEADERS, END_HEADERS, stream, b"\x88" + literal(b"content-type", b"application/grpc"))
+                                       + frame(DATA, 0, stream, self.body)
+                                       + frame(HEADERS, END_HEADERS | END_STREAM, stream, literal(b"grpc-status", b"0")))
+
+
+def test_part_of_a_message_is_none():
+    server = Framed(message(b"\x08\x01") + message(b"cut off", size=1000))
+    with Proxy("--backends", server.address) as proxy, bridge(proxy.wait_healthy(1), "?method=/echo.Echo/Unary") as ws:
+        ws.send(b"x")
+        assert ws.recv(timeout=PATIENCE) == b"\x08\x01"
+        error = json.loads(ws.recv(timeout=PATIENCE))
+        assert error["code"] == grpc.StatusCode.INTERNAL.value[0] and "before the end of a message of 1000 bytes" in error["error"]
+    server.listener.close()
 
 
 def test_large_and_slow_sockets_hold_back(proxy):
