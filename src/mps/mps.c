@@ -138,7 +138,11 @@ static void look(struct keeper *keeper) {
   mu_status status = look_at_servers(keeper, servers, &err);
   char *text = status == MU_OK ? json_dumps(servers, JSON_COMPACT) : NULL;
   json_decref(servers);
-  if (status == MU_CANCELED) return;
+  /* A daemon that ended meanwhile was asked for nothing: its end is the reason, not what became of the question. */
+  if (status == MU_CANCELED || keeper_check_daemon(keeper)) {
+    free(text);
+    return;
+  }
   if (text != NULL) {
     keeper->failures = 0;
     keeper->error[0] = '\0';

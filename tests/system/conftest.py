@@ -2,6 +2,7 @@
 import contextlib
 
 import os
+import tempfile
 
 import pytest
 
@@ -25,6 +26,15 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope="session")
 def binary():
     return binary_path()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_runtime_folder():
+    """Sockets and MPS folders of this process's servers alone: each keeper of an MPS daemon tidies up what killed ones have
+    left in its folder, and other tests run beside. Short, as the address of a socket has to be."""
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(prefix="muster-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        patch.setenv("XDG_RUNTIME_DIR", folder)
+        yield
 
 
 @contextlib.contextmanager

@@ -30,10 +30,7 @@ class Machine(FakeNvml):
 
     @property
     def environment(self):
-        runtime = self.folder / "run"
-        runtime.mkdir(exist_ok=True)
-        return {**super().environment, "FAKE_MPS": str(self.scenario), "MUSTER_MPS_CONTROL_BINARY": str(binary_path().parent / "fake_mps"),
-                "XDG_RUNTIME_DIR": str(runtime) if len(str(runtime)) < 60 else "/tmp"}
+        return {**super().environment, "FAKE_MPS": str(self.scenario), "MUSTER_MPS_CONTROL_BINARY": str(binary_path().parent / "fake_mps")}
 
     def commands(self) -> list[str]:
         log = self.scenario.with_suffix(".json.commands")
@@ -85,9 +82,9 @@ def parent(pid) -> int:
     return int(pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
-def left(machine) -> list[pathlib.Path]:
-    """Folders of keepers."""
-    return sorted(pathlib.Path(machine.environment["XDG_RUNTIME_DIR"]).glob("muster-mps-*"))
+def left() -> list[str]:
+    """Folders of keepers: in the folder that conftest.py makes for this process alone."""
+    return sorted(map(str, pathlib.Path(os.environ["XDG_RUNTIME_DIR"]).glob("muster-mps-*")))
 
 
 # ---- daemons and their clients ---------------------------------------------------------------------------------------
@@ -172,8 +169,8 @@ def test_a_hung_client_is_terminated_before_it_is_killed(serve, machine):
         answers = [pool.submit(ask, n) for n in range(4)]
         wait_for(lambda: victim not in {worker["pid"] for worker in server.workers()}, "the hung worker to go")
         assert {answer.result() for answer in answers} == {200}
-    commands = wait_for(lambda: [line for line in machine.commands() if "terminate_client" in line], "the daemon to be told")
-    assert commands == [f"{UUIDS[0]} terminate_client {entry['servers'][0]['pid'] if entry['servers'] else mps(server)[0]['servers'][0]['pid']} {victim}"]
+    mps_server = wait_for(lambda: mps(server)[0]["servers"], "its server")[0]["pid"]
+    wait_for(lambda: f"{UUIDS[0]} terminate_client {mps_server} {victim}" in machine.commands(), "the daemon to be told")
     wait_serving(server, 2)
 
     # the server dies without a word: nothing stays
@@ -189,7 +186,7 @@ def test_a_gpu_that_is_fenced_is_not_in_use(serve, machine):
     first, second = wait_serving(server, 2)
     assert run_muster("gpus", "fence", "0", "--control-socket", server.socket).returncode == 0
     wait_for(lambda: mps(server)[0]["state"] == "undecided" and not is_alive(first["daemon"]), "the daemon to go")
-    assert [str(folder) for folder in left(machine)] == [second["folder"]]
+    assert left() == [second["folder"]]
     assert run_muster("gpus", "unfence", "0", "--control-socket", server.socket).returncode == 0
     entries = wait_serving(server, 2)
     assert entries[0]["daemon"] != first["daemon"] and entries[1]["daemon"] == second["daemon"]
@@ -262,6 +259,28 @@ def test_a_daemon_that_does_not_answer_any_more(serve, machine, how, said):
     assert after["restarts"] >= 1 and after["daemon"] != entry["daemon"] and not is_alive(entry["daemon"])
 
 
+def test_a_daemon_that_dies_while_it_is_asked(serve, machine):
+    """What is told is its end, also where the keeper sees that together with the end of the question."""
+    server = start(machine, serve, "--mps=on", "--mps-timeout=1h")
+    (entry,) = wait_serving(server, 1)
+    machine.say(hang="get_server_list")
+    keeper = parent(entry["daemon"])
+
+    def asking():
+        children = pathlib.Path(f"/proc/{keeper}/task/{keeper}/children").read_text().split()
+        asked = machine.commands()[-1] == f"{UUIDS[0]} get_server_list"
+        return [int(pid) for pid in children if int(pid) != entry["daemon"]] if asked and len(children) == 2 else None
+    (program,) = wait_for(asking, "a question that nobody answers")
+    with standing_still(keeper):
+        os.kill(entry["daemon"], signal.SIGKILL)
+        wait_for(lambda: not is_alive(entry["daemon"]) and not is_alive(program), "both to end")
+        machine.say()
+    (told,) = wait_for(lambda: logged(server, "no MPS any more"), "its end")
+    wait_serving(server, 1)
+    (lost,) = logged(server, "no MPS daemon, its clients are started again after it")
+    assert "signal 9" in told["error"] and "signal 9" in lost["error"]
+
+
 def test_auto_goes_on_without_a_daemon_that_cannot_be_started_again(serve, machine):
     server = start(machine, serve, "--processes=2", base_ms=2)
     (entry,) = wait_serving(server, 2)
@@ -269,7 +288,7 @@ def test_auto_goes_on_without_a_daemon_that_cannot_be_started_again(serve, machi
     os.kill(entry["daemon"], signal.SIGKILL)
     wait_for(lambda: mps(server)[0]["state"] == "off" and len(pids(server)) == 2, "workers without MPS")
     (told,) = logged(server, "processes share a GPU without MPS: they take turns")
-    assert "the driver is another one now" in told["because"] and left(machine) == []
+    assert "the driver is another one now" in told["because"] and left() == []
 
 
 def test_what_killed_keepers_leave_goes(serve, machine):
@@ -282,7 +301,7 @@ def test_what_killed_keepers_leave_goes(serve, machine):
         wait_for(lambda: not is_alive(entry["daemon"]), "the daemon to die with its keeper")
         assert is_alive(mps_server) and os.path.exists(entry["folder"])
     (after,) = wait_for(lambda: [now for now in mps(server) if now["state"] == "serving" and now["daemon"] != entry["daemon"]], "another daemon")
-    assert not is_alive(mps_server) and [str(folder) for folder in left(machine)] == [after["folder"]]
+    assert not is_alive(mps_server) and left() == [after["folder"]]
 
     # nobody is left to tidy up, but for the next one who starts a daemon; what is in use stays
     wait_for(lambda: mps(server)[0]["servers"], "its server")
@@ -298,7 +317,7 @@ def test_what_killed_keepers_leave_goes(serve, machine):
     gpu_model(machine.folder / "models", "other", gpus="1")
     second = serve(machine.folder / "models", "--mps=on", env=machine.environment)
     entries = wait_serving(second, 2)
-    assert not is_alive(mps_server) and [str(folder) for folder in left(machine)] == sorted(entry["folder"] for entry in entries)
+    assert not is_alive(mps_server) and left() == sorted(entry["folder"] for entry in entries)
 
 
 @pytest.mark.parametrize("mode", ["on", "auto"])
