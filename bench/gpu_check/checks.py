@@ -163,6 +163,14 @@ def mps_flags(machine, mps):
     return ["--mps", "on" if mps else "off"]
 
 
+def measure(server, clients, seconds):
+    """Of a short time that passed without an answer, on a busy machine, nothing can be said: then ten times as long."""
+    try:
+        return server.bench("shared", clients, seconds, warmup=min(1, seconds / 4))
+    except SystemExit:
+        return server.bench("shared", clients, 10 * seconds, warmup=min(1, seconds / 4))
+
+
 def sharing_row(machine, _, table, model, processes, mps, batch, seconds):
     """One row of the table: so many processes on the GPU, with or without MPS, batches of so many."""
     flags, parameters = ["--processes", str(processes)], {}
@@ -177,7 +185,7 @@ def sharing_row(machine, _, table, model, processes, mps, batch, seconds):
             done = machine.command("mps", "status", "--json", "--control-socket", server.socket)
             need(done.returncode == 0, f"muster mps status: {done.stderr.strip()}")
         with Sampler(machine) as sampler:
-            result = server.bench("shared", 2 * processes * batch + batch, seconds, warmup=min(1, seconds / 4))
+            result = measure(server, 2 * processes * batch + batch, seconds)
     finally:
         machine.close(server)
     row = {"processes": processes, "MPS": "on" if mps else "off", "batch": batch, "inferences/s": result["inferences_per_second"],

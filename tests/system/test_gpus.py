@@ -128,13 +128,16 @@ def alive(pid: int) -> bool:
     ({"errors": {"nvmlInitWithFlags": 9}}, "nvmlInitWithFlags: Driver Not Loaded (NVML 9): NVIDIA's kernel driver is not"),
     ({"errors": {"nvmlInitWithFlags": 18}}, "Driver/library version mismatch (NVML 18): the driver was updated"),
     ({"errors": {"nvmlDeviceGetCount_v2": 999}}, "nvmlDeviceGetCount_v2: Unknown Error (NVML 999)"),
-    ({"hang": ["nvmlDeviceGetTemperature"]}, "the call nvmlDeviceGetTemperature has not come back within 0.2 s"),
+    ({"hang": ["nvmlDeviceGetTemperature"]}, "the call nvmlDeviceGetTemperature has not come back within"),
     ({"hang": ["nvmlInitWithFlags"]}, "the call nvmlInitWithFlags has not come back"),
 ])
 def test_what_cannot_be_read(machine, change, message):
     machine.machine.update(change)
     machine.write()
-    done = gpus(machine, "--nvml-timeout=200ms" if "hang" in change else "--json")
+    for timeout in ("200ms", "2s", "20s"):  # the longer ones for a machine that does not get as far as the call
+        done = gpus(machine, f"--nvml-timeout={timeout}" if "hang" in change else "--json")
+        if message in done.stderr:
+            break
     assert done.returncode == 1 and not done.stdout
     assert message in done.stderr and len(done.stderr.splitlines()) == 1
 

@@ -12,6 +12,7 @@ import pytest
 
 from muster_server import put_model, sim_config, wait_for
 from oip import BINARY_OUTPUTS, DTYPES, binary_body, objects, outputs_of, same
+from ports import free_ports
 
 
 def remote_config(*urls, protocol="http", more="", **parameters) -> str:
@@ -97,10 +98,10 @@ def healthy(server, model: str) -> set[str]:
 
 def test_no_request_fails_while_one_backend_lives(serve, tmp_path):
     repository = put_model(tmp_path / "backend", "echo", config=sim_config(dims="2", max_batch_size=4, base_ms=2))
-    ports = free_ports(4)
+    first = free_ports(4)
     def start(http_port, grpc_port):
         return serve("--model-repository", repository, "--http-port", http_port, "--grpc-port", grpc_port)
-    servers = {pair: start(*pair) for pair in [ports[:2], ports[2:]]}
+    servers = {pair: start(*pair) for pair in [(first, first + 1), (first + 2, first + 3)]}
     for at, protocol in enumerate(["http", "grpc"]):
         config = remote_config(*[f"127.0.0.1:{pair[at]}" for pair in servers], protocol=protocol, model="echo")
         put_model(tmp_path / "front", protocol, config=config)
@@ -142,18 +143,8 @@ def test_no_request_fails_while_one_backend_lives(serve, tmp_path):
     assert all(backend["total_requests"] > 0 for protocol in ["http", "grpc"] for backend in backends_of(front, protocol).values())
 
 
-def free_ports(n: int) -> tuple[int, ...]:
-    sockets = [socket.socket() for _ in range(n)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = tuple(one.getsockname()[1] for one in sockets)
-    for one in sockets:
-        one.close()
-    return ports
-
-
 def test_without_a_backend_requests_wait_and_then_say_why(serve, tmp_path):
-    (port,) = free_ports(1)
+    port = free_ports(1)
     config = remote_config(f"127.0.0.1:{port}", wait="300ms", more=FP32_IO)
     front = serve("--model-repository", put_model(tmp_path / "front", "m", config=config))
     reply = front.infer("m", [{"name": "x", "shape": [2], "datatype": "FP32", "data": [1, 2]}])
