@@ -216,7 +216,9 @@ def test_many_clients_of_a_simulated_model(serve, tmp_path):
                 yield count
 
     with crowd() as threads:
-        clients = [threads.submit(lambda n: sum(ask(n)), number) for number in range(CLIENTS)]
+        with standing_still(*worker_pids(server)):  # so that the first ones do wait for one another
+            clients = [threads.submit(lambda n: sum(ask(n)), number) for number in range(CLIENTS)]
+            wait_depth(server, CLIENTS)
         total = sum(client.result() for client in clients)
     counts = stats(server)
     assert counts["inference_count"] == total

@@ -20,6 +20,7 @@ from tritonclient.utils import InferenceServerException
 
 from muster_server import MODELS, PATIENCE, put_model, sim_config, wait_for
 from oip import DTYPES, objects
+from traffic import standing_still, worker_pids
 
 LABELS = [f"label{i}" for i in range(8)]
 X = np.arange(16, dtype=np.float32).reshape(1, 16)
@@ -314,14 +315,18 @@ def test_priority_timeout_and_parameters(client):
 
 def test_deadline(server, client):
     """The client stops waiting, and the server does not work for nobody."""
-    before = dropped(server)
-    calls = [client.async_infer("sleepy", [given("x", FOUR[0])], callback=lambda result, error: None, client_timeout=0.02)
-             for _ in range(8)]
-    with pytest.raises(InferenceServerException) as caught:
-        client.infer("sleepy", [given("x", FOUR[0])], client_timeout=0.02)
-    assert caught.value.status() == "StatusCode.DEADLINE_EXCEEDED"
-    wait_for(lambda: dropped(server) >= before + 8, "the requests to be dropped")
-    assert calls and client.infer("sleepy", [given("x", FOUR[0])], client_timeout=30).as_numpy("y").shape == (4,)
+    before, calls = dropped(server), []
+
+    def eight_dropped():
+        """A client that is slow itself may give up before it has sent anything: then there are more."""
+        calls.append(client.async_infer("sleepy", [given("x", FOUR[0])], callback=lambda result, error: None, client_timeout=0.02))
+        return dropped(server) >= before + 8
+    with standing_still(*worker_pids(server, "sleepy")):
+        with pytest.raises(InferenceServerException) as caught:
+            client.infer("sleepy", [given("x", FOUR[0])], client_timeout=0.02)
+        assert caught.value.status() == "StatusCode.DEADLINE_EXCEEDED"
+        wait_for(eight_dropped, "the requests to be dropped")
+    assert client.infer("sleepy", [given("x", FOUR[0])], client_timeout=30).as_numpy("y").shape == (4,)
 
 
 @pytest.mark.parametrize("algorithm", ["gzip", "deflate"])
@@ -402,14 +407,15 @@ def test_async_infer(client):
 
 def test_async_infer_cancelled(server, client):
     before, errors = dropped(server), queue.Queue()
-    calls = [client.async_infer("sleepy", [given("x", FOUR[0])], callback=lambda result, error: errors.put(error))
-             for _ in range(8)]
-    wait_for(lambda: counter(server, "nv_inference_pending_request_count", 'model="sleepy"') >= 5, "the requests")
-    for call in calls:
-        call.cancel()
-    kinds = [errors.get(timeout=PATIENCE) for _ in calls]
-    assert sum(error is not None and "CANCELLED" in error.status() for error in kinds) >= 5
-    wait_for(lambda: dropped(server) >= before + 5, "cancelled requests to be counted")
+    with standing_still(*worker_pids(server, "sleepy")):
+        calls = [client.async_infer("sleepy", [given("x", FOUR[0])], callback=lambda result, error: errors.put(error))
+                 for _ in range(8)]
+        wait_for(lambda: counter(server, "nv_inference_pending_request_count", 'model="sleepy"') >= 5, "the requests")
+        for call in calls:
+            call.cancel()
+        kinds = [errors.get(timeout=PATIENCE) for _ in calls]
+        assert sum(error is not None and "CANCELLED" in error.status() for error in kinds) >= 5
+        wait_for(lambda: dropped(server) >= before + 5, "cancelled requests to be counted")
 
 
 def test_many_threads(server, client):
@@ -517,11 +523,12 @@ def test_stream_half_closed(stream):
 
 def test_stream_cancelled(server, client, stream):
     before = dropped(server)
-    for i in range(8):
-        stream.ask("sleepy", [given("x", FOUR[0])])
-    wait_for(lambda: counter(server, "nv_inference_pending_request_count", 'model="sleepy"') >= 5, "the requests")
-    client.stop_stream(cancel_requests=True)
-    wait_for(lambda: dropped(server) >= before + 5, "cancelled requests to be counted")
+    with standing_still(*worker_pids(server, "sleepy")):
+        for i in range(8):
+            stream.ask("sleepy", [given("x", FOUR[0])])
+        wait_for(lambda: counter(server, "nv_inference_pending_request_count", 'model="sleepy"') >= 5, "the requests")
+        client.stop_stream(cancel_requests=True)
+        wait_for(lambda: dropped(server) >= before + 5, "cancelled requests to be counted")
 
 
 def test_stream_large_and_compressed(server):

@@ -22,7 +22,7 @@ def server(serve_module, module_path):
     """echo takes rows of 16, ints any number of INT32."""
     repository = sim_model(module_path / "models")
     put_model(repository, "ints", config=sim_config(dtype="TYPE_INT32", dims="-1", max_batch_size=8))
-    return serve_module(repository, "--gateway-threads=1", "--head-timeout=200ms")
+    return serve_module(repository, "--gateway-threads=1", "--head-timeout=1s")
 
 
 def channel(server):

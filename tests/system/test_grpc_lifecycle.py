@@ -1,5 +1,6 @@
 """gRPC's health and reflection services, and its calls when the server or a part of it goes away."""
 import collections
+import contextlib
 import os
 import queue
 import signal
@@ -15,7 +16,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from tritonclient.grpc import service_pb2 as pb, service_pb2_grpc
 
 from muster_server import PATIENCE, put_model, run_muster, sim_config, wait_for
-from traffic import wait_gateway
+from traffic import standing_still, wait_gateway, worker_pids
 
 UNKNOWN, SERVING, NOT_SERVING, SERVICE_UNKNOWN = range(4)
 INFERENCE, HEALTH = "inference.GRPCInferenceService", "grpc.health.v1.Health"
@@ -150,7 +151,8 @@ def test_reflection_v1(channel):
 def test_drain(serve, tmp_path):
     """What is in flight is answered, calls that would never end are ended, and nobody waits for the end of the time."""
     server = serve(put_model(tmp_path / "models", "slow", config=sim_config(base_ms=150)))
-    with connect(server) as channel:
+    with connect(server) as channel, contextlib.ExitStack() as still:
+        still.enter_context(standing_still(*worker_pids(server)))
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
         unary = [stub.ModelInfer.future(infer("slow", id=str(i))) for i in range(3)]
         asked = [queue.Queue() for _ in range(3)]
@@ -167,6 +169,8 @@ def test_drain(serve, tmp_path):
                        for line in server.metrics().splitlines())
         wait_for(pending, "all requests")
         server.signal(signal.SIGTERM)
+        server.wait_state("draining")
+        still.close()
         assert [future.result(PATIENCE).id for future in unary] == ["0", "1", "2"]
         assert [stream.next().infer_response.id for _ in range(3)] == ["0", "1", "2"]
         assert stream.next() == idle.next() == grpc.StatusCode.UNAVAILABLE

@@ -158,9 +158,8 @@ def test_headers_that_are_too_large(wire):
 def test_reset_cancels(server, wire):
     """A model that is busy does not run what nobody waits for."""
     body = request_text(1)
-    for stream in range(1, 17, 2):
-        wire.send(frame(HEADERS, END_HEADERS, stream, head(b"/v2/models/slow/infer")), frame(DATA, END_STREAM, stream, body))
-    wire.send(*(frame(RST_STREAM, 0, stream, b"\0\0\0\x08") for stream in range(1, 15, 2)))
+    asked = [frame(HEADERS, END_HEADERS, stream, head(b"/v2/models/slow/infer")) + frame(DATA, END_STREAM, stream, body) for stream in range(1, 17, 2)]
+    wire.send(*asked, *(frame(RST_STREAM, 0, stream, b"\0\0\0\x08") for stream in range(1, 15, 2)))
     kind, flags, stream, payload = wire.until(DATA)
     assert stream == 15 and json.loads(payload)["outputs"][0]["data"] == [1] * 4
 

@@ -30,11 +30,15 @@ def cpu_seconds(server) -> dict[int, float]:
 
 def assert_sleeps(server):
     """All processes of the server together."""
-    before = cpu_seconds(server)
-    time.sleep(STRETCH)
-    after = cpu_seconds(server)
-    spent = sum(after[pid] - before[pid] for pid in before.keys() & after.keys())
-    assert spent < STRETCH / 5, f"{spent} of {STRETCH} s"
+    stretches = []
+    while len(stretches) < 5:  # what began before may still go on in the first ones
+        before = cpu_seconds(server)
+        time.sleep(STRETCH)
+        after = cpu_seconds(server)
+        stretches.append(sum(after[pid] - before[pid] for pid in before.keys() & after.keys()))
+        if stretches[-1] < STRETCH / 5:
+            return
+    raise AssertionError(f"{stretches} of {STRETCH} s each")
 
 
 def test_without_requests(serve, tmp_path):

@@ -30,6 +30,9 @@ class Account:
     def __init__(self):
         self.lock, self.answered, self.refused, self.unknown, self.problems = threading.Lock(), 0, 0, 0, []
 
+    def is_little(self):
+        return self.answered <= 100 or self.unknown <= 20
+
     def add(self, answered=0, refused=0, unknown=0):
         with self.lock:
             self.answered, self.refused, self.unknown = self.answered + answered, self.refused + refused, self.unknown + unknown
@@ -42,7 +45,9 @@ class Visit:
         self.server, self.account, self.chance, self.until = server, account, random.Random(seed), until
 
     def goes_on(self):
-        return time.monotonic() < self.until
+        """Until the time is up and enough was done, on however slow a machine."""
+        now = time.monotonic()
+        return now < self.until or self.account.is_little() and now < self.until + PATIENCE
 
     def some_rows(self):
         return rows(*(self.chance.randrange(1000) for _ in range(self.chance.choice((1, 1, 2, 4)))))
@@ -266,5 +271,5 @@ def test_nothing_is_left_of_mixed_clients(serve, tmp_path):
     assert account.answered <= success <= account.answered + account.unknown, (success, failure, vars(account))
     known = account.answered + account.refused
     assert known <= success + failure <= known + account.unknown, (success, failure, vars(account))
-    assert account.answered > 100 and account.unknown > 20, "they did little"
+    assert not account.is_little()
     assert server.status()["gateway"] == gateway and all(w["restarts"] == 0 for w in server.status()["workers"])

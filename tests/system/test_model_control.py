@@ -13,7 +13,7 @@ from muster_server import MODELS, put_model, run_muster, sim_config, wait_for
 from oip import Wire
 from test_reload import (ANSWERS, NEW, OLD, X, Load, answer_of, ask_echo, ask_net, change, change_net, control, delete, net_model,
                          reload_json, reloads, wait_gone)
-from traffic import echo, infer, sim_model, worker_pids
+from traffic import echo, infer, sim_model, standing_still, worker_pids
 
 EXPLICIT = "--model-control-mode=explicit"
 NEW_BYTES, OLD_BYTES = (MODELS / NEW).read_bytes(), (MODELS / OLD).read_bytes()
@@ -93,13 +93,14 @@ def test_a_model_is_replaced_under_load(explicit):
 
 
 def test_what_is_at_work_when_a_model_is_unloaded_ends_as_usual(serve, tmp_path, client_of):
-    server = serve(sim_model(tmp_path / "models", base_ms=300), EXPLICIT, "--load-model=echo")
+    server = serve(sim_model(tmp_path / "models"), EXPLICIT, "--load-model=echo")
     with Wire(server.port) as wire, contextlib.closing(client_of(server)) as client:
-        wire.request("POST", "/v2/models/echo/infer", json.dumps({"inputs": [
-            {"name": "x", "shape": [1, 16], "datatype": "FP32", "data": [1] * 16}]}).encode())
-        wait_for(lambda: server.get("/stats").json["queue_depth"] == 1, "the request to be at work")
-        client.unload_model("echo")
-        assert not client.is_model_ready("echo")
+        with standing_still(*worker_pids(server)):
+            wire.request("POST", "/v2/models/echo/infer", json.dumps({"inputs": [
+                {"name": "x", "shape": [1, 16], "datatype": "FP32", "data": [1] * 16}]}).encode())
+            wait_for(lambda: server.get("/stats").json["queue_depth"] == 1, "the request to be at work")
+            client.unload_model("echo")
+            assert not client.is_model_ready("echo")
         assert wire.reply().status == 200
 
 
@@ -357,10 +358,11 @@ def test_the_gateway_dies_while_a_model_is_loading(explicit):
     gateway = server.status()["gateway"]["pid"]
     with Wire(server.port) as wire:
         wire.request("POST", "/v2/repository/models/slow/load", b"")
-        wait_for(lambda: control(server, "GET", "/status")["workers"], "the load to have begun")
-        os.kill(gateway, signal.SIGKILL)
-        with pytest.raises(ConnectionError):
-            wire.reply()
+        loading = wait_for(lambda: [worker["pid"] for worker in control(server, "GET", "/status")["workers"] if worker["pid"]], "the load to have begun")
+        with standing_still(*loading):
+            os.kill(gateway, signal.SIGKILL)
+            with pytest.raises(ConnectionError):
+                wire.reply()
     wait_for(lambda: server.status().get("gateway", {}).get("state") == "ready", "the next gateway")
     wait_for(lambda: server.get("/v2/models/slow/ready").status == 200, "the model that was asked for")
     assert {m["name"]: m.get("state") for m in server.post("/v2/repository/index", "").json} == {

@@ -432,15 +432,16 @@ def test_sighup(serve, tmp_path, to):
 def test_a_reload_during_a_reload(serve, tmp_path):
     repository = sim_model(tmp_path / "models")
     server = serve(repository)
-    sim_model(repository, "slow", load_ms=3000)
+    sim_model(repository, "slow", load_ms=2000)
     with crowd() as threads:
         first = threads.submit(reload, server)
-        wait_for(lambda: models(server).get("slow", {}).get("state") == "LOADING", "the first to go on")
-        assert echo(server, 1, model="slow").status == 404, "it is not there before it is ready"
-        second = reload(server)
-        assert second.returncode == 1 and "a reload is going on" in second.stderr
-        sim_model(repository, "later")
-        server.signal(signal.SIGHUP)  # is not lost
+        with standing_still(*wait_for(lambda: [w["pid"] for w in server.workers("slow") if w["pid"]], "the first to go on")):
+            assert models(server)["slow"]["state"] == "LOADING"
+            assert echo(server, 1, model="slow").status == 404, "it is not there before it is ready"
+            second = reload(server)
+            assert second.returncode == 1 and "a reload is going on" in second.stderr
+            sim_model(repository, "later")
+            server.signal(signal.SIGHUP)  # is not lost
         assert first.result().returncode == 0 and "later" not in first.result().stdout
     wait_for(lambda: len(reloads(server)) == 2, "the second one")
     assert reloads(server)[1]["added"] == 1
@@ -450,7 +451,7 @@ def test_a_reload_during_a_reload(serve, tmp_path):
 def test_a_reload_while_the_server_starts(serve, tmp_path):
     repository = sim_model(net_model(tmp_path / "models"), "slow", load_ms=3000)
     server = serve(repository, wait=False)
-    wait_for(lambda: server.status().get("state") == "starting", "the control socket")
+    wait_for(server.status, "the control socket")
     change_net(repository)
     sim_model(repository, "fresh")
     found = report(server)

@@ -19,6 +19,7 @@ from tritonclient.utils import InferenceServerException, serialize_byte_tensor
 
 from muster_server import PATIENCE, binary_path, put_model, run_muster, sim_config, wait_for
 from oip import Wire, from_wire, objects, same
+from traffic import standing_still, worker_pids
 
 NOBODY = 65534
 SHM = pathlib.Path("/dev/shm")
@@ -423,14 +424,15 @@ def test_while_a_request_is_in_flight(wire, server, file):
     for name, path in (("in", source), ("out", out), ("lost", lost)):
         assert register(wire, name, path.name).status == 200
     with Wire(server.port) as other:
-        for connection, name in ((wire, "out"), (other, "lost")):
-            connection.request("POST", "/v2/models/sleepy/infer", json.dumps(question(
-                shared("in", 64), outputs=[{"name": "y", "parameters": shared(name, 64)}])).encode())
-        wait_for(lambda: waiting(server) == 2, "both to be in flight")
-        assert server.post("/v2/systemsharedmemory/unregister", b"").status == 200
-        assert server.get("/v2/systemsharedmemory/status").json == []
-        source.write_bytes(bytes(64))
-        os.truncate(lost, 0)
+        with standing_still(*worker_pids(server, "sleepy")):
+            for connection, name in ((wire, "out"), (other, "lost")):
+                connection.request("POST", "/v2/models/sleepy/infer", json.dumps(question(
+                    shared("in", 64), outputs=[{"name": "y", "parameters": shared(name, 64)}])).encode())
+            wait_for(lambda: waiting(server) == 2, "both to be in flight")
+            assert server.post("/v2/systemsharedmemory/unregister", b"").status == 200
+            assert server.get("/v2/systemsharedmemory/status").json == []
+            source.write_bytes(bytes(64))
+            os.truncate(lost, 0)
         assert wire.reply().status == 200 and out.read_bytes() == X[0].tobytes()
         reply = other.reply()
         assert reply.status == 400 and "has lost its memory" in reply.json["error"]
@@ -439,7 +441,7 @@ def test_while_a_request_is_in_flight(wire, server, file):
 
 def test_a_client_that_leaves_gets_nothing_written(server, file):
     out = file(64)
-    with Wire(server.port) as wire:
+    with standing_still(*worker_pids(server, "sleepy")), Wire(server.port) as wire:
         assert register(wire, "out", out.name).status == 200
         wire.request("POST", "/v2/models/sleepy/infer", json.dumps(question(
             data=[1] * 16, outputs=[{"name": "y", "parameters": shared("out", 64)}])).encode())

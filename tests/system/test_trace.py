@@ -148,7 +148,7 @@ def test_a_file_that_cannot_be_written(serve, tmp_path):
                        "--trace-rate=1")
         infer(server)
         wait_for(lambda: counted(server, "dropped") == 1, "the loss")
-        assert any(line["message"] == "traces cannot be written and are dropped" for line in server.log_lines())
+        wait_for(lambda: any(line["message"] == "traces cannot be written and are dropped" for line in server.log_lines()), "a word about it")
         infer(server)
     assert (tmp_path / "victim").read_text() == "precious"
 

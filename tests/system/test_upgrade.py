@@ -151,9 +151,8 @@ def test_no_request_fails(serve, tmp_path, new_binary):
     assert after["http"] == before["http"] and after["metrics"] == before["metrics"]
     assert after["uptime_s"] > before["uptime_s"]
     assert not {w["pid"] for w in before["workers"]} & {w["pid"] for w in after["workers"]}
-    family = server.family()
-    assert len(family) == 2 + len(after["workers"])
-    assert {exe(pid) for pid in family} == {str(new_binary)}
+    wait_for(lambda: len(server.family()) == 2 + len(after["workers"]), "those before to leave")
+    assert {exe(pid) for pid in server.family()} == {str(new_binary)}
 
 
 def test_five_in_a_row_leave_nothing_behind(serve, tmp_path, new_binary):
@@ -165,8 +164,11 @@ def test_five_in_a_row_leave_nothing_behind(serve, tmp_path, new_binary):
             status = upgraded(server, new_binary)
             load.wait_for_more(20)
             wait_for(lambda: len(server.family()) == 3, "only supervisor, gateway and worker to be there")
-            counts.append((descriptors(server.process.pid), descriptors(status["workers"][0]["pid"])))
-    assert len(set(counts)) == 1, counts
+
+            def count():
+                return descriptors(server.process.pid), descriptors(status["workers"][0]["pid"])
+            counts.append(count())
+            wait_for(lambda: all(now <= then for now, then in zip(count(), counts[0])), f"no more descriptors than {counts[0]}, not {count()}")
     assert server.status()["upgrade"]["number"] == 5
 
 
@@ -254,7 +256,7 @@ def test_a_check_that_hangs_is_ended(serve, tmp_path, new_binary):
         running.join()
         assert results[0].returncode == 1 and "did not finish its check" in results[0].stderr
         load.wait_for_more()
-        assert len(server.family()) == 3
+        wait_for(lambda: len(server.family()) == 3, "the check to be gone")
         assert run_muster("reload", "--control-socket", server.socket).returncode == 0
         upgraded(server, new_binary)
 
@@ -349,6 +351,7 @@ def test_a_worker_that_is_killed_meanwhile(serve, tmp_path, new_binary):
         running.join(PATIENCE)
         load.wait_for_more()
     assert results[0].returncode == 0, f"{results[0].stderr}\n{server.log}"
+    wait_for(lambda: len(server.family()) == 4, "those before to leave")
     assert {exe(pid) for pid in server.family()} == {str(new_binary)}
 
 
@@ -368,6 +371,7 @@ def test_no_gateway_when_it_is_time_to_execute(serve, tmp_path, new_binary):
     exec {new_binary} "$@" """)
     after = upgraded(server, kills)
     assert after["pid"] == server.process.pid and after["gateway"]["restarts"] >= 3
+    wait_for(lambda: len(server.family()) == 3, "those before to leave")
     assert {exe(pid) for pid in server.family()} == {str(new_binary)}
     assert echo(server, 1).status == 200
 

@@ -1,4 +1,5 @@
 """WebSocket streams: messages in and out, order, bounds, deadlines, what is broken, and the end."""
+import contextlib
 import json
 import signal
 import struct
@@ -280,12 +281,19 @@ def test_silent_clients_are_asked_and_cut(alone):
     with RawStream(server, ECHO) as ws:
         assert [ws.receive() for _ in range(2)] == [(PING, b"")] * 2
         assert ws.receive_close()[0] == 1011
-    with RawStream(server, ECHO) as ws:
-        for _ in range(4):
-            assert ws.receive() == (PING, b"")
-            ws.send(frame(0x80 | PONG))
-        ws.send(frame(0x81, text_message("a", {"x": rows(1)}).encode()))
-        assert wait_for(lambda: ws.receive()[0] == TEXT, "the answer")
+
+    def goes_on():
+        """A client that answers; false: the test was too slow for that, and is cut rightly."""
+        with RawStream(server, ECHO) as ws, contextlib.suppress(ConnectionError):
+            for _ in range(4):
+                if ws.receive() != (PING, b""):
+                    return False
+                ws.send(frame(0x80 | PONG))
+            ws.send(frame(0x81, text_message("a", {"x": rows(1)}).encode()))
+            while (got := ws.receive()) is not None and got[0] == PING:
+                ws.send(frame(0x80 | PONG))
+            return got is not None and got[0] == TEXT
+    wait_for(goes_on, "a client that answers to stay")
 
 
 def test_a_client_that_leaves_cancels(alone):
@@ -441,16 +449,23 @@ def test_late_messages_are_dropped_without_a_run(alone):
     assert stats(server)["execution_count"] - executed <= 2, "that of the first, which was with the worker, and the last one"
 
 
-def test_what_cannot_be_in_time_is_dropped_at_once(alone):
-    server = alone(base_ms=400, max_batch_size=1)
-    with stream(server, ECHO + "?deadline_ms=600&drop=late") as ws:
-        ws.send(text_message("first", {"x": rows(1)}))  # after it is known that a run takes 400 ms
-        assert receive(ws).outputs
-        for id in "abc":
-            ws.send(text_message(id, {"x": rows(1)}))
-        answers = {answer.id: answer for answer in (receive(ws) for _ in range(3))}
-        assert answers["a"].outputs and answers["b"].dropped == "late" and answers["c"].dropped == "late"
-    assert stats(server)["execution_count"] == 2
+def test_what_cannot_be_in_time_is_dropped_at_once(serve, tmp_path):
+    def dropped(run_ms):
+        """false: the first ones were late, too: the machine is slow."""
+        server = serve(sim_model(tmp_path / f"models{run_ms}", base_ms=run_ms, max_batch_size=1), "--gateway-threads=1")
+        with stream(server, ECHO + f"?deadline_ms={run_ms * 3 // 2}&drop=late") as ws:
+            ws.send(text_message("first", {"x": rows(1)}))  # after it is known how long a run takes
+            if not receive(ws).outputs:
+                return False
+            for id in "abc":
+                ws.send(text_message(id, {"x": rows(1)}))
+            answers = {answer.id: answer for answer in (receive(ws) for _ in range(3))}
+            if not answers["a"].outputs:
+                return False
+            assert answers["b"].dropped == "late" and answers["c"].dropped == "late"
+        assert stats(server)["execution_count"] == 2
+        return True
+    assert any(dropped(run_ms) for run_ms in (400, 2000, 10_000))
 
 
 def test_the_newest_message_replaces_those_that_wait(alone):

@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 
-from muster_server import MODELS, VISIBLE, put_model, wait_for
+from muster_server import MODELS, PATIENCE, VISIBLE, put_model, sanitized, wait_for
 from oip import same
 from traffic import (Answer, Client, crowd, depth, echo, infer, metric, rows, sim_model, standing_still, stats,
                      wait_depth, wait_waiting, waiting, worker_pids)
@@ -166,12 +166,12 @@ def test_hung_worker_is_killed_and_its_request_blamed(serve, tmp_path):
     wait_worker_back(server, pid)
     assert echo(server, 7).status == 200
     reasons = ended_reasons(server)
-    assert len(reasons) == 2 and all("hung" in reason for reason in reasons)
+    assert len(reasons) >= 2 and all("hung" in reason for reason in reasons)  # once more where all this took longer
 
 
 def test_death_of_real_engine_in_the_first_run_of_a_shape(serve, tmp_path):
     """--load-timeout bounds the first run; a worker that stands still for longer is hung."""
-    server = serve(MODELS / "identity.onnx", "--load-timeout=2s")
+    server = serve(MODELS / "identity.onnx", f"--load-timeout={6 if sanitized() else 2}s")  # a successor has to load in that
     (pid,) = worker_pids(server)
     x = rows(1)
     with crowd() as threads, standing_still(pid):
@@ -232,13 +232,14 @@ STORM_SECONDS, PAUSE_SECONDS, CLIENTS = 5, 0.3, 16
 
 def kill_now_and_then(pids, chance) -> int:
     """Kills one of pids() again and again; how often."""
-    kills, end = 0, time.monotonic() + STORM_SECONDS
-    while time.monotonic() < end:
-        if candidates := pids():
-            os.kill(chance.choice(candidates), signal.SIGKILL)
-            kills += 1
+    killed, end = set(), time.monotonic() + STORM_SECONDS
+    while (now := time.monotonic()) < end or len(killed) < 3 and now < end + PATIENCE:
+        if candidates := [pid for pid in pids() if pid not in killed]:  # the supervisor may not have heard of all ends
+            victim = chance.choice(candidates)
+            os.kill(victim, signal.SIGKILL)
+            killed.add(victim)
         time.sleep(PAUSE_SECONDS)  # the rhythm of the storm: nothing waits for it
-    return kills
+    return len(killed)
 
 
 def ready_workers(server) -> list[int]:
@@ -263,10 +264,10 @@ def test_storm_of_kills(serve, tmp_path):
         for client in clients:
             client.result()
     assert kills >= 3 and min(done) > 0
+    wait_for(lambda: metric(server, "muster_worker_deaths_total") == kills, f"{kills} deaths to be counted")
     server.wait_ready()
     counts = stats(server)["inference_stats"]
     assert counts["success"]["count"] == sum(done) and counts["fail"]["count"] == 0
-    assert metric(server, "muster_worker_deaths_total") == kills
     assert echo(server, 1).status == 200
 
 
@@ -323,8 +324,9 @@ def test_storm_on_the_gateway(serve, tmp_path):
         over.set()
         for client in clients:
             client.result()
-    server.wait_ready()
     assert kills >= 3 and min(done) > 0
+    wait_for(lambda: server.status()["gateway"]["restarts"] == kills, f"{kills} deaths to be counted")
+    server.wait_ready()
     assert sorted(worker_pids(server)) == pids and server.status()["gateway"]["restarts"] == kills
     assert echo(server, 1).status == 200
 
