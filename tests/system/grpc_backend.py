@@ -1,8 +1,8 @@
 """A Python gRPC server that muster did not write, for the tests of the proxy: run as `grpc_backend.py PORT NAME [health]`.
 
 Messages are plain bytes. /echo.Echo/Unary answers NAME + ":" + message; Meta: what metadata it got, and sends some; Slow: after the seconds
-in the message; Many: as many lines of metadata, before and behind; Fail: with the status in the message; Count: a stream of as many answers; Chat: each message as it comes; Sum: how many bytes, once the client has said all; Size: an answer of so many
-bytes; Open: how many calls of Slow are running. Standard output says the port when it listens."""
+in the message; Wait: when Go has been called, or NAME's own error for the message NONE; Many: as many lines of metadata, before and behind; Fail: with the status in the message; Count: a stream of as many answers; Chat: each message as it comes; Sum: how many bytes, once the client has said all; Size: an answer of so many
+bytes; Open: how many calls of Slow and Wait are running. Standard output says the port when it listens."""
 import json
 import sys
 import threading
@@ -37,6 +37,20 @@ def backend(name: bytes):
         running["slow"] -= 1
         return name
 
+    gate = threading.Event()
+
+    def wait(request, context):
+        if request == b"NONE":
+            context.abort(grpc.StatusCode.UNKNOWN, "nothing to wait for")
+        running["slow"] += 1
+        gate.wait()
+        running["slow"] -= 1
+        return name
+
+    def go(request, context):
+        gate.set()
+        return name
+
     def fail(request, context):
         context.abort(grpc.StatusCode[request.decode()], "so it was said: ä%")
 
@@ -56,7 +70,7 @@ def backend(name: bytes):
         time.sleep(float(request))
         yield name
 
-    unaries = {"Unary": unary, "Meta": meta, "Slow": slow, "Fail": fail, "Many": many,
+    unaries = {"Unary": unary, "Wait": wait, "Go": go, "Meta": meta, "Slow": slow, "Fail": fail, "Many": many,
                "Size": lambda request, context: b"x" * int(request), "Open": lambda request, context: b"%d" % running["slow"]}
     handlers = {method: grpc.unary_unary_rpc_method_handler(function) for method, function in unaries.items()}
     handlers["Count"] = grpc.unary_stream_rpc_method_handler(count)

@@ -79,6 +79,13 @@ def wait_for(condition, what: str, seconds: float = PATIENCE):
         time.sleep(0.01)
 
 
+def name_of(pid: int) -> str:
+    try:
+        return pathlib.Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:  # it has just ended
+        return ""
+
+
 class Reply:
     def __init__(self, response: http.client.HTTPResponse, body: bytes):
         self.status, self.headers, self.body = response.status, response.headers, body
@@ -226,6 +233,13 @@ class Server:
             if int(fields[3]) == self.process.pid and fields[0] != "Z":
                 pids.append(int(entry.name))
         return pids
+
+    def settled_family(self) -> list[int]:
+        """family(), once the process that has looked for NVML and found none has left, too."""
+        def settled():
+            pids, state = self.family(), self.status().get("fleet", {}).get("state")
+            return pids if state == "answering" or state == "none" and not any(name_of(pid) == "muster-fleet" for pid in pids) else None
+        return wait_for(settled, "the look for NVML to be over")
 
     def close(self) -> list[str]:
         """Ends it; returns what was wrong: sanitizer reports, processes left behind, a stale socket, a hang."""

@@ -62,6 +62,8 @@ class Proxy:
     """A running `muster proxy` on free ports; closes itself and checks how it ended."""
 
     def __init__(self, *arguments):
+        if not {"--health-timeout", "--opaque"} & set(map(str, arguments)):
+            arguments = (*arguments, "--health-timeout", "30s")  # a backend that is slow on a busy machine is no hung one
         command = [binary_path(), "proxy", "--grpc-port", "0", "--http-port", "0", "--ws-port", "0", *map(str, arguments)]
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment())
         self.ports, self.log = {}, []

@@ -3,7 +3,6 @@ of NVIDIA's management library."""
 import itertools
 import json
 import os
-import pathlib
 import re
 import signal
 import threading
@@ -12,7 +11,7 @@ import urllib.parse
 import pytest
 
 from fake_nvml import FakeNvml, gpu
-from muster_server import ask_control, run_muster, wait_for
+from muster_server import ask_control, name_of, run_muster, wait_for
 from traffic import Client, crowd, echo, sim_model
 
 
@@ -214,13 +213,6 @@ def gpu_states(server) -> list[str]:
 
 def fleet(server) -> dict:
     return server.status()["fleet"]
-
-
-def name_of(pid: int) -> str:
-    try:
-        return pathlib.Path(f"/proc/{pid}/comm").read_text().strip()
-    except OSError:  # it has just ended
-        return ""
 
 
 def fleet_pid(server) -> int:

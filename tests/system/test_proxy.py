@@ -98,9 +98,9 @@ def test_a_backends_own_errors_pass_through(channel):
     assert code_of(unary(channel, "Nothing"))[0] == grpc.StatusCode.UNIMPLEMENTED
 
 
-def open_calls(backends):
+def open_calls(backends, *dead):
     n = 0
-    for name in backends.names:
+    for name in set(backends.names) - set(dead):
         with grpc.insecure_channel(backends.address(name)) as direct:
             n += int(unary(direct, "Open")())
     return n
@@ -214,11 +214,15 @@ def test_no_request_fails_while_one_backend_lives(backends):
 
 def test_what_is_in_flight_at_a_death_runs_elsewhere_and_a_stream_breaks(backends):
     with Proxy("--backends", backends.list(), "--wait-timeout", "60s") as proxy, proxy.wait_healthy(3).channel() as channel:
-        slow = [channel.unary_unary("/echo.Echo/Slow").future(b"1") for _ in range(6)]
+        slow = [channel.unary_unary("/echo.Echo/Wait").future(b"") for _ in range(6)]
         stream = channel.unary_stream("/echo.Echo/Drip")(b"600")
         victim = next(stream).decode()  # an answer has begun: nobody may repeat it
         wait_for(lambda: open_calls(backends) == 6, "the calls at their backends")
         backends.kill(victim)
+        wait_for(lambda: open_calls(backends, victim) == 6, "the calls at other backends")
+        for name in set(backends.names) - {victim}:
+            with grpc.insecure_channel(backends.address(name)) as direct:
+                unary(direct, "Go")()
         assert all(call.result(PATIENCE) in {b"a", b"b", b"c"} - {victim.encode()} for call in slow)
         with pytest.raises(grpc.RpcError) as error:
             next(stream)
@@ -246,7 +250,7 @@ def test_a_hung_backend_gives_its_calls_to_others(backends):
         backends.signal("a", signal.SIGSTOP)
         try:
             calls = [channel.unary_unary("/echo.Echo/Unary").future(b"x") for _ in range(6)]
-            assert {call.result(PATIENCE) for call in calls} == {b"b:x", b"c:x"}
+            assert {call.result(PATIENCE) for call in calls} <= {b"b:x", b"c:x"}
             wait_for(lambda: not proxy.health()["backends"][0]["healthy"], "the hung one is out")
         finally:
             backends.signal("a", signal.SIGCONT)
@@ -275,7 +279,7 @@ def test_each_message_is_a_call_answered_in_order(proxy):
 def test_order_of_the_answers(proxy):
     for order, first in (("request", b"30"), ("any", b"0")):
         with bridge(proxy, f"?method=%2Fecho.Echo%2FSlow&order={order}") as ws:
-            ws.send(b"0.3")
+            ws.send(b"1")
             ws.send(b"NONE")  # no number: fails at once
             answers = [ws.recv(timeout=PATIENCE) for _ in range(2)]
         error = next(answer for answer in answers if isinstance(answer, str))

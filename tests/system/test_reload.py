@@ -178,7 +178,7 @@ def test_models_come_change_and_go_under_load(serve, tmp_path):
         ("echo", "READY", ""), ("fresh", "READY", ""), ("net", "READY", "")]
     assert status["state"] == "ready" and [w["restarts"] for w in status["workers"]] == [0, 0, 0]
     assert worker_pids(server, "echo") == [stays], "what has not changed is not touched"
-    assert len(server.family()) == 2 + 3
+    assert len(server.settled_family()) == 2 + 3
     assert {model["name"] for model in server.post("/v2/repository/index", "").json} == {"echo", "fresh", "net"}
     assert metric(server, "muster_worker_deaths_total") == 0, "to leave is no death"
 

@@ -39,6 +39,15 @@ def exe(pid: int) -> str:
     return os.readlink(f"/proc/{pid}/exe")
 
 
+def programs(server) -> set[str]:
+    """Which its processes run."""
+    found = set()
+    for pid in server.family():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+            found.add(exe(pid))
+    return found
+
+
 def descriptors(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/fd"))
 
@@ -152,7 +161,7 @@ def test_no_request_fails(serve, tmp_path, new_binary):
     assert after["uptime_s"] > before["uptime_s"]
     assert not {w["pid"] for w in before["workers"]} & {w["pid"] for w in after["workers"]}
     wait_for(lambda: len(server.family()) == 2 + len(after["workers"]), "those before to leave")
-    assert {exe(pid) for pid in server.family()} == {str(new_binary)}
+    assert programs(server) == {str(new_binary)}
 
 
 def test_five_in_a_row_leave_nothing_behind(serve, tmp_path, new_binary):
@@ -206,13 +215,13 @@ def script(path: pathlib.Path, text: str) -> pathlib.Path:
 
 
 def refused(server, binary, *words):
-    before, pids = server.status(), sorted(server.family())
+    before, pids = server.status(), sorted(server.settled_family())
     done = upgrade(server, binary)
     assert done.returncode == 1 and "nothing has changed" in done.stderr, done
     for word in words:
         assert word in done.stderr, done.stderr
     after = server.status()
-    assert sorted(server.family()) == pids
+    assert sorted(server.settled_family()) == pids
     for key in ("pid", "state", "gateway", "models", "workers"):
         assert after[key] == before[key]
     assert after["upgrade"]["state"] == "refused"
@@ -352,7 +361,7 @@ def test_a_worker_that_is_killed_meanwhile(serve, tmp_path, new_binary):
         load.wait_for_more()
     assert results[0].returncode == 0, f"{results[0].stderr}\n{server.log}"
     wait_for(lambda: len(server.family()) == 4, "those before to leave")
-    assert {exe(pid) for pid in server.family()} == {str(new_binary)}
+    assert programs(server) == {str(new_binary)}
 
 
 def test_no_gateway_when_it_is_time_to_execute(serve, tmp_path, new_binary):
@@ -372,7 +381,7 @@ def test_no_gateway_when_it_is_time_to_execute(serve, tmp_path, new_binary):
     after = upgraded(server, kills)
     assert after["pid"] == server.process.pid and after["gateway"]["restarts"] >= 3
     wait_for(lambda: len(server.family()) == 3, "those before to leave")
-    assert {exe(pid) for pid in server.family()} == {str(new_binary)}
+    assert programs(server) == {str(new_binary)}
     assert echo(server, 1).status == 200
 
 
@@ -452,7 +461,7 @@ def test_the_next_gateway_is_killed_right_after(serve, tmp_path, new_binary):
     running.join(PATIENCE)
     server.wait_state("ready")
     assert echo(server, 1).status == 200
-    assert {exe(pid) for pid in server.family()} <= {str(new_binary), str(binary_path().resolve())}
+    assert programs(server) <= {str(new_binary), str(binary_path().resolve())}
 
 
 def test_a_model_whose_new_workers_do_not_come_up(serve, tmp_path, new_binary):
