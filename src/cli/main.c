@@ -50,7 +50,7 @@ const struct command *command_find(const char *name) {
 /* ---- roles ------------------------------------------------------------------------------------------------------- */
 
 enum { CONTROL_FD = 3 };
-static const char role_log[] = "MUSTER_ROLE_LOG"; /* the supervisor's log settings: control/role.c */
+static const char role_log[] = "MUSTER_ROLE_LOG"; /* the supervisor's log settings: control/child.c */
 
 static const struct {
   const char *name;

@@ -7,16 +7,14 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "control/link.h"
-#include "control/role.h"
+#include "control/child.h"
 #include "gpu/inventory_json.h"
 #include "gpu/xid.h"
 #include "launch/state.h"
 
 struct gpu_watch {
   struct launch *launch;
-  struct process *process; /* NULL: none */
-  struct control_link *control;
+  struct child child;
   struct buffer options; /* what it is started with */
   uint64_t call_limit_ns;
   struct restart_policy policy;
@@ -202,11 +200,10 @@ static void start_again(struct gpu_watch *watch, const char *why) {
   uint64_t delay;
   if (!watch->stalled) LOG_ERROR("faults of GPUs are not heard of for now, services go on", LOG_STR("error", why));
   watch->stalled = true;
-  control_link_free(watch->control);
-  watch->control = NULL;
+  child_hang_up(&watch->child);
   uv_timer_stop(&watch->timer);
-  if (watch->process != NULL) {
-    process_kill(watch->process, SIGKILL);
+  if (child_runs(&watch->child)) {
+    child_kill(&watch->child);
     return;
   }
   if (!restart_policy_death(&watch->policy, clock_now_ns(), true, &delay)) {
@@ -239,34 +236,26 @@ static void on_message(void *context, struct control_packet *packet) {
     start_again(watch, "the process that asks NVML sent a message that is not its own");
 }
 
-/* Its end is on its way to us. */
-static void on_lost(void *context, const mu_error *err) {}
-
-static const struct control_link_events link_events = {on_message, on_lost};
-
 static void on_ended(void *context, int code, int status) {
   struct gpu_watch *watch = context;
   char why[160];
-  if (watch->control != NULL) control_link_read(watch->control); /* its last words */
   const struct death death = death_judge(&(struct death_facts){.code = code, .status = status, .wish_cause = ""});
-  process_free(watch->process);
-  watch->process = NULL;
   snprintf(why, sizeof why, "the process that asks NVML %.100s", death.why);
   if (!watch->stopped) start_again(watch, why);
 }
 
+static const struct child_events child_events = {.message = on_message, .ended = on_ended};
+
 static mu_status spawn(struct gpu_watch *watch, mu_error *err) {
-  int control, output = launch_open_output(watch->launch);
+  int output = launch_open_output(watch->launch);
   if (output < 0) return mu_fail(err, MU_IO, "cannot open the log of the launch");
-  const struct process_spec spec = {.title = "muster: fleet", .role = "fleet", .log = log_current(), .output = output};
-  mu_status status = process_spawn(watch->launch->loop, &spec, on_ended, watch, &watch->process, &control, err);
+  const struct child_spec spec = {.title = "muster: fleet", .role = "fleet", .log = log_current(), .output = output};
+  mu_status status = child_start(&watch->child, watch->launch->loop, &spec, &child_events, watch, err);
   if (output > 0) close(output);
   if (status != MU_OK) return status;
-  watch->control = control_link_create(watch->launch->loop, control, &link_events, watch);
-  if (watch->control == NULL) close(control);
   const struct control_fleet_start message = {{watch->options.data, watch->options.size}};
-  if (watch->control == NULL || control_link_send(watch->control, CONTROL_FLEET_START, &message, NULL, 0) != MU_OK)
-    process_kill(watch->process, SIGKILL); /* on_ended tries again */
+  if (child_send(&watch->child, CONTROL_FLEET_START, &message, NULL, 0) != MU_OK)
+    child_kill(&watch->child); /* on_ended tries again */
   return MU_OK;
 }
 
@@ -274,7 +263,7 @@ static mu_status spawn(struct gpu_watch *watch, mu_error *err) {
 static void on_timer(uv_timer_t *timer) {
   struct gpu_watch *watch = timer->data;
   mu_error err;
-  if (watch->process != NULL) {
+  if (child_runs(&watch->child)) {
     start_again(watch, "the process that asks NVML gives no sign of life");
   } else if (spawn(watch, &err) == MU_OK) {
     set_timer(watch, OPENING_FACTOR * watch->call_limit_ns + silence_ns);
@@ -284,7 +273,7 @@ static void on_timer(uv_timer_t *timer) {
 }
 
 bool gpu_watch_keeps(const struct gpu_watch *watch, pid_t pid) {
-  return watch != NULL && watch->process != NULL && process_pid(watch->process) == pid;
+  return watch != NULL && child_runs(&watch->child) && child_pid(&watch->child) == pid;
 }
 
 /* ---- the whole --------------------------------------------------------------------------------------------------- */
@@ -327,11 +316,8 @@ void gpu_watch_stop(struct gpu_watch *watch) {
   if (watch == NULL) return;
   watch->stopped = true;
   uv_timer_stop(&watch->timer);
-  control_link_free(watch->control);
-  watch->control = NULL;
-  if (watch->process != NULL) process_kill(watch->process, SIGKILL);
-  process_free(watch->process);
-  watch->process = NULL;
+  child_kill(&watch->child);
+  child_forget(&watch->child);
 }
 
 void gpu_watch_free(struct gpu_watch *watch) {

@@ -9,8 +9,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "control/link.h"
-#include "control/role.h"
 #include "gpu/mps.h"
 #include "launch/mps_daemon.h"
 
@@ -109,29 +107,15 @@ static void on_message(void *context, struct control_packet *packet) {
   else if (packet->type == CONTROL_MPS_TERMINATED)
     launch_mps_terminated(mps, packet->mps_terminate.client);
   else
-    process_kill(mps->keeper, SIGKILL);
-}
-
-/* The keeper ends: on_ended says the rest. */
-static void on_lost(void *context, const mu_error *err) {}
-
-static const struct control_link_events link_events = {on_message, on_lost};
-
-static void let_go(struct mps_daemon *mps) {
-  control_link_free(mps->control);
-  process_free(mps->keeper);
-  mps->control = NULL;
-  mps->keeper = NULL;
-  forget_servers(mps);
+    child_kill(&mps->keeper);
 }
 
 static void on_ended(void *context, int code, int status) {
   struct mps_daemon *mps = context;
   uint64_t delay_ns;
   char why[sizeof mps->error];
-  if (mps->control != NULL) control_link_read(mps->control); /* its last words */
   const struct death death = death_judge(&(struct death_facts){.code = code, .status = status, .wish_cause = ""});
-  let_go(mps);
+  forget_servers(mps);
   launch_changed(mps->launch);
   if (mps->ending) {
     uv_timer_stop(&mps->timer);
@@ -151,23 +135,23 @@ static void on_ended(void *context, int code, int status) {
   uv_timer_start(&mps->timer, on_timer, delay_ns / NS_PER_MS, 0);
 }
 
+static const struct child_events child_events = {.message = on_message, .ended = on_ended};
+
 static mu_status spawn(struct mps_daemon *mps, mu_error *err) {
   struct launch *launch = mps->launch;
   char title[sizeof mps->gpu->name + 32];
-  int control, output = launch_open_output(launch);
+  int output = launch_open_output(launch);
   if (output < 0) return mu_fail(err, MU_IO, "cannot open the log of the launch: %s", strerror(errno));
   snprintf(title, sizeof title, "muster: mps gpu:%s", mps->gpu->name);
-  const struct process_spec spec = {.title = title, .role = "mps", .log = log_current(), .output = output};
-  mu_status status = process_spawn(launch->loop, &spec, on_ended, mps, &mps->keeper, &control, err);
+  const struct child_spec spec = {.title = title, .role = "mps", .log = log_current(), .output = output};
+  mu_status status = child_start(&mps->keeper, launch->loop, &spec, &child_events, mps, err);
   if (output > 0) close(output);
   if (status != MU_OK) return status;
-  mps->control = control_link_create(launch->loop, control, &link_events, mps);
-  if (mps->control == NULL) close(control);
   const struct control_mps_start message = {
       .binary = launch->plan->settings->mps_control_binary, .uuid = mps->gpu->uuid, .timeout_ns = timeout_ns(launch)};
-  if (mps->control == NULL || control_link_send(mps->control, CONTROL_MPS_START, &message, NULL, 0) != MU_OK)
-    process_kill(mps->keeper, SIGKILL); /* on_ended tries again */
-  mps->folder[0] = '\0';                /* the keeper tidies up */
+  if (child_send(&mps->keeper, CONTROL_MPS_START, &message, NULL, 0) != MU_OK)
+    child_kill(&mps->keeper); /* on_ended tries again */
+  mps->folder[0] = '\0';      /* the keeper tidies up */
   return MU_OK;
 }
 
@@ -283,8 +267,9 @@ void launch_mps_service_restart(struct launched *service) {
 
 static void on_end_timeout(uv_timer_t *timer) {
   struct mps_daemon *mps = timer->data;
-  LOG_ERROR("the keeper of an MPS daemon does not end", LOG_INT("pid", process_pid(mps->keeper)));
-  let_go(mps);
+  LOG_ERROR("the keeper of an MPS daemon does not end", LOG_INT("pid", child_pid(&mps->keeper)));
+  child_forget(&mps->keeper);
+  forget_servers(mps);
   launch_changed(mps->launch);
 }
 
@@ -296,7 +281,7 @@ bool launch_mps_end(struct launch *launch) {
   bool gone = true;
   list_each (link, &launch->mps) {
     struct mps_daemon *mps = list_item(link, struct mps_daemon, link);
-    if (mps->keeper == NULL) {
+    if (!child_runs(&mps->keeper)) {
       uv_timer_stop(&mps->timer);
       continue;
     }
@@ -304,10 +289,7 @@ bool launch_mps_end(struct launch *launch) {
     if (mps->ending) continue;
     mps->ending = true;
     uv_timer_start(&mps->timer, on_end_timeout, launch_mps_end_ns(launch) / NS_PER_MS, 0);
-    if (mps->control == NULL || control_link_send(mps->control, CONTROL_STOP, NULL, NULL, 0) != MU_OK) {
-      control_link_free(mps->control); /* its end says the same */
-      mps->control = NULL;
-    }
+    child_stop(&mps->keeper);
   }
   return gone;
 }
@@ -323,7 +305,7 @@ void launch_mps_free(struct launch *launch) {
 bool launch_mps_keeps(const struct launch *launch, pid_t pid) {
   list_each (link, &launch->mps) {
     const struct mps_daemon *mps = list_item(link, struct mps_daemon, link);
-    if (mps->keeper != NULL && process_pid(mps->keeper) == pid) return true;
+    if (child_runs(&mps->keeper) && child_pid(&mps->keeper) == pid) return true;
   }
   return false;
 }

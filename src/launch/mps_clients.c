@@ -48,10 +48,10 @@ void launch_mps_prepare(struct launched *service, struct mps_variables *ret_vari
 
 void launch_mps_service_ready(struct launched *service) {
   struct mps_daemon *mps = service->mps;
-  if (!service->under_mps || mps->control == NULL) return;
+  if (!service->under_mps || !child_runs(&mps->keeper)) return;
   service->mps_asked = ++mps->asked;
   const struct control_mps_query message = {mps->asked};
-  if (control_link_send(mps->control, CONTROL_MPS_QUERY, &message, NULL, 0) != MU_OK)
+  if (child_send(&mps->keeper, CONTROL_MPS_QUERY, &message, NULL, 0) != MU_OK)
     LOG_WARNING("the keeper of an MPS daemon cannot be asked", LOG_STR("gpu", mps->gpu->name));
 }
 
@@ -102,15 +102,14 @@ static void send_terminate(void *context, struct launched *service, pid_t pid) {
   struct mps_daemon *mps = wanted->mps;
   if (service != wanted || wanted->n_terminating == MPS_TERMINATE_MAX || !mps_has_client(mps->servers, pid)) return;
   const struct control_mps_terminate message = {pid};
-  if (control_link_send(mps->control, CONTROL_MPS_TERMINATE, &message, NULL, 0) == MU_OK)
+  if (child_send(&mps->keeper, CONTROL_MPS_TERMINATE, &message, NULL, 0) == MU_OK)
     wanted->terminating[wanted->n_terminating++] = pid;
 }
 
 bool launch_mps_terminate(struct launched *service) {
   const struct mps_daemon *mps = service->under_mps ? service->mps : NULL;
   service->n_terminating = 0;
-  if (mps == NULL || mps->state != DAEMON_SERVING || mps->control == NULL || launch_mps_count(mps, service, true) == 0)
-    return false;
+  if (mps == NULL || mps->state != DAEMON_SERVING || launch_mps_count(mps, service, true) == 0) return false;
   members_visit(service->launch, send_terminate, service);
   return service->n_terminating > 0;
 }

@@ -2,7 +2,7 @@
 #ifndef LAUNCH_MPS_DAEMON_H
 #define LAUNCH_MPS_DAEMON_H
 
-#include "control/link.h"
+#include "control/child.h"
 #include "launch/state.h"
 
 enum daemon_state {
@@ -26,8 +26,7 @@ struct mps_daemon {
   uint32_t restarts;
   uint64_t asked; /* the last question's number */
   struct restart_policy policy;
-  struct process *keeper; /* NULL: none */
-  struct control_link *control;
+  struct child keeper;
   uv_timer_t timer;
   int32_t daemon;  /* its process; 0: none */
   json_t *servers; /* of the last report; NULL: not known */

@@ -9,7 +9,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "control/role.h"
+#include "control/child.h"
 #include "launch/state.h"
 
 enum { EXEC_FAILED = 127 };
@@ -42,7 +42,7 @@ void service_mark_log(const struct launched *service, const char *format, ...) {
 
 /* ---- the child --------------------------------------------------------------------------------------------------- */
 
-struct child {
+struct exec_plan {
   const struct launched *service;
   int log;
 };
@@ -56,7 +56,7 @@ static void say_and_exit(const char *path) {
 
 static void run_child(const void *context, pid_t parent) {
   static const int signals[] = {SIGINT, SIGTERM, SIGHUP, SIGPIPE, SIGCHLD};
-  const struct child *child = context;
+  const struct exec_plan *plan = context;
   for (size_t i = 0; i < sizeof signals / sizeof *signals; i++) signal(signals[i], SIG_DFL);
   sigset_t none;
   sigemptyset(&none);
@@ -65,11 +65,11 @@ static void run_child(const void *context, pid_t parent) {
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   if (getppid() != parent) _exit(EXEC_FAILED); /* it died before prctl */
   int nothing = open("/dev/null", O_RDONLY | O_CLOEXEC);
-  if (nothing < 0 || dup2(nothing, 0) < 0 || dup2(child->log, 1) < 0 || dup2(child->log, 2) < 0) _exit(EXEC_FAILED);
+  if (nothing < 0 || dup2(nothing, 0) < 0 || dup2(plan->log, 1) < 0 || dup2(plan->log, 2) < 0) _exit(EXEC_FAILED);
   (void)close_range(3, ~0U, CLOSE_RANGE_CLOEXEC);
-  (void)setrlimit(RLIMIT_NOFILE, &child->service->launch->descriptors); /* more is no program's usual place */
-  execve(child->service->plan.path, child->service->plan.argv, child->service->environment);
-  say_and_exit(child->service->plan.path);
+  (void)setrlimit(RLIMIT_NOFILE, &plan->service->launch->descriptors); /* more is no program's usual place */
+  execve(plan->service->plan.path, plan->service->plan.argv, plan->service->environment);
+  say_and_exit(plan->service->plan.path);
 }
 
 /* The launcher's environment with the service's own variables over it; one block, given back with free. */
@@ -88,7 +88,7 @@ static char **make_environment(const struct launched *service, const struct mps_
   snprintf(id, size, "%s=%s", LAUNCH_VARIABLE, launch_id);
   for (size_t i = 0; i < n; i++) {
     size_t name = strcspn(environ[i], "=") + 1;
-    bool replaced = strncmp(environ[i], id, name) == 0 || role_drops_variable(environ[i]);
+    bool replaced = strncmp(environ[i], id, name) == 0 || child_drops_variable(environ[i]);
     for (size_t k = 0; !replaced && k < added; k++) replaced = strncmp(environ[i], more[k], name) == 0;
     if (!replaced) environment[kept++] = environ[i];
   }
@@ -112,10 +112,10 @@ mu_status service_start_process(struct launched *service, process_ended *ended, 
   if (service->environment == NULL) return mu_fail(err, MU_NO_MEMORY, "no memory for a service");
   mu_status status = service->plan.port != 0 ? port_check_free(service->plan.port, err) : MU_OK;
   if (status != MU_OK) return status;
-  struct child child = {.service = service, .log = open_log(service)};
-  if (child.log < 0) return mu_fail(err, MU_IO, "cannot open the log %.300s: %s", service->log_path, strerror(errno));
-  status = process_start(service->launch->loop, run_child, &child, ended, service, &service->process, err);
-  close(child.log);
+  struct exec_plan plan = {.service = service, .log = open_log(service)};
+  if (plan.log < 0) return mu_fail(err, MU_IO, "cannot open the log %.300s: %s", service->log_path, strerror(errno));
+  status = process_start(service->launch->loop, run_child, &plan, ended, service, &service->process, err);
+  close(plan.log);
   if (status == MU_OK) service->session = process_pid(service->process);
   return status;
 }

@@ -1,6 +1,6 @@
 /*
  * A child process that its parent watches through its pidfd on the parent's loop. What it does between fork and exec is
- * the caller's: control/role.c starts muster's own roles with it, launch/service.c other people's programs.
+ * the caller's: control/child.c starts muster's own roles with it, launch/service.c other people's programs.
  */
 #ifndef PROCESS_PROCESS_H
 #define PROCESS_PROCESS_H

@@ -16,8 +16,8 @@ static json_t *listeners_json(const char *address, uint16_t port, uint32_t n) {
   return json_pack("[{s:s, s:i}]", "address", address, "port", (int)port);
 }
 
-static json_t *pid_json(const struct process *process) {
-  return process != NULL ? json_integer(process_pid(process)) : json_null();
+static json_t *pid_json(const struct child *child) {
+  return child_runs(child) ? json_integer(child_pid(child)) : json_null();
 }
 
 /* Why it is not ready, or what else is to be said of it. */
@@ -54,16 +54,16 @@ static json_t *workers_json(const struct supervisor *s) {
     json_array_append_new(
         workers,
         json_pack("{s:I, s:o, s:s, s:I, s:s, s:s, s:I, s:s, s:O*, s:s*}", "worker", (json_int_t)worker->number, "pid",
-                  pid_json(worker->process), "model", worker->model->name, "version",
-                  (json_int_t)worker->model->version, "device", worker->group->label, "state",
-                  worker_state_name(worker->state), "restarts", (json_int_t)worker->restarts, "reason", worker->reason,
-                  "backends", worker->backends, "gpu", worker_plan_gpu(worker->group->device)));
+                  pid_json(&worker->child), "model", worker->model->name, "version", (json_int_t)worker->model->version,
+                  "device", worker->group->label, "state", worker_state_name(worker->state), "restarts",
+                  (json_int_t)worker->restarts, "reason", worker->reason, "backends", worker->backends, "gpu",
+                  worker_plan_gpu(worker->group->device)));
   }
   return workers;
 }
 
 static json_t *gateway_json(const struct supervisor *s) {
-  return json_pack("{s:o, s:s, s:I}", "pid", pid_json(s->gateway->process), "state",
+  return json_pack("{s:o, s:s, s:I}", "pid", pid_json(&s->gateway->child), "state",
                    gateway_state_name(s->gateway->state), "restarts", (json_int_t)s->gateway_restarts);
 }
 

@@ -20,8 +20,7 @@ static const uint64_t retry_ns = 30 * NS_PER_S;
 struct fleet_process {
   struct list link; /* fleet.processes */
   struct supervisor *supervisor;
-  struct process *process;
-  struct control_link *link_to; /* NULL: killed */
+  struct child child; /* without a link: killed */
 };
 
 static void spawn_due(struct supervisor *s, uint64_t after_ns);
@@ -60,9 +59,8 @@ static void abandon(struct supervisor *s) {
   struct fleet_process *present = s->fleet.present;
   s->fleet.present = NULL;
   if (present == NULL) return;
-  process_kill(present->process, SIGKILL);
-  control_link_free(present->link_to);
-  present->link_to = NULL;
+  child_kill(&present->child);
+  child_hang_up(&present->child);
 }
 
 static void start_again(struct supervisor *s) {
@@ -174,11 +172,6 @@ static void on_message(void *context, struct control_packet *packet) {
   start_again(s);
 }
 
-/* Its end is on its way to us. */
-static void on_lost(void *context, const mu_error *err) {}
-
-static const struct control_link_events link_events = {on_message, on_lost};
-
 /* ---- start and end ----------------------------------------------------------------------------------------------- */
 
 static uint32_t count_stuck(const struct supervisor *s) {
@@ -190,14 +183,11 @@ static uint32_t count_stuck(const struct supervisor *s) {
 static void on_ended(void *context, int code, int status) {
   struct fleet_process *ended = context;
   struct supervisor *s = ended->supervisor;
-  if (ended->link_to != NULL) control_link_read(ended->link_to);
   bool present = s->fleet.present == ended; /* after its last words */
   const struct death_facts facts = {.code = code, .status = status};
   const struct death death = death_judge(&facts);
   if (present) s->fleet.present = NULL;
   list_remove(&ended->link);
-  control_link_free(ended->link_to);
-  process_free(ended->process);
   free(ended);
   if (!present || s->phase >= PHASE_STOPPING) return;
   char why[sizeof death.why + 64];
@@ -206,6 +196,8 @@ static void on_ended(void *context, int code, int status) {
   stall(s, why);
   start_again(s);
 }
+
+static const struct child_events child_events = {.message = on_message, .ended = on_ended};
 
 /* A process is watched from here on; NULL without memory. */
 static struct fleet_process *add_process(struct supervisor *s) {
@@ -217,28 +209,24 @@ static struct fleet_process *add_process(struct supervisor *s) {
 }
 
 static mu_status spawn(struct supervisor *s, mu_error *err) {
-  const struct process_spec spec = {
+  const struct child_spec spec = {
       .title = "muster: fleet", .role = "fleet", .log = log_current(), .log_format = s->log_format};
   struct fleet_process *made = add_process(s);
-  int control;
   if (made == NULL) return mu_fail(err, MU_NO_MEMORY, "no memory to start the process that asks NVML");
-  mu_status status = process_spawn(s->loop, &spec, on_ended, made, &made->process, &control, err);
+  mu_status status = child_start(&made->child, s->loop, &spec, &child_events, made, err);
   if (status != MU_OK) {
     list_remove(&made->link);
     free(made);
     return status;
   }
-  made->link_to = control_link_create(s->loop, control, &link_events, made);
-  if (made->link_to == NULL) close(control);
   const struct control_fleet_start message = {{s->encoded_options.data, s->encoded_options.size}};
-  status =
-      made->link_to != NULL ? control_link_send(made->link_to, CONTROL_FLEET_START, &message, NULL, 0) : MU_NO_MEMORY;
+  status = child_send(&made->child, CONTROL_FLEET_START, &message, NULL, 0);
   if (status != MU_OK) {
-    process_kill(made->process, SIGKILL);
+    child_kill(&made->child);
     return mu_fail(err, status, "cannot speak to the process that asks NVML (%s)", status_name(status));
   }
   s->fleet.present = made;
-  LOG_VERBOSE("fleet started", LOG_INT("pid", process_pid(made->process)));
+  LOG_VERBOSE("fleet started", LOG_INT("pid", child_pid(&made->child)));
   return MU_OK;
 }
 
@@ -301,7 +289,7 @@ bool fleet_look_again(struct supervisor *s) {
 
 void fleet_tell(struct supervisor *s, enum control_type type, const void *message) {
   if (s->fleet.present == NULL) return;
-  mu_status status = control_link_send(s->fleet.present->link_to, type, message, NULL, 0);
+  mu_status status = child_send(&s->fleet.present->child, type, message, NULL, 0);
   if (status == MU_OK || status == MU_CANCELED) return; /* canceled: its end is on its way */
   stall(s, status_name(status));
   start_again(s);
@@ -317,8 +305,7 @@ void fleet_free(struct supervisor *s) {
   if (s->fleet.processes.next == NULL) return;
   for (struct list *link; (link = list_pop_front(&s->fleet.processes)) != NULL;) {
     struct fleet_process *process = list_item(link, struct fleet_process, link);
-    control_link_free(process->link_to);
-    process_free(process->process);
+    child_forget(&process->child);
     free(process);
   }
 }
@@ -335,16 +322,16 @@ void fleet_give(const struct supervisor *s, struct handover *state) {
   list_each (link, &s->fleet.processes) {
     const struct fleet_process *process = list_item(link, struct fleet_process, link);
     state->fleet[state->n_fleet++] =
-        (struct handover_fleet){process_pid(process->process), process_pidfd(process->process)};
+        (struct handover_fleet){child_pid(&process->child), process_pidfd(process->child.process)};
   }
 }
 
 mu_status fleet_take(struct supervisor *s, const struct handover_fleet *from, mu_error *err) {
   struct fleet_process *process = add_process(s);
   if (process == NULL) return mu_fail(err, MU_NO_MEMORY, "no memory to watch the process that asks NVML");
-  mu_status status = process_adopt(s->loop, from->pid, from->pidfd, on_ended, process, &process->process, err);
+  mu_status status = child_adopt(&process->child, s->loop, from->pid, from->pidfd, -1, &child_events, process, err);
   if (status == MU_OK) {
-    process_kill(process->process, SIGKILL);
+    child_kill(&process->child);
     return MU_OK;
   }
   list_remove(&process->link);

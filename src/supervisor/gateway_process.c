@@ -36,19 +36,14 @@ struct gateway *gateway_other(struct supervisor *s) {
   return &s->gateways[1 - s->gateway->slot];
 }
 
-static void kill_process(struct gateway *gateway) {
-  if (gateway->process != NULL) process_kill(gateway->process, SIGKILL);
-}
-
 static void set_timer(struct gateway *gateway, uint64_t ms) { uv_timer_start(&gateway->timer, on_timer, ms, 0); }
 
 void gateway_tell(struct gateway *gateway, enum control_type type, const void *message, const int *fds, size_t n_fds) {
-  if (gateway->link == NULL) return;
-  mu_status status = control_link_send(gateway->link, type, message, fds, n_fds);
+  mu_status status = child_send(&gateway->child, type, message, fds, n_fds);
   if (status == MU_OK || status == MU_CANCELED) return; /* the latter: its end is on its way to us */
   LOG_ERROR("cannot speak to the gateway, it has to go", LOG_STR("message", control_type_name(type)),
             LOG_STR("error", status_name(status)));
-  kill_process(gateway);
+  child_kill(&gateway->child);
 }
 
 void gateways_tell(struct supervisor *s, enum control_type type, const void *message) {
@@ -78,17 +73,17 @@ static void switch_over(struct supervisor *s) {
   next->state = GATEWAY_READY;
   s->gateway = next;
   restart_policy_ready(&s->gateway_policy, clock_now_ns());
-  LOG_INFO("gateway takes over", LOG_INT("pid", process_pid(next->process)),
-           LOG_INT("from_pid", before->process != NULL ? process_pid(before->process) : 0));
-  if (before->process != NULL && before->state == GATEWAY_READY) {
+  LOG_INFO("gateway takes over", LOG_INT("pid", child_pid(&next->child)),
+           LOG_INT("from_pid", child_runs(&before->child) ? child_pid(&before->child) : 0));
+  if (child_runs(&before->child) && before->state == GATEWAY_READY) {
     before->state = GATEWAY_HANDING_OVER;
     gateway_tell(before, CONTROL_HAND_OVER, &message, &s->heir, 1);
     set_timer(before, most / NS_PER_MS + leaving_ms);
   } else {
     uv_timer_stop(&before->timer);
     before->state = GATEWAY_GONE;
-    kill_process(before);
-    if (before->process == NULL) upgrade_gateway_left(s);
+    child_kill(&before->child);
+    if (!child_runs(&before->child)) upgrade_gateway_left(s);
   }
   forget_heir(s);
   workers_await(s);
@@ -101,7 +96,7 @@ static void let_listen(struct supervisor *s, struct gateway *successor) {
   mu_error err;
   if (control_socket_pair(ends, &err) != MU_OK) {
     LOG_ERROR("a gateway cannot take over", LOG_STR("error", err.message));
-    kill_process(successor);
+    child_kill(&successor->child);
     return;
   }
   s->heir = ends[1];
@@ -118,7 +113,7 @@ static void open_up(struct gateway *gateway) {
 void gateways_check_listen(struct supervisor *s) {
   struct gateway *successor = gateway_other(s);
   if (s->gateway->listen_due && workers_are_attached(s, s->gateway)) open_up(s->gateway);
-  if (!is_successor(successor) || successor->process == NULL || s->heir >= 0) return;
+  if (!is_successor(successor) || !child_runs(&successor->child) || s->heir >= 0) return;
   if (workers_follow(s, s->gateway, successor)) let_listen(s, successor);
 }
 
@@ -127,7 +122,7 @@ void gateways_check_listen(struct supervisor *s) {
 static void on_ready(struct gateway *gateway, const struct control_packet *packet) {
   struct supervisor *s = gateway->supervisor;
   if (gateway->state != GATEWAY_STARTING) return;
-  LOG_INFO("gateway ready", LOG_INT("pid", process_pid(gateway->process)),
+  LOG_INFO("gateway ready", LOG_INT("pid", child_pid(&gateway->child)),
            LOG_INT("loops", s->listeners.n_http > s->listeners.n_grpc ? s->listeners.n_http : s->listeners.n_grpc));
   if (!is_present(gateway)) {
     switch_over(s);
@@ -181,7 +176,7 @@ static void condemn_worker(struct gateway *gateway, const struct control_packet 
   if (is_successor(gateway)) {
     LOG_ERROR("the next gateway does not get along with a worker, it has to go",
               LOG_INT("worker", packet->worker_event.worker), LOG_STR("why", packet->worker_event.why));
-    kill_process(gateway);
+    child_kill(&gateway->child);
     return;
   }
   workers_condemn(gateway, &packet->worker_event, wish);
@@ -239,7 +234,7 @@ static void on_message(void *context, struct control_packet *packet) {
   }
   LOG_ERROR("the gateway sent a control message that is not a gateway's, it has to go",
             LOG_STR("message", control_type_name(packet->type)));
-  kill_process(gateway);
+  child_kill(&gateway->child);
 }
 
 /* Nearly always the first sign that it has ended. */
@@ -282,15 +277,10 @@ static void after_other_end(struct gateway *gateway, enum gateway_state state, c
 static void on_ended(void *context, int code, int status) {
   struct gateway *gateway = context;
   struct supervisor *s = gateway->supervisor;
-  if (gateway->link != NULL) control_link_read(gateway->link);
   const struct death_facts facts = {.code = code, .status = status, .out_of_memory = oom_watch_poll(&s->oom)};
   const struct death death = death_judge(&facts);
   enum gateway_state state = gateway->state;
   uv_timer_stop(&gateway->timer);
-  control_link_free(gateway->link);
-  gateway->link = NULL;
-  process_free(gateway->process);
-  gateway->process = NULL;
   gateway->state = GATEWAY_GONE;
   gateway->listen_due = false;
   if (s->phase >= PHASE_DRAINING) {
@@ -312,30 +302,21 @@ static void on_timer(uv_timer_t *timer) {
   struct gateway *gateway = timer->data;
   if (gateway->listen_due) {
     open_up(gateway);
-  } else if (gateway->process != NULL) {
-    kill_process(gateway);
+  } else if (child_runs(&gateway->child)) {
+    child_kill(&gateway->child);
   } else {
     gateway->supervisor->gateway_restarts++;
     gateway_start(gateway->supervisor);
   }
 }
 
-static const struct control_link_events link_events = {on_message, on_lost};
+static const struct child_events child_events = {on_message, on_lost, on_ended};
 
 static mu_status spawn(struct gateway *gateway, mu_error *err) {
   const struct supervisor *s = gateway->supervisor;
-  const struct process_spec spec = {
+  const struct child_spec spec = {
       .title = "muster: gateway", .role = "gateway", .log = log_current(), .log_format = s->log_format};
-  int control;
-  mu_status status = process_spawn(s->loop, &spec, on_ended, gateway, &gateway->process, &control, err);
-  if (status != MU_OK) return status;
-  gateway->link = control_link_create(s->loop, control, &link_events, gateway);
-  if (gateway->link == NULL) {
-    close(control);
-    LOG_ERROR("no memory to speak to the gateway");
-    kill_process(gateway);
-  }
-  return MU_OK;
+  return child_start(&gateway->child, s->loop, &spec, &child_events, gateway, err);
 }
 
 void gateways_init(struct supervisor *s) {
@@ -360,10 +341,9 @@ static void await_workers(struct gateway *gateway) {
 mu_status gateway_adopt(struct supervisor *s, const struct handover_gateway *from, mu_error *err) {
   struct gateway *gateway = &s->gateways[from->slot];
   gateway->state = (enum gateway_state)from->state;
-  mu_status status = process_adopt(s->loop, from->pid, from->pidfd, on_ended, gateway, &gateway->process, err);
+  mu_status status =
+      child_adopt(&gateway->child, s->loop, from->pid, from->pidfd, from->control, &child_events, gateway, err);
   if (status != MU_OK) return status;
-  gateway->link = control_link_create(s->loop, from->control, &link_events, gateway);
-  if (gateway->link == NULL) return mu_fail(err, MU_NO_MEMORY, "no memory to speak to the gateway");
   if (is_present(gateway) && gateway->state == GATEWAY_STARTING)
     await_workers(gateway); /* heard twice it does no harm */
   return MU_OK;
@@ -378,7 +358,7 @@ static mu_status start(struct gateway *gateway, mu_error *err) {
     gateway->state = GATEWAY_GONE;
     return status;
   }
-  LOG_INFO("gateway started", LOG_INT("pid", process_pid(gateway->process)));
+  LOG_INFO("gateway started", LOG_INT("pid", child_pid(&gateway->child)));
   const struct control_gateway_start message = {
       .options = {s->encoded_options.data, s->encoded_options.size},
       .n_http = s->listeners.n_http,
@@ -405,7 +385,7 @@ void gateway_start(struct supervisor *s) {
 
 mu_status gateway_start_successor(struct supervisor *s, mu_error *err) {
   struct gateway *successor = gateway_other(s);
-  if (successor->process != NULL) return mu_fail(err, MU_UNAVAILABLE, "a gateway is still handing over");
+  if (child_runs(&successor->child)) return mu_fail(err, MU_UNAVAILABLE, "a gateway is still handing over");
   mu_status status = start(successor, err);
   if (status != MU_OK) return status;
   set_timer(successor, succession_ns / NS_PER_MS);
@@ -423,10 +403,10 @@ bool gateways_drain(struct supervisor *s, uint64_t deadline_ns) {
     struct gateway *gateway = &s->gateways[i];
     uv_timer_stop(&gateway->timer);
     gateway->listen_due = false;
-    if (gateway->process == NULL || gateway->link == NULL || gateway->state == GATEWAY_GONE) continue;
+    if (gateway->child.link == NULL || gateway->state == GATEWAY_GONE) continue;
     if (is_successor(gateway)) {
       gateway->state = GATEWAY_GONE;
-      kill_process(gateway);
+      child_kill(&gateway->child);
       continue;
     }
     gateway->state = GATEWAY_DRAINING;
@@ -440,12 +420,12 @@ void gateways_stop(struct supervisor *s, bool now) {
   for (size_t i = 0; i < GATEWAYS; i++) {
     uv_timer_stop(&s->gateways[i].timer);
     s->gateways[i].state = GATEWAY_GONE;
-    if (now) kill_process(&s->gateways[i]);
+    if (now) child_kill(&s->gateways[i].child);
   }
 }
 
 bool gateways_gone(const struct supervisor *s) {
   for (size_t i = 0; i < GATEWAYS; i++)
-    if (s->gateways[i].process != NULL) return false;
+    if (child_runs(&s->gateways[i].child)) return false;
   return true;
 }

@@ -92,7 +92,7 @@ static void look(const struct planning *planning, struct placement_room rooms[GP
   if (planning->workers != NULL)
     list_each (link, planning->workers) {
       const struct worker *worker = list_item(link, struct worker, all);
-      if (worker->process != NULL && n < GPU_PROCESSES_MAX) pids[n++] = process_pid(worker->process);
+      if (child_runs(&worker->child) && n < GPU_PROCESSES_MAX) pids[n++] = child_pid(&worker->child);
     }
   placement_look(&planning->gpus->inventory, pids, n, rooms);
 }
@@ -169,7 +169,7 @@ static bool measure(struct supervisor *s, const struct worker *worker) {
   mu_error err;
   bool is_new = false;
   if (worker->state != WORKER_READY || worker_plan_gpu(worker->group->device) == NULL) return false;
-  int64_t bytes = measured_bytes(&s->gpus.inventory, process_pid(worker->process));
+  int64_t bytes = measured_bytes(&s->gpus.inventory, child_pid(&worker->child));
   if (bytes == 0) return false;
   if (gpu_measurements_put(&s->measured, model->name, model->version, model->file_bytes, bytes, &is_new, &err) != MU_OK)
     LOG_WARNING("what a worker takes of its GPU is not remembered", LOG_STR("error", err.message));

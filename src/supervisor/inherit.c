@@ -82,15 +82,15 @@ static void give_model(const struct served_model *model, struct handover *state)
 }
 
 static void give_worker(const struct worker *worker, struct handover *state) {
-  bool runs = worker->process != NULL && worker->link != NULL;
+  const struct child_handle child = child_give(&worker->child);
   state->workers[state->n_workers++] = (struct handover_worker){
       .model = worker->model->number,
       .place = (uint32_t)(worker - worker->model->workers),
       .number = worker->number,
       .state = worker->state,
-      .pid = runs ? process_pid(worker->process) : 0,
-      .pidfd = runs ? process_pidfd(worker->process) : -1,
-      .control = runs ? control_link_socket(worker->link) : -1,
+      .pid = child.pid,
+      .pidfd = child.pidfd,
+      .control = child.control,
       .epoch_0 = worker->attachments[0].epoch,
       .epoch_1 = worker->attachments[1].epoch,
       .attached_0 = worker->attachments[0].attached,
@@ -115,10 +115,10 @@ static void give_worker(const struct worker *worker, struct handover *state) {
 static void give_gateways(const struct supervisor *s, struct handover *state) {
   for (uint32_t i = 0; i < GATEWAYS; i++) {
     const struct gateway *gateway = &s->gateways[i];
-    if (gateway->process == NULL || gateway->link == NULL) continue;
+    const struct child_handle child = child_give(&gateway->child);
+    if (child.pid == 0) continue;
     state->gateways[state->n_gateways++] =
-        (struct handover_gateway){i, gateway->state, process_pid(gateway->process), process_pidfd(gateway->process),
-                                  control_link_socket(gateway->link)};
+        (struct handover_gateway){i, gateway->state, child.pid, child.pidfd, child.control};
   }
 }
 

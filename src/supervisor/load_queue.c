@@ -14,7 +14,7 @@ static uint32_t at_once(const struct supervisor *s, const struct worker *worker)
 }
 
 static bool loads(const struct worker *worker) {
-  return worker->process != NULL &&
+  return child_runs(&worker->child) &&
          (worker->state == WORKER_STARTING || worker->state == WORKER_LOADING || worker->state == WORKER_WARMING);
 }
 

@@ -83,7 +83,7 @@ static bool is_there(const struct mps_gpu *mps, const struct worker *worker) {
 /* Runs, or is to run without anybody's doing. */
 static bool is_alive(const struct worker *worker) {
   bool waits = worker->state == WORKER_STARTING || worker->state == WORKER_QUEUED || worker->state == WORKER_BACKOFF;
-  return worker->process != NULL || (waits && worker->model->role != LEFT);
+  return child_runs(&worker->child) || (waits && worker->model->role != LEFT);
 }
 
 /* Another generation, or version, is about to take its place. */
@@ -104,8 +104,8 @@ struct mps_headcount mps_headcount(const struct mps_gpu *mps) {
     result.any = worker;
     result.planned += !is_outgoing(worker->model) && worker->state != WORKER_FAILED;
     result.alive += is_alive(worker);
-    result.processes += worker->process != NULL;
-    result.clients += worker->process != NULL && worker->under_mps;
+    result.processes += child_runs(&worker->child);
+    result.clients += child_runs(&worker->child) && worker->under_mps;
   }
   return result;
 }

@@ -65,12 +65,8 @@ static void on_message(void *context, struct control_packet *packet) {
   else if (packet->type == CONTROL_MPS_TERMINATED)
     mps_terminated(mps, packet->mps_terminate.client);
   else
-    process_kill(mps->keeper, SIGKILL);
+    child_kill(&mps->keeper);
 }
-
-static void on_lost(void *context, const mu_error *err) {}
-
-static const struct control_link_events link_events = {on_message, on_lost};
 
 static void become_undecided(struct mps_gpu *mps) {
   mps->served = false;
@@ -84,12 +80,7 @@ static void on_ended(void *context, int code, int status) {
   struct mps_gpu *mps = context;
   struct supervisor *s = mps->supervisor;
   uint64_t delay;
-  if (mps->keeper_link != NULL) control_link_read(mps->keeper_link);
   const struct death death = death_judge(&(struct death_facts){.code = code, .status = status, .wish_cause = ""});
-  control_link_free(mps->keeper_link);
-  process_free(mps->keeper);
-  mps->keeper_link = NULL;
-  mps->keeper = NULL;
   if (s->phase >= PHASE_STOPPING) {
     supervisor_check(s);
     return;
@@ -114,6 +105,8 @@ static void on_ended(void *context, int code, int status) {
   mps_set_timer(mps, delay);
 }
 
+static const struct child_events child_events = {.message = on_message, .ended = on_ended};
+
 static mu_status send_start(struct mps_gpu *mps, mu_error *err) {
   const struct options *options = mps->supervisor->options;
   const struct control_mps_start message = {
@@ -121,9 +114,7 @@ static mu_status send_start(struct mps_gpu *mps, mu_error *err) {
       .uuid = mps->uuid,
       .timeout_ns = (uint64_t)options->mps_timeout_ns,
   };
-  mu_status status = mps->keeper_link != NULL
-                         ? control_link_send(mps->keeper_link, CONTROL_MPS_START, &message, NULL, 0)
-                         : MU_NO_MEMORY;
+  mu_status status = child_send(&mps->keeper, CONTROL_MPS_START, &message, NULL, 0);
   return status == MU_OK ? MU_OK : mu_fail(err, status, "cannot speak to the keeper (%s)", status_name(status));
 }
 
@@ -131,16 +122,13 @@ static mu_status spawn(struct mps_gpu *mps, mu_error *err) {
   const struct supervisor *s = mps->supervisor;
   char title[sizeof mps->label + 32];
   snprintf(title, sizeof title, "muster: mps %s", mps->label);
-  const struct process_spec spec = {.title = title, .role = "mps", .log = log_current(), .log_format = s->log_format};
-  int control;
-  mu_status status = process_spawn(s->loop, &spec, on_ended, mps, &mps->keeper, &control, err);
+  const struct child_spec spec = {.title = title, .role = "mps", .log = log_current(), .log_format = s->log_format};
+  mu_status status = child_start(&mps->keeper, s->loop, &spec, &child_events, mps, err);
   if (status != MU_OK) return status;
-  mps->keeper_link = control_link_create(s->loop, control, &link_events, mps);
-  if (mps->keeper_link == NULL) close(control);
   status = send_start(mps, err);
   if (status != MU_OK) {
     LOG_ERROR("the keeper of an MPS daemon is killed", LOG_STR("gpu", mps->label), LOG_STR("error", err->message));
-    process_kill(mps->keeper, SIGKILL); /* on_ended tries again */
+    child_kill(&mps->keeper); /* on_ended tries again */
   }
   mps->folder[0] = '\0';
   return MU_OK;
@@ -161,18 +149,15 @@ void mps_end_daemon(struct mps_gpu *mps) {
   LOG_INFO("no worker is left on the GPU: its MPS daemon ends", LOG_STR("gpu", mps->label), LOG_STR("uuid", mps->uuid),
            LOG_INT("pid", mps->daemon));
   mps_set_state(mps, MPS_ENDING);
-  if (mps->keeper_link == NULL || control_link_send(mps->keeper_link, CONTROL_STOP, NULL, NULL, 0) == MU_OK) return;
-  control_link_free(mps->keeper_link); /* its end says the same */
-  mps->keeper_link = NULL;
+  child_stop(&mps->keeper);
 }
 
 /* ---- all -------------------------------------------------------------------------------------------------------- */
 
 void mps_tell(struct supervisor *s, enum control_type type, const void *message) {
   list_each (link, &s->mps) {
-    const struct mps_gpu *mps = list_item(link, struct mps_gpu, link);
-    mu_status status =
-        mps->keeper_link != NULL ? control_link_send(mps->keeper_link, type, message, NULL, 0) : MU_CANCELED;
+    struct mps_gpu *mps = list_item(link, struct mps_gpu, link);
+    mu_status status = child_send(&mps->keeper, type, message, NULL, 0);
     if (status != MU_OK && status != MU_CANCELED)
       LOG_WARNING("the keeper of an MPS daemon is not told", LOG_STR("gpu", mps->label),
                   LOG_STR("message", control_type_name(type)), LOG_STR("error", status_name(status)));
@@ -183,16 +168,16 @@ void mps_stop(struct supervisor *s, bool now) {
   list_each (link, &s->mps) {
     struct mps_gpu *mps = list_item(link, struct mps_gpu, link);
     uv_timer_stop(&mps->timer);
-    if (mps->keeper_link == NULL) continue;
-    if (!now && control_link_send(mps->keeper_link, CONTROL_STOP, NULL, NULL, 0) == MU_OK) continue;
-    control_link_free(mps->keeper_link);
-    mps->keeper_link = NULL;
+    if (now)
+      child_hang_up(&mps->keeper);
+    else
+      child_stop(&mps->keeper);
   }
 }
 
 bool mps_gone(const struct supervisor *s) {
   list_each (link, &s->mps)
-    if (list_item(link, struct mps_gpu, link)->keeper != NULL) return false;
+    if (child_runs(&list_item(link, struct mps_gpu, link)->keeper)) return false;
   return true;
 }
 
@@ -216,16 +201,16 @@ size_t mps_count(const struct supervisor *s) {
 void mps_give(const struct supervisor *s, struct handover *state) {
   list_each (link, &s->mps) {
     const struct mps_gpu *mps = list_item(link, struct mps_gpu, link);
-    bool runs = mps->keeper != NULL && mps->keeper_link != NULL;
+    const struct child_handle keeper = child_give(&mps->keeper);
     state->mps[state->n_mps++] = (struct handover_mps){
         .uuid = mps->uuid,
         .label = mps->label,
         .folder = mps->folder,
         .error = mps->error,
         .state = mps->state,
-        .pid = runs ? process_pid(mps->keeper) : 0,
-        .pidfd = runs ? process_pidfd(mps->keeper) : -1,
-        .control = runs ? control_link_socket(mps->keeper_link) : -1,
+        .pid = keeper.pid,
+        .pidfd = keeper.pidfd,
+        .control = keeper.control,
         .daemon = mps->daemon,
         .served = mps->served,
         .settling = mps->settling,
@@ -250,8 +235,5 @@ mu_status mps_take(struct supervisor *s, const struct handover_mps *from, mu_err
   mps->asked = from->asked;
   mps_set_timer(mps, NS_PER_MS);
   if (from->pid == 0) return MU_OK;
-  mu_status status = process_adopt(s->loop, from->pid, from->pidfd, on_ended, mps, &mps->keeper, err);
-  if (status != MU_OK) return status;
-  mps->keeper_link = control_link_create(s->loop, from->control, &link_events, mps);
-  return mps->keeper_link != NULL ? MU_OK : mu_fail(err, MU_NO_MEMORY, "no memory to speak to the keeper of MPS");
+  return child_adopt(&mps->keeper, s->loop, from->pid, from->pidfd, from->control, &child_events, mps, err);
 }

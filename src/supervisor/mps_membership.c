@@ -50,9 +50,7 @@ bool mps_verify(struct worker *worker) {
   if (mps == NULL || mps->state == MPS_SIMULATED) return false;
   const struct control_mps_query message = {++mps->asked};
   worker->mps_asked = mps->asked;
-  mu_status status = mps->keeper_link != NULL
-                         ? control_link_send(mps->keeper_link, CONTROL_MPS_QUERY, &message, NULL, 0)
-                         : MU_CANCELED;
+  mu_status status = child_send(&mps->keeper, CONTROL_MPS_QUERY, &message, NULL, 0);
   /* CANCELED: the link is lost, the keeper ends, and its clients with it. */
   if (status != MU_OK && status != MU_CANCELED)
     worker_condemn(worker, DEATH_UNREACHABLE, "the keeper of its GPU's MPS daemon cannot be asked");
@@ -62,7 +60,7 @@ bool mps_verify(struct worker *worker) {
 static struct worker *find_worker(const struct mps_gpu *mps, pid_t pid) {
   list_each (link, &mps->supervisor->workers) {
     struct worker *worker = list_item(link, struct worker, all);
-    if (worker->process != NULL && process_pid(worker->process) == pid && mps_of(worker) == mps) return worker;
+    if (child_runs(&worker->child) && child_pid(&worker->child) == pid && mps_of(worker) == mps) return worker;
   }
   return NULL;
 }
@@ -71,15 +69,15 @@ void mps_check_clients(struct mps_gpu *mps, uint64_t serial) {
   char why[256];
   list_each (link, &mps->supervisor->workers) {
     struct worker *worker = list_item(link, struct worker, all);
-    if (worker->mps_asked == 0 || worker->mps_asked > serial || worker->process == NULL || mps_of(worker) != mps)
+    if (worker->mps_asked == 0 || worker->mps_asked > serial || !child_runs(&worker->child) || mps_of(worker) != mps)
       continue;
     worker->mps_asked = 0;
-    if (mps_has_client(mps->servers, process_pid(worker->process))) {
+    if (mps_has_client(mps->servers, child_pid(&worker->child))) {
       worker_is_client(worker);
       continue;
     }
     snprintf(why, sizeof why, "it runs without MPS: the daemon of %s (process %d, %s/pipe) does not know process %d",
-             mps->label, (int)mps->daemon, mps->folder, (int)process_pid(worker->process));
+             mps->label, (int)mps->daemon, mps->folder, (int)child_pid(&worker->child));
     worker_is_no_client(worker, why);
   }
 }
@@ -88,9 +86,9 @@ void mps_check_clients(struct mps_gpu *mps, uint64_t serial) {
 
 bool mps_terminate(struct worker *worker) {
   struct mps_gpu *mps = worker->under_mps ? mps_of(worker) : NULL;
-  if (mps == NULL || mps->state != MPS_SERVING || mps->keeper_link == NULL) return false;
-  const struct control_mps_terminate message = {process_pid(worker->process)};
-  return control_link_send(mps->keeper_link, CONTROL_MPS_TERMINATE, &message, NULL, 0) == MU_OK;
+  if (mps == NULL || mps->state != MPS_SERVING) return false;
+  const struct control_mps_terminate message = {child_pid(&worker->child)};
+  return child_send(&mps->keeper, CONTROL_MPS_TERMINATE, &message, NULL, 0) == MU_OK;
 }
 
 void mps_terminated(struct mps_gpu *mps, int32_t pid) {

@@ -233,7 +233,7 @@ static enum model_state state_of(const struct supervisor *s, const struct served
     }
     if (worker->state != WORKER_FAILED && worker->state != WORKER_FENCED) all_failed = false;
     if ((*ret_reason)[0] != '\0') continue;
-    bool alone = worker->state == WORKER_READY && s->gateway->process == NULL;
+    bool alone = worker->state == WORKER_READY && !child_runs(&s->gateway->child);
     *ret_reason = alone ? "the gateway is started again" : worker->reason;
   }
   return all_failed ? MODEL_UNAVAILABLE : MODEL_LOADING;
@@ -352,7 +352,7 @@ void served_model_remove(struct supervisor *s, struct served_model *model) {
   const struct control_model_number message = {model->number};
   model->role = LEAVING;
   LOG_INFO("model leaves", LOG_STR("model", model->name), LOG_INT("version", model->version));
-  if (s->gateway->link == NULL)
+  if (s->gateway->child.link == NULL)
     leave(s, model);
   else
     gateway_tell(s->gateway, CONTROL_MODEL_REMOVE, &message, NULL, 0);
@@ -396,7 +396,7 @@ static void go(struct net_post *post) {
 void served_model_check_gone(struct served_model *model) {
   if (model->role != LEFT || model->gone) return;
   for (size_t i = 0; i < model->n_workers; i++)
-    if (model->workers[i].process != NULL) return;
+    if (child_runs(&model->workers[i].child)) return;
   model->gone = true;
   model->gone_post.run = go;
   net_loop_post(model->supervisor->loop, &model->gone_post);

@@ -34,8 +34,8 @@
 #include "base/clock.h"
 #include "base/list.h"
 #include "config/options.h"
+#include "control/child.h"
 #include "control/link.h"
-#include "control/role.h"
 #include "model/model.h"
 #include "model/repository.h"
 #include "net/http_server.h"
@@ -137,9 +137,8 @@ struct worker {
   const struct worker_group *group;
   uint32_t device; /* number of it */
   enum worker_state state;
-  uint32_t number;         /* of the present process; every process gets a new one */
-  struct process *process; /* NULL: none */
-  struct control_link *link;
+  uint32_t number; /* of the present process; every process gets a new one */
+  struct child child;
   struct attachment attachments[GATEWAYS]; /* by the gateway's slot */
   enum death_wish wish;
   char wish_cause[512];
@@ -173,8 +172,7 @@ struct gateway {
   struct supervisor *supervisor;
   uint32_t slot; /* which of the places */
   enum gateway_state state;
-  struct process *process; /* NULL: none */
-  struct control_link *link;
+  struct child child;
   bool listen_due;  /* the present one, from its start until its workers are attached */
   uv_timer_t timer; /* until it is started again, or listens or has to have taken over, or has to be gone: by state */
 };
@@ -220,8 +218,7 @@ struct mps_gpu {
   char uuid[GPU_UUID_SIZE];
   char label[GPU_LABEL_SIZE + 4]; /* "gpu:0" */
   enum mps_state state;
-  struct process *keeper; /* of the daemon (mps/); NULL: none */
-  struct control_link *keeper_link;
+  struct child keeper; /* of the daemon (mps/) */
   struct restart_policy policy;
   bool served;   /* since it was decided the daemon has answered */
   bool settling; /* after a fault: nobody is started before all clients have left */

@@ -214,19 +214,19 @@ void supervisor_give_up(struct supervisor *s) {
 
 static void report_stuck(struct supervisor *s) {
   for (size_t i = 0; i < GATEWAYS; i++)
-    if (s->gateways[i].process != NULL)
-      LOG_ERROR("gateway is stuck in the kernel and stays behind", LOG_INT("pid", process_pid(s->gateways[i].process)));
+    if (child_runs(&s->gateways[i].child))
+      LOG_ERROR("gateway is stuck in the kernel and stays behind", LOG_INT("pid", child_pid(&s->gateways[i].child)));
   list_each (link, &s->workers) {
     const struct worker *worker = list_item(link, struct worker, all);
-    if (worker->process != NULL)
+    if (child_runs(&worker->child))
       LOG_ERROR("worker is stuck in the kernel and stays behind", LOG_STR("model", worker->model->name),
-                LOG_INT("pid", process_pid(worker->process)));
+                LOG_INT("pid", child_pid(&worker->child)));
   }
   list_each (link, &s->mps) {
     const struct mps_gpu *mps = list_item(link, struct mps_gpu, link);
-    if (mps->keeper != NULL)
+    if (child_runs(&mps->keeper))
       LOG_ERROR("an MPS daemon is stuck in the kernel and stays behind", LOG_STR("gpu", mps->label),
-                LOG_INT("keeper", process_pid(mps->keeper)), LOG_INT("pid", mps->daemon));
+                LOG_INT("keeper", child_pid(&mps->keeper)), LOG_INT("pid", mps->daemon));
   }
 }
 

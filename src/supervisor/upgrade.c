@@ -43,7 +43,7 @@ static uint32_t count_new_workers(const struct supervisor *s) {
   uint32_t n = 0;
   list_each (link, &s->workers) {
     const struct worker *worker = list_item(link, struct worker, all);
-    n += worker->model->role == SERVED && worker->process != NULL && worker->number >= s->upgrade.first_worker;
+    n += worker->model->role == SERVED && child_runs(&worker->child) && worker->number >= s->upgrade.first_worker;
   }
   return n;
 }
@@ -104,17 +104,11 @@ static void block_signals(bool block) {
 static bool is_quiet(const struct supervisor *s) {
   if (s->gateway->state != GATEWAY_READY) return false;
   for (size_t i = 0; i < GATEWAYS; i++)
-    if (s->gateways[i].link != NULL && !control_link_flushed(s->gateways[i].link)) return false;
-  list_each (link, &s->workers) {
-    const struct worker *worker = list_item(link, struct worker, all);
-    if (worker->link != NULL && !control_link_flushed(worker->link)) return false;
-    if ((worker->process != NULL) != (worker->link != NULL)) return false;
-  }
-  list_each (link, &s->mps) {
-    const struct mps_gpu *mps = list_item(link, struct mps_gpu, link);
-    if (mps->keeper_link != NULL && !control_link_flushed(mps->keeper_link)) return false;
-    if ((mps->keeper != NULL) != (mps->keeper_link != NULL)) return false;
-  }
+    if (!child_flushed(&s->gateways[i].child)) return false;
+  list_each (link, &s->workers)
+    if (!child_flushed(&list_item(link, struct worker, all)->child)) return false;
+  list_each (link, &s->mps)
+    if (!child_flushed(&list_item(link, struct mps_gpu, link)->keeper)) return false;
   return true;
 }
 
@@ -258,7 +252,7 @@ static const char *find_obstacle(struct supervisor *s) {
   list_each (link, &s->models)
     if (list_item(link, struct served_model, link)->role != SERVED) return "a model is still leaving";
   if (s->gateway->state != GATEWAY_READY) return "the gateway is not ready";
-  if (gateway_other(s)->process != NULL) return "a gateway is still handing over";
+  if (child_runs(&gateway_other(s)->child)) return "a gateway is still handing over";
   return NULL;
 }
 
@@ -323,7 +317,7 @@ void upgrade_gateway_left(struct supervisor *s) {
 static const struct served_model *find_left_behind(const struct supervisor *s) {
   list_each (link, &s->workers) {
     const struct worker *worker = list_item(link, struct worker, all);
-    if (worker->process != NULL && worker->number < s->upgrade.first_worker) return worker->model;
+    if (child_runs(&worker->child) && worker->number < s->upgrade.first_worker) return worker->model;
   }
   return NULL;
 }

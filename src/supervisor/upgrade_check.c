@@ -12,7 +12,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
-#include "control/role.h"
+#include "control/child.h"
 #include "supervisor/service_manager.h"
 
 enum { SAID_MAX = 4096, STATE_FD = 3, EXEC_FAILED = 127 };
@@ -36,7 +36,7 @@ struct upgrade_check {
 static void forget_service_manager(void) {
   size_t kept = 0;
   for (size_t i = 0; environ[i] != NULL; i++)
-    if (!role_drops_variable(environ[i])) environ[kept++] = environ[i];
+    if (!child_drops_variable(environ[i])) environ[kept++] = environ[i];
   environ[kept] = NULL;
 }
 

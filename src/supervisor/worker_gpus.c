@@ -67,7 +67,7 @@ void worker_after_gpu_fault(struct worker *worker, const char *why) {
 static void make_way(struct worker *worker, const struct gpu_guard *obstacle) {
   static const uint64_t haste_ns = 10 * NS_PER_S;
   if (worker->state == WORKER_STOPPING || worker->state == WORKER_FENCED || worker->state == WORKER_FAILED) return;
-  if (worker->process == NULL)
+  if (!child_runs(&worker->child))
     worker_rest(worker, obstacle);
   else if (obstacle->condition != GPU_REMOVED && worker_can_retire(worker))
     worker_retire(worker, obstacle->condition == GPU_DRAINED ? worker_attach_ns(worker) : haste_ns);
@@ -92,7 +92,8 @@ uint32_t workers_restart_on_gpu(struct supervisor *s, int32_t index, const char 
   list_each (link, &s->workers) {
     struct worker *worker = list_item(link, struct worker, all);
     int32_t position = gpus_position(&s->gpus, worker->group->device);
-    if (position == GPU_UNKNOWN || s->gpus.inventory.gpus[position].index != index || worker->process == NULL) continue;
+    if (position == GPU_UNKNOWN || s->gpus.inventory.gpus[position].index != index || !child_runs(&worker->child))
+      continue;
     worker_condemn(worker, DEATH_GPU, cause);
     n++;
   }
@@ -104,7 +105,7 @@ uint32_t workers_restart_under_mps(struct supervisor *s, const char *uuid, const
   list_each (link, &s->workers) {
     struct worker *worker = list_item(link, struct worker, all);
     const char *gpu = worker_plan_gpu(worker->group->device);
-    if (gpu == NULL || strcmp(gpu, uuid) != 0 || worker->process == NULL || !worker->under_mps) continue;
+    if (gpu == NULL || strcmp(gpu, uuid) != 0 || !child_runs(&worker->child) || !worker->under_mps) continue;
     worker_condemn(worker, DEATH_GPU, cause);
     n++;
   }

@@ -37,15 +37,15 @@ static void end(struct worker *worker) {
     worker->terminating = true;
     worker_set_timer(worker, patience_ns);
   } else {
-    process_kill(worker->process, SIGKILL);
+    child_kill(&worker->child);
   }
 }
 
-void worker_end_now(struct worker *worker) { process_kill(worker->process, SIGKILL); }
+void worker_end_now(struct worker *worker) { child_kill(&worker->child); }
 
 /* Kills a worker for a reason that its end is then judged by; the first reason counts. */
 void worker_condemn(struct worker *worker, enum death_wish wish, const char *cause) {
-  if (worker->process == NULL) return;
+  if (!child_runs(&worker->child)) return;
   if (worker->wish == DEATH_UNASKED) {
     worker->wish = wish;
     snprintf(worker->wish_cause, sizeof worker->wish_cause, "%s", cause);
@@ -75,7 +75,7 @@ static void attach(struct worker *worker, struct gateway *gateway) {
   struct supervisor *s = worker->supervisor;
   struct attachment *attachment = &worker->attachments[gateway->slot];
   /* One that drains or hands over, too: what it has in hand may have lost its worker. */
-  if (gateway->state == GATEWAY_GONE || gateway->link == NULL || worker->state != WORKER_READY) return;
+  if (gateway->state == GATEWAY_GONE || gateway->child.link == NULL || worker->state != WORKER_READY) return;
   int ends[2];
   if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) != 0) {
     worker_condemn(worker, DEATH_UNREACHABLE, strerror(errno));
@@ -96,11 +96,11 @@ static void attach(struct worker *worker, struct gateway *gateway) {
       .epoch = attachment->epoch,
       .device_name = worker->group->label,
       .gpu_uuid = gpu_uuid != NULL ? gpu_uuid : "",
-      .pid = process_pid(worker->process),
+      .pid = child_pid(&worker->child),
       .load_ns = worker->policy.ready_ns > worker->started_ns ? worker->policy.ready_ns - worker->started_ns : 0,
   };
   const struct control_worker_peer peer = {attachment->epoch};
-  mu_status status = control_link_send(worker->link, CONTROL_WORKER_PEER, &peer, &ends[1], 1);
+  mu_status status = child_send(&worker->child, CONTROL_WORKER_PEER, &peer, &ends[1], 1);
   if (status == MU_OK)
     gateway_tell(gateway, CONTROL_WORKER_ATTACH, &message, &ends[0], 1);
   else if (status != MU_CANCELED) /* that one is ending by itself */
@@ -156,7 +156,7 @@ static struct worker *find(struct gateway *gateway, const struct control_worker_
   struct supervisor *s = gateway->supervisor;
   list_each (link, &s->workers) {
     struct worker *worker = list_item(link, struct worker, all);
-    if (worker->process != NULL && worker->number == event->worker &&
+    if (child_runs(&worker->child) && worker->number == event->worker &&
         worker->attachments[gateway->slot].epoch == event->epoch)
       return worker;
   }
@@ -222,7 +222,7 @@ static void become_ready(struct worker *worker) {
   restart_policy_ready(&worker->policy, now);
   LOG_INFO("worker ready", LOG_STR("model", worker->model->name), LOG_INT("version", worker->model->version),
            LOG_STR("device", worker->group->label), LOG_INT("worker", worker->number),
-           LOG_INT("pid", process_pid(worker->process)), LOG_INT("ms", (now - worker->started_ns) / NS_PER_MS));
+           LOG_INT("pid", child_pid(&worker->child)), LOG_INT("ms", (now - worker->started_ns) / NS_PER_MS));
   for (size_t i = 0; i < GATEWAYS; i++) attach(worker, &worker->supervisor->gateways[i]);
   load_queue_next(worker->supervisor, worker->device);
 }
@@ -370,13 +370,8 @@ static void on_ended(void *context, int code, int status) {
   struct worker *worker = context;
   struct supervisor *s = worker->supervisor;
   uint32_t device = worker->device;
-  if (worker->link != NULL) control_link_read(worker->link);
   const struct death death = judge(worker, code, status);
   uv_timer_stop(&worker->timer);
-  control_link_free(worker->link);
-  worker->link = NULL;
-  process_free(worker->process);
-  worker->process = NULL;
   forget_backends(worker);
   worker->terminating = false;
   detach(worker, &death);
@@ -457,11 +452,11 @@ static mu_status send_start(struct worker *worker, mu_error *err) {
   if (has_file && !model->given)
     LOG_WARNING("the model's file is another one now: the one before is loaded again, until muster reload",
                 LOG_STR("model", model->name), LOG_INT("version", model->version), LOG_STR("file", model->path));
-  status = control_link_send(worker->link, CONTROL_WORKER_START, &message, fds, (size_t)n_fds);
+  status = child_send(&worker->child, CONTROL_WORKER_START, &message, fds, (size_t)n_fds);
   return status == MU_OK ? MU_OK : mu_fail(err, status, "%s", status_name(status));
 }
 
-static const struct control_link_events link_events = {on_message, on_lost};
+static const struct child_events child_events = {on_message, on_lost, on_ended};
 
 static mu_status spawn(struct worker *worker, mu_error *err) {
   const struct supervisor *s = worker->supervisor;
@@ -475,17 +470,12 @@ static mu_status spawn(struct worker *worker, mu_error *err) {
   memcpy(environment + 1, mps.entries, sizeof mps.entries);
   const char *gpu = worker_plan_gpu(worker->group->device);
   snprintf(visible, sizeof visible, "CUDA_VISIBLE_DEVICES=%s", gpu != NULL ? gpu : "");
-  const struct process_spec spec = {.title = title,
-                                    .role = "worker",
-                                    .log = log_current(),
-                                    .log_format = s->log_format,
-                                    .environment = gpu != NULL ? environment : NULL};
-  int control;
-  mu_status status = process_spawn(s->loop, &spec, on_ended, worker, &worker->process, &control, err);
-  if (status != MU_OK) return status;
-  worker->link = control_link_create(s->loop, control, &link_events, worker);
-  if (worker->link == NULL) close(control);
-  return MU_OK;
+  const struct child_spec spec = {.title = title,
+                                  .role = "worker",
+                                  .log = log_current(),
+                                  .log_format = s->log_format,
+                                  .environment = gpu != NULL ? environment : NULL};
+  return child_start(&worker->child, s->loop, &spec, &child_events, worker, err);
 }
 
 void worker_start(struct worker *worker) {
@@ -508,11 +498,11 @@ void worker_start(struct worker *worker) {
   }
   worker->state = WORKER_LOADING;
   worker_set_timer(worker, (uint64_t)s->options->load_timeout_ns);
-  mu_status status = worker->link != NULL ? send_start(worker, &err) : mu_fail(&err, MU_NO_MEMORY, "no memory");
+  mu_status status = send_start(worker, &err);
   if (status != MU_OK) worker_condemn(worker, DEATH_UNREACHABLE, err.message);
   LOG_INFO("worker started", LOG_STR("model", worker->model->name), LOG_INT("version", worker->model->version),
            LOG_STR("device", worker->group->label), LOG_INT("worker", worker->number),
-           LOG_INT("pid", process_pid(worker->process)), LOG_INT("instances", worker->group->instances),
+           LOG_INT("pid", child_pid(&worker->child)), LOG_INT("instances", worker->group->instances),
            LOG_INT("threads", worker->model->plan.threads));
 }
 
@@ -526,8 +516,7 @@ void workers_start(struct served_model *model) {
 void workers_tell(struct supervisor *s, enum control_type type, const void *message) {
   list_each (link, &s->workers) {
     struct worker *worker = list_item(link, struct worker, all);
-    if (worker->link == NULL) continue;
-    mu_status status = control_link_send(worker->link, type, message, NULL, 0);
+    mu_status status = child_send(&worker->child, type, message, NULL, 0);
     if (status != MU_OK && status != MU_CANCELED) worker_condemn(worker, DEATH_UNREACHABLE, status_name(status));
   }
 }
@@ -554,11 +543,11 @@ mu_status worker_adopt(struct worker *worker, const struct handover_worker *from
   if (worker->state == WORKER_QUEUED) worker_set_timer(worker, NS_PER_MS);
   if (from->due_ns > 0) worker_set_timer(worker, from->due_ns > now ? from->due_ns - now : 0);
   if (from->pid == 0) return MU_OK;
-  mu_status status = process_adopt(s->loop, from->pid, from->pidfd, on_ended, worker, &worker->process, err);
+  mu_status status =
+      child_adopt(&worker->child, s->loop, from->pid, from->pidfd, from->control, &child_events, worker, err);
   if (status != MU_OK) return status;
-  worker->link = control_link_create(s->loop, from->control, &link_events, worker);
   if (from->mps_asked) (void)mps_verify(worker); /* the answer went to the supervisor before */
-  return worker->link != NULL ? MU_OK : mu_fail(err, MU_NO_MEMORY, "no memory to speak to a worker");
+  return MU_OK;
 }
 
 /* ---- stop -------------------------------------------------------------------------------------------------------- */
@@ -567,10 +556,10 @@ static void stop(struct worker *worker) {
   bool listens = worker->state == WORKER_READY || worker->state == WORKER_RETIRING;
   uv_timer_stop(&worker->timer);
   worker->state = WORKER_STOPPING;
-  if (worker->process == NULL) return;
+  if (!child_runs(&worker->child)) return;
   worker_set_timer(worker, leaving_ns);
   if (worker->wish == DEATH_UNASKED) worker->wish = DEATH_STOPPED;
-  if (!listens || control_link_send(worker->link, CONTROL_STOP, NULL, NULL, 0) != MU_OK) end(worker);
+  if (!listens || child_send(&worker->child, CONTROL_STOP, NULL, NULL, 0) != MU_OK) end(worker);
 }
 
 /* The gateway lets go of it first, within this time. */
@@ -585,7 +574,7 @@ void worker_retire(struct worker *worker, uint64_t within_ns) {
 /* Has it requests, or gets some, that a gateway can tell of? */
 bool worker_can_retire(const struct worker *worker) {
   const struct gateway *gateway = worker->supervisor->gateway;
-  return worker->attachments[gateway->slot].attached && worker->state == WORKER_READY && gateway->link != NULL;
+  return worker->attachments[gateway->slot].attached && worker->state == WORKER_READY && gateway->child.link != NULL;
 }
 
 /* Why it cannot be drained; NULL: it can. */
@@ -602,11 +591,11 @@ static const char *find_obstacle(const struct supervisor *s, const struct worker
 mu_status workers_drain(struct supervisor *s, uint32_t number, mu_error *err) {
   list_each (link, &s->workers) {
     struct worker *worker = list_item(link, struct worker, all);
-    if (worker->process == NULL || worker->number != number) continue;
+    if (!child_runs(&worker->child) || worker->number != number) continue;
     const char *obstacle = find_obstacle(s, worker);
     if (obstacle != NULL) return mu_fail(err, MU_UNAVAILABLE, "worker %u cannot be drained: %s", number, obstacle);
     LOG_INFO("draining a worker", LOG_STR("model", worker->model->name), LOG_INT("worker", number),
-             LOG_INT("pid", process_pid(worker->process)));
+             LOG_INT("pid", child_pid(&worker->child)));
     worker_retire(worker, worker_attach_ns(worker));
     return MU_OK;
   }
@@ -635,7 +624,7 @@ void workers_kill(struct supervisor *s) {
 
 bool workers_gone(const struct supervisor *s) {
   list_each (link, &s->workers)
-    if (list_item(link, struct worker, all)->process != NULL) return false;
+    if (child_runs(&list_item(link, struct worker, all)->child)) return false;
   return true;
 }
 

@@ -1,4 +1,4 @@
-#include "control/role.h"
+#include "control/child.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -16,8 +16,8 @@ enum { CHILD_CONTROL_FD = 3, EXEC_FAILED = 127 };
 static const char log_variable[] = "MUSTER_ROLE_LOG";
 
 /* What the child needs between fork and exec. */
-struct role_start {
-  const struct process_spec *spec;
+struct exec_plan {
+  const struct child_spec *spec;
   int control;
   char **environment;
 };
@@ -28,7 +28,7 @@ static bool is_variable(const char *entry, const char *name, size_t length) {
   return strncmp(entry, name, length) == 0 && entry[length] == '=';
 }
 
-bool role_drops_variable(const char *entry) {
+bool child_drops_variable(const char *entry) {
   static const char *const names[] = {"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"};
   for (size_t i = 0; i < sizeof names / sizeof *names; i++)
     if (is_variable(entry, names[i], strlen(names[i]))) return true;
@@ -36,8 +36,8 @@ bool role_drops_variable(const char *entry) {
 }
 
 /* Does the child get another value for it? */
-static bool is_replaced(const char *entry, const struct process_spec *spec) {
-  if (is_variable(entry, log_variable, sizeof log_variable - 1) || role_drops_variable(entry)) return true;
+static bool is_replaced(const char *entry, const struct child_spec *spec) {
+  if (is_variable(entry, log_variable, sizeof log_variable - 1) || child_drops_variable(entry)) return true;
   for (const char *const *own = spec->environment; own != NULL && *own != NULL; own++)
     if (is_variable(entry, *own, strcspn(*own, "="))) return true;
   return false;
@@ -45,7 +45,7 @@ static bool is_replaced(const char *entry, const struct process_spec *spec) {
 
 /* This process's environment with log_variable and others as spec says, without what is systemd's and its own; one
  * block, given back with free. NULL without memory. */
-static char **child_environment(const struct process_spec *spec) {
+static char **child_environment(const struct child_spec *spec) {
   size_t n = 0, n_own = 0, kept = 0;
   enum { ENTRY_SIZE = sizeof log_variable + 64 };
   const struct log_settings *log = &spec->log;
@@ -85,7 +85,7 @@ static void child_signals(void) {
 }
 
 static void child_run(const void *context, pid_t parent) {
-  const struct role_start *start = context;
+  const struct exec_plan *start = context;
   child_signals();
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   if (getppid() != parent) _exit(EXEC_FAILED); /* it died before prctl */
@@ -105,19 +105,103 @@ static void child_run(const void *context, pid_t parent) {
 
 /* ---- the parent -------------------------------------------------------------------------------------------------- */
 
-mu_status process_spawn(struct net_loop *loop, const struct process_spec *spec, process_ended *ended, void *context,
-                        struct process **ret_process, int *ret_control, mu_error *err) {
+static void on_message(void *context, struct control_packet *packet) {
+  const struct child *child = context;
+  child->events->message(child->context, packet);
+}
+
+static void on_lost(void *context, const mu_error *err) {
+  const struct child *child = context;
+  if (child->events->lost != NULL) child->events->lost(child->context, err);
+}
+
+static const struct control_link_events link_events = {on_message, on_lost};
+
+static void on_ended(void *context, int code, int status) {
+  struct child *child = context;
+  const struct child_events *events = child->events;
+  void *keeper = child->context;
+  if (child->link != NULL) control_link_read(child->link);
+  child_forget(child);
+  events->ended(keeper, code, status);
+}
+
+/* Takes control over, also when it fails. */
+static mu_status connect_child(struct child *child, struct net_loop *loop, int control,
+                               const struct child_events *events, void *context, mu_error *err) {
+  *child = (struct child){.events = events, .context = context};
+  if (control < 0) return MU_OK;
+  child->link = control_link_create(loop, control, &link_events, child);
+  if (child->link != NULL) return MU_OK;
+  close(control);
+  *child = (struct child){0};
+  return mu_fail(err, MU_NO_MEMORY, "no memory to speak to a process");
+}
+
+static mu_status exec_child(struct child *child, struct net_loop *loop, const struct child_spec *spec, int control,
+                            mu_error *err) {
+  struct exec_plan plan = {.spec = spec, .control = control, .environment = child_environment(spec)};
+  mu_status status = plan.environment != NULL
+                         ? process_start(loop, child_run, &plan, on_ended, child, &child->process, err)
+                         : mu_fail(err, MU_NO_MEMORY, "no memory to start a process");
+  free(plan.environment);
+  return status;
+}
+
+mu_status child_start(struct child *child, struct net_loop *loop, const struct child_spec *spec,
+                      const struct child_events *events, void *context, mu_error *err) {
   int sockets[2];
   mu_status status = control_socket_pair(sockets, err);
   if (status != MU_OK) return status;
-  struct role_start role = {.spec = spec, .control = sockets[1], .environment = child_environment(spec)};
-  status = role.environment != NULL ? process_start(loop, child_run, &role, ended, context, ret_process, err)
-                                    : mu_fail(err, MU_NO_MEMORY, "no memory to start a process");
-  free(role.environment);
+  status = connect_child(child, loop, sockets[0], events, context, err);
+  if (status == MU_OK) {
+    status = exec_child(child, loop, spec, sockets[1], err);
+    if (status != MU_OK) child_forget(child);
+  }
   close(sockets[1]);
-  if (status == MU_OK)
-    *ret_control = sockets[0];
-  else
-    close(sockets[0]);
   return status;
+}
+
+mu_status child_adopt(struct child *child, struct net_loop *loop, pid_t pid, int pidfd, int control,
+                      const struct child_events *events, void *context, mu_error *err) {
+  mu_status status = connect_child(child, loop, control, events, context, err);
+  if (status != MU_OK) {
+    close(pidfd);
+    return status;
+  }
+  status = process_adopt(loop, pid, pidfd, on_ended, child, &child->process, err);
+  if (status != MU_OK) child_forget(child);
+  return status;
+}
+
+mu_status child_send(struct child *child, enum control_type type, const void *message, const int *fds, size_t n_fds) {
+  return child->link != NULL ? control_link_send(child->link, type, message, fds, n_fds) : MU_CANCELED;
+}
+
+bool child_flushed(const struct child *child) {
+  return !child_runs(child) || (child->link != NULL && control_link_flushed(child->link));
+}
+
+struct child_handle child_give(const struct child *child) {
+  if (!child_runs(child) || child->link == NULL) return (struct child_handle){0, -1, -1};
+  return (struct child_handle){child_pid(child), process_pidfd(child->process), control_link_socket(child->link)};
+}
+
+void child_stop(struct child *child) {
+  if (child_send(child, CONTROL_STOP, NULL, NULL, 0) != MU_OK) child_hang_up(child);
+}
+
+void child_hang_up(struct child *child) {
+  control_link_free(child->link);
+  child->link = NULL;
+}
+
+void child_kill(struct child *child) {
+  if (child->process != NULL) process_kill(child->process, SIGKILL);
+}
+
+void child_forget(struct child *child) {
+  control_link_free(child->link);
+  process_free(child->process);
+  *child = (struct child){0};
 }

@@ -10,14 +10,15 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "control/child.h"
 #include "control/message.h"
-#include "control/role.h"
 
 /*
- * A spawned process is this program again, in a role that main() looks up below. What a role finds out it says with
+ * A child is this program again, in a role that main() looks up below. What a role finds out it says with
  * CONTROL_FAILED on its control socket, descriptor 3.
  */
 
@@ -42,7 +43,14 @@ static int role_wait(void) {
   return 0;
 }
 
-/* Answers every message until the supervisor's end is closed. */
+/* More than the link takes in one turn of the loop. */
+enum { MANY = 100 };
+static int role_talk(void) {
+  for (int i = 0; i < MANY; i++) say("word");
+  return 0;
+}
+
+/* Answers every message until the parent's end is closed. */
 static int role_echo(void) {
   struct control_packet packet;
   while (control_receive(CONTROL, &packet, NULL) == MU_OK) {
@@ -98,63 +106,80 @@ static const struct {
   const char *name;
   int (*run)(void);
 } roles[] = {
-    {"exit", role_exit}, {"crash", role_crash}, {"wait", role_wait}, {"echo", role_echo}, {"inspect", role_inspect},
+    {"exit", role_exit}, {"crash", role_crash},     {"wait", role_wait},
+    {"echo", role_echo}, {"inspect", role_inspect}, {"talk", role_talk},
 };
 
-/* ---- the supervisor's side --------------------------------------------------------------------------------------- */
+/* ---- the parent's side ------------------------------------------------------------------------------------------- */
 
 struct fixture {
   struct net_loop *loop;
-  struct process *process;
-  int control;
-  int ended; /* calls */
+  struct child child;
+  pid_t pid;
+  char said[64]; /* the last message */
+  int heard;     /* messages */
+  int lost;      /* calls */
+  int ended;     /* calls */
   int code, status;
 };
+
+static void on_message(void *context, struct control_packet *packet) {
+  struct fixture *f = context;
+  assert_int_equal(packet->type, CONTROL_FAILED);
+  snprintf(f->said, sizeof f->said, "%s", packet->failed.message);
+  f->heard++;
+  net_loop_stop(f->loop);
+}
+
+static void on_lost(void *context, const mu_error *err) {
+  struct fixture *f = context;
+  f->lost++;
+}
 
 static void on_ended(void *context, int code, int status) {
   struct fixture *f = context;
   f->ended++;
   f->code = code;
   f->status = status;
+  assert_false(child_runs(&f->child));
   net_loop_stop(f->loop);
 }
 
+static const struct child_events events = {on_message, on_lost, on_ended};
+
 static void spawn(struct fixture *f, const char *role) {
   static const char *const variables[] = {"MUSTER_TEST_OWN=of the spec", "MUSTER_TEST_NEW=", NULL};
-  const struct process_spec spec = {.title = "muster: test",
-                                    .role = role,
-                                    .log = {true, false, true, 7, true},
-                                    .log_format = LOG_FORMAT_TEXT,
-                                    .environment = variables};
+  const struct child_spec spec = {.title = "muster: test",
+                                  .role = role,
+                                  .log = {true, false, true, 7, true},
+                                  .log_format = LOG_FORMAT_TEXT,
+                                  .environment = variables};
   setenv("MUSTER_TEST_OWN", "of the parent", 1);
   setenv("MUSTER_TEST_OWNER", "of the parent", 1);
   mu_error err;
-  if (process_spawn(f->loop, &spec, on_ended, f, &f->process, &f->control, &err) != MU_OK) fail_msg("%s", err.message);
+  if (child_start(&f->child, f->loop, &spec, &events, f, &err) != MU_OK) fail_msg("%s", err.message);
+  f->pid = child_pid(&f->child);
 }
 
 static void assert_said(struct fixture *f, const char *text) {
-  struct control_packet packet;
-  mu_error err;
-  if (control_receive(f->control, &packet, &err) != MU_OK) fail_msg("%s", err.message);
-  assert_int_equal(packet.type, CONTROL_FAILED);
-  assert_string_equal(packet.failed.message, text);
-  control_packet_free(&packet);
+  int before = f->heard;
+  while (f->heard == before && f->ended == 0) net_loop_run(f->loop);
+  assert_string_equal(f->said, text);
 }
 
 static void assert_ends(struct fixture *f, int code, int status) {
-  net_loop_run(f->loop);
+  while (f->ended == 0) net_loop_run(f->loop);
   assert_int_equal(f->ended, 1);
   if (f->code != CLD_DUMPED) assert_int_equal(f->code, code);
   assert_int_equal(f->status, status);
   /* reaped: nothing of it is left */
-  assert_int_equal(waitpid(process_pid(f->process), NULL, WNOHANG), -1);
+  assert_int_equal(waitpid(f->pid, NULL, WNOHANG), -1);
   assert_int_equal(errno, ECHILD);
 }
 
 static int setup(void **state) {
   struct fixture *f = calloc(1, sizeof *f);
   if (f == NULL) return -1;
-  f->control = -1;
   f->loop = net_loop_create();
   *state = f;
   return f->loop != NULL ? 0 : -1;
@@ -162,9 +187,8 @@ static int setup(void **state) {
 
 static int teardown(void **state) {
   struct fixture *f = *state;
-  process_free(f->process);
+  child_forget(&f->child);
   net_loop_free(f->loop);
-  if (f->control >= 0) close(f->control);
   free(f);
   return 0;
 }
@@ -183,21 +207,99 @@ static void a_kill_works_where_sigterm_does_not(void **state) {
   struct fixture *f = *state;
   spawn(f, "wait");
   assert_said(f, "here");
-  process_kill(f->process, SIGTERM);
-  process_kill(f->process, SIGINT);
-  process_kill(f->process, SIGKILL);
+  kill(f->pid, SIGTERM);
+  kill(f->pid, SIGINT);
+  child_kill(&f->child);
+  child_kill(&f->child); /* once is enough, twice no harm */
   assert_ends(f, CLD_KILLED, SIGKILL);
-  process_kill(f->process, SIGKILL); /* harmless now */
+  child_kill(&f->child);
 }
 
 static void messages_go_both_ways(void **state) {
   struct fixture *f = *state;
   spawn(f, "echo");
-  assert_int_equal(control_send(f->control, CONTROL_STOP, NULL, NULL, 0, NULL), MU_OK);
+  assert_int_equal(child_send(&f->child, CONTROL_STOP, NULL, NULL, 0), MU_OK);
   assert_said(f, "STOP");
-  close(f->control); /* as when the supervisor dies */
-  f->control = -1;
+  child_hang_up(&f->child); /* as when the parent dies */
+  assert_int_equal(child_send(&f->child, CONTROL_STOP, NULL, NULL, 0), MU_CANCELED);
   assert_ends(f, CLD_EXITED, 7);
+  assert_int_equal(f->lost, 0); /* its own doing */
+}
+
+static void last_words_come_before_the_end(void **state) {
+  struct fixture *f = *state;
+  siginfo_t info;
+  spawn(f, "talk");
+  assert_int_equal(waitid(P_PID, (id_t)f->pid, &info, WEXITED | WNOWAIT), 0); /* both are there at once */
+  assert_ends(f, CLD_EXITED, 0);
+  assert_int_equal(f->heard, MANY);
+}
+
+static void another_one_in_the_same_place(void **state) {
+  struct fixture *f = *state;
+  spawn(f, "exit");
+  assert_ends(f, CLD_EXITED, 42);
+  f->ended = 0;
+  spawn(f, "wait");
+  assert_said(f, "here");
+  child_kill(&f->child);
+  assert_ends(f, CLD_KILLED, SIGKILL);
+}
+
+/* As when this program becomes another one: the child is let go of, and watched again by what stays open. */
+static void an_adopted_child_is_as_its_own(void **state) {
+  struct fixture *f = *state;
+  mu_error err;
+  spawn(f, "echo");
+  assert_true(child_flushed(&f->child));
+  struct child_handle handle = child_give(&f->child);
+  assert_int_equal(handle.pid, f->pid);
+  handle.pidfd = dup(handle.pidfd);
+  handle.control = dup(handle.control);
+  child_forget(&f->child);
+  assert_int_equal(child_give(&f->child).pid, 0);
+  if (child_adopt(&f->child, f->loop, handle.pid, handle.pidfd, handle.control, &events, f, &err) != MU_OK)
+    fail_msg("%s", err.message);
+  child_stop(&f->child);
+  assert_said(f, "STOP");
+  child_hang_up(&f->child);
+  assert_int_equal(child_give(&f->child).pid, 0); /* nobody could speak to it */
+  assert_false(child_flushed(&f->child));
+  assert_ends(f, CLD_EXITED, 7);
+}
+
+static void one_that_is_only_waited_for(void **state) {
+  struct fixture *f = *state;
+  mu_error err;
+  spawn(f, "echo");
+  int pidfd = dup(child_give(&f->child).pidfd);
+  child_forget(&f->child); /* closes the link: it leaves */
+  if (child_adopt(&f->child, f->loop, f->pid, pidfd, -1, &events, f, &err) != MU_OK) fail_msg("%s", err.message);
+  assert_ends(f, CLD_EXITED, 7);
+}
+
+/* What fails leaves nothing behind: no descriptor, no child. */
+static void nothing_is_left_of_a_failed_start(void **state) {
+  struct fixture *f = *state;
+  struct rlimit before, few;
+  mu_error err;
+  const struct child_spec spec = {.title = "muster: test", .role = "exit", .log_format = LOG_FORMAT_TEXT};
+  int first = dup(0);
+  getrlimit(RLIMIT_NOFILE, &before);
+  for (rlim_t more = 0; more < 3; more++) { /* for the sockets, and then for the process */
+    few = (struct rlimit){(rlim_t)first + more, before.rlim_max};
+    setrlimit(RLIMIT_NOFILE, &few);
+    mu_status status = child_start(&f->child, f->loop, &spec, &events, f, &err);
+    setrlimit(RLIMIT_NOFILE, &before);
+    assert_int_equal(status, MU_IO);
+    assert_false(child_runs(&f->child));
+    assert_null(f->child.link);
+    assert_int_equal(waitpid(-1, NULL, WNOHANG), -1);
+  }
+  close(first);
+  int again = dup(0);
+  assert_int_equal(again, first);
+  close(again);
 }
 
 static void a_child_starts_clean(void **state) {
@@ -225,12 +327,12 @@ static void its_title_is_its_command_line(void **state) {
   spawn(f, "wait");
   assert_said(f, "here");
   char path[64], text[64] = "";
-  snprintf(path, sizeof path, "/proc/%d/cmdline", process_pid(f->process));
+  snprintf(path, sizeof path, "/proc/%d/cmdline", f->pid);
   int fd = open(path, O_RDONLY | O_CLOEXEC);
   assert_true(read(fd, text, sizeof text - 1) > 0);
   close(fd);
   assert_string_equal(text, "muster: test");
-  process_kill(f->process, SIGKILL);
+  child_kill(&f->child);
   assert_ends(f, CLD_KILLED, SIGKILL);
 }
 
@@ -243,8 +345,17 @@ int main(int argc, char **argv) {
     return 98;
   }
   const struct CMUnitTest tests[] = {
-      TEST(an_exit_is_seen),       TEST(a_crash_is_seen),      TEST(a_kill_works_where_sigterm_does_not),
-      TEST(messages_go_both_ways), TEST(a_child_starts_clean), TEST(its_title_is_its_command_line),
+      TEST(an_exit_is_seen),
+      TEST(a_crash_is_seen),
+      TEST(a_kill_works_where_sigterm_does_not),
+      TEST(messages_go_both_ways),
+      TEST(last_words_come_before_the_end),
+      TEST(another_one_in_the_same_place),
+      TEST(an_adopted_child_is_as_its_own),
+      TEST(one_that_is_only_waited_for),
+      TEST(nothing_is_left_of_a_failed_start),
+      TEST(a_child_starts_clean),
+      TEST(its_title_is_its_command_line),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
