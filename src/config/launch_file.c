@@ -182,7 +182,8 @@ static mu_status read_document(struct reader *reader) {
     yaml_parser_delete(&parser);
     return status;
   }
-  mu_status status = make_group(reader, &group);
+  mu_status status = yaml_check_extent(reader->path, &document, reader->err);
+  if (status == MU_OK) status = make_group(reader, &group);
   if (status == MU_OK) status = make_schema(reader, &document, &group, &schema);
   if (status == MU_OK) status = load(reader, &schema); /* the keys are the document's */
   yaml_document_delete(&document);

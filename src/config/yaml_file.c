@@ -172,6 +172,7 @@ static mu_status index_document(struct file *file, yaml_parser_t *parser, struct
   if (root == NULL) return MU_OK; /* an empty file sets nothing */
   mu_status status = check_single(file, parser);
   if (status == MU_OK) status = check_texts(file);
+  if (status == MU_OK) status = yaml_check_extent(file->path, &file->document, file->err);
   if (status != MU_OK) return status;
   if (root->type == YAML_SCALAR_NODE && root->data.scalar.length == 0) return MU_OK; /* a bare "---" */
   if (root->type != YAML_MAPPING_NODE)

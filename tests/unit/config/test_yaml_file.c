@@ -199,6 +199,21 @@ static void test_anchors(void **state) {
   options_free(o);
 }
 
+/* A kilobyte that libcyaml would write out as gigabytes; an alias to what it stands in; and depth without any. */
+static void test_anchors_that_stand_for_too_much(void **state) {
+  for (int at = 0; at < 2; at++) {
+    char text[2048];
+    size_t n = (size_t)snprintf(text, sizeof text, "%s:\n  a: &a [x,x,x,x,x,x,x,x,x]\n", at == 0 ? "launch" : "models");
+    for (char c = 'b'; c <= 'i'; c++)
+      n += (size_t)snprintf(text + n, sizeof text - n, "  %c: &%c [*%c,*%c,*%c,*%c,*%c,*%c,*%c,*%c,*%c]\n", c, c, c - 1,
+                            c - 1, c - 1, c - 1, c - 1, c - 1, c - 1, c - 1, c - 1);
+    refused(text, "test.yaml: more than 65536 keys and values", "aliases");
+  }
+  refused("launch: &a [*a]\n", "test.yaml: more than", "in each other");
+  refused("launch: [[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[x]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]\n", "test.yaml: more than",
+          "in each other");
+}
+
 /* Whatever bytes the file has: refused with its name, or read. */
 static void test_random_bytes(void **state) {
   static const char *const pieces[] = {
@@ -238,6 +253,25 @@ static void test_files_that_cannot_be_read(void **state) {
   free(large);
   assert_int_equal(load_path("--config=large.yaml"), MU_TOO_LARGE);
   unlink("large.yaml");
+}
+
+/* Nobody writes into the first pipe, as when a file is replaced by one; the second one is `--config <(…)`. */
+static void test_pipes(void **state) {
+  assert_int_equal(mkfifo("pipe.yaml", 0600), 0);
+  assert_int_equal(load_path("--config=pipe.yaml"), MU_IO);
+  assert_non_null(strstr(error.message, "pipe.yaml: nobody writes into it"));
+  unlink("pipe.yaml");
+  int ends[2];
+  char flag[64];
+  struct options *o;
+  assert_int_equal(pipe(ends), 0);
+  assert_int_equal(write(ends[1], "http_port: 7\n", 13), 13);
+  close(ends[1]);
+  snprintf(flag, sizeof flag, "--config=/dev/fd/%d", ends[0]);
+  if (options_load(1, (char *[]){flag, NULL}, NONE, &o, &error) != MU_OK) fail_msg("%s", error.message);
+  assert_int_equal(o->http_port, 7);
+  options_free(o);
+  close(ends[0]);
 }
 
 static int64_t port_of(int argc, char **argv, char **environment) {
@@ -287,8 +321,10 @@ int main(void) {
       cmocka_unit_test(test_twice),
       cmocka_unit_test(test_syntax),
       cmocka_unit_test(test_anchors),
+      cmocka_unit_test(test_anchors_that_stand_for_too_much),
       cmocka_unit_test(test_random_bytes),
       cmocka_unit_test(test_files_that_cannot_be_read),
+      cmocka_unit_test(test_pipes),
       cmocka_unit_test(test_precedence),
   };
   return cmocka_run_group_tests(tests, enter_folder, leave_folder);
