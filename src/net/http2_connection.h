@@ -84,10 +84,11 @@ struct http2_connection {
   struct list sending;   /* exchanges with an answer that is not all made into frames */
   struct list above; /* exchanges with more unsent than EXCHANGE_LOW_WATER, or whose service has not heard of less */
   uint32_t n_exchanges;
-  uint32_t n_bodies; /* exchanges whose request is not all there */
-  uint64_t streamed; /* bytes of parts that wait */
-  uint64_t requests; /* begun ones */
-  uint64_t granted;  /* sum of the streams' */
+  uint32_t n_bodies;    /* exchanges whose request is not all there */
+  uint64_t streamed;    /* bytes of parts that wait */
+  uint64_t requests;    /* begun ones */
+  uint64_t block_bytes; /* of the header block that is being read, as RFC 9113 section 6.5.2 counts them */
+  uint64_t granted;     /* sum of the streams' */
 
   bool in_head;   /* between a HEADERS frame and the end of its block */
   bool dead;      /* nothing more is read or understood; what waits is written, then the end */

@@ -10,6 +10,7 @@ enum {
   FRAME_HEAD = 9,
   FRAME_MOST = READ_SIZE,     /* of a frame that a client may send */
   WORTH_A_WINDOW = 16 * 1024, /* bytes of a body after which its stream gets a larger window */
+  HEADS_MOST = 4              /* heads, each as large as one may be, that a block of headers may be read as */
 };
 
 /* ---- exchanges --------------------------------------------------------------------------------------------------- */
@@ -369,6 +370,7 @@ static int on_begin_headers(nghttp2_session *session, const nghttp2_frame *frame
   struct http2_connection *c = context;
   if (c->base.closed) return NGHTTP2_ERR_CALLBACK_FAILURE;
   c->in_head = true;
+  c->block_bytes = 0;
   if (frame->headers.cat != NGHTTP2_HCAT_REQUEST) return 0;
   c->requests++;
   struct http2_exchange *x = exchange_take(c, frame->hd.stream_id);
@@ -381,6 +383,13 @@ static int on_header(nghttp2_session *session, const nghttp2_frame *frame, const
                      const uint8_t *value, size_t size, uint8_t flags, void *context) {
   struct http2_connection *c = context;
   if (c->base.closed) return NGHTTP2_ERR_CALLBACK_FAILURE;
+  /* A byte may stand for kilobytes of HPACK's table, and each is looked at: what is merely too large for a request is
+   * answered, but a bomb ends the connection. The rest of the block is passed over. */
+  c->block_bytes += name_size + size + 32;
+  if (c->block_bytes / HEADS_MOST > c->base.server->limits.head_bytes) {
+    http2_connection_fail(c, NGHTTP2_ENHANCE_YOUR_CALM);
+    return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
+  }
   if (frame->hd.type != NGHTTP2_HEADERS || frame->headers.cat != NGHTTP2_HCAT_REQUEST) return 0; /* trailers */
   struct http2_exchange *x = exchange_of(session, frame->hd.stream_id);
   if (x == NULL) return 0;

@@ -126,6 +126,8 @@ def test_many_streams_at_once(server, tmp_path):
 
 # ---- clients as they should not be
 
+LARGE = b"\x40\x01x\x7f\xbd\x1d" + b"v" * 3900  # a header into HPACK's table, where 0xbe stands for all of it
+
 
 @pytest.mark.parametrize("frames, code", [
     ([frame(DATA, 0, 1, b"x")], 1), ([frame(HEADERS, END_HEADERS, 1, b"\xff" * 8)], 9),
@@ -133,7 +135,10 @@ def test_many_streams_at_once(server, tmp_path):
     ([frame(8, 0, 0, b"\x7f\xff\xff\xff")], 3), ([frame(SETTINGS, 0, 0)] * 5000, 11), ([frame(PING, 0, 0, bytes(8))] * 5000, 11),
     ([frame(HEADERS, END_HEADERS, n, head(b"/v2/models/slow/infer")) + frame(RST_STREAM, 0, n, b"\0\0\0\x08")
       for n in range(1, 6001, 2)], None),
-    ([frame(HEADERS, 0, 1, head(b"/v2", post=False))] + [frame(9, 0, 1)] * 50, None)])
+    ([frame(HEADERS, 0, 1, head(b"/v2", post=False))] + [frame(9, 0, 1)] * 50, None),
+    ([frame(HEADERS, END_HEADERS | END_STREAM, 1, head(b"/v2", post=False) + LARGE + b"\xbe" * 12000)], 11),
+    ([frame(HEADERS, END_HEADERS, 1, head(b"/v2/models/echo/infer")), frame(DATA, 0, 1, b"{"),
+      frame(HEADERS, END_HEADERS | END_STREAM, 1, LARGE + b"\xbe" * 12000)], 11)])
 def test_frames_that_end_the_connection(server, wire, frames, code):
     try:
         wire.send(*frames)
