@@ -300,12 +300,12 @@ def test_classification(client):
     assert [text.decode() for text in found[0]] == [f"{scores[i]:.6f}:{i}:{LABELS[i]}" for i in np.argsort(-scores)[:3]]
 
 
-def test_priority_timeout_and_parameters(client):
+def test_priority_timeout_and_parameters(server, client):
     for priority in (0, 1, 3):
         assert np.array_equal(client.infer("levels", [given("x", FOUR)], priority=priority).as_numpy("y"), FOUR)
     with pytest.raises(InferenceServerException, match="priority 4: the model has levels 1 to 3"):
         client.infer("levels", [given("x", FOUR)], priority=4)
-    with pytest.raises(InferenceServerException, match="timeout|deadline") as caught:  # while it runs or, if all is slow, before
+    with standing_still(*worker_pids(server, "sleepy")), pytest.raises(InferenceServerException, match="timeout|deadline") as caught:
         client.infer("sleepy", [given("x", FOUR[0])], timeout=1000)
     assert caught.value.status() == "StatusCode.UNAVAILABLE"
     result = client.infer("identity", [given("x", X)], headers={"x-request-id": "h", "authorization": "Bearer me"},

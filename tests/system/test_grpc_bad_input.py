@@ -9,6 +9,7 @@ from tritonclient.grpc import service_pb2 as pb
 from grpc_wire import SERVICE, Call, message
 from muster_server import put_model, sim_config, wait_for
 from oip import Wire as Http1
+from traffic import standing_still, worker_pids
 
 X = np.arange(16, dtype=np.float32).reshape(1, 16)
 INVALID_ARGUMENT, DEADLINE_EXCEEDED, PERMISSION_DENIED, RESOURCE_EXHAUSTED, UNIMPLEMENTED = 3, 4, 7, 8, 12
@@ -99,7 +100,8 @@ def test_bad_timeout(server, timeout):
 @pytest.mark.parametrize("timeout", ["0n", "1n", "20m"])
 def test_short_timeout(server, timeout):
     four = infer("sleepy", [bytes(16)], shape=(4,)).SerializeToString()
-    code, text = Call(server.grpc_port, grpc_timeout=timeout).send(message(four)).status()
+    with standing_still(*worker_pids(server, "sleepy")):
+        code, text = Call(server.grpc_port, grpc_timeout=timeout).send(message(four)).status()
     assert code == DEADLINE_EXCEEDED and ("deadline" in text or "timeout" in text)
 
 
