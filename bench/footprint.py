@@ -9,14 +9,12 @@
     footprint.py [--requests 1000000] [--only start idle grown weights] [--json]
 """
 import argparse
-import json
 import pathlib
 import re
 import statistics
 import subprocess
-import tempfile
 
-from models import models
+from report import report
 from server import MUSTER, Server
 
 
@@ -68,24 +66,17 @@ def weights(folder, paths, arguments):
 FIGURES = {"start": start, "idle": idle, "grown": grown, "weights": weights}
 
 
+def print_row(row):
+    values = ", ".join(f"{k} {v:,.1f}" for k, v in row.items() if k not in ("figure", "aim"))
+    print(f"{row['figure']}: {values}   {'[' + row['aim'] + ']' if row['aim'] else ''}", flush=True)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--requests", type=int, default=1_000_000)
     parser.add_argument("--only", nargs="*", choices=FIGURES, default=list(FIGURES))
     parser.add_argument("--json", action="store_true")
-    arguments = parser.parse_args()
-    rows = []
-    with tempfile.TemporaryDirectory(prefix="muster-bench-") as folder:
-        folder = pathlib.Path(folder)
-        paths = models(folder / "models")
-        for figure in arguments.only:
-            for found in FIGURES[figure](folder, paths, arguments):
-                rows.append(found)
-                if not arguments.json:
-                    values = ", ".join(f"{k} {v:,.1f}" for k, v in found.items() if k not in ("figure", "aim"))
-                    print(f"{found['figure']}: {values}   {'[' + found['aim'] + ']' if found['aim'] else ''}", flush=True)
-    if arguments.json:
-        print(json.dumps(rows, indent=2))
+    report(FIGURES, parser.parse_args(), print_row)
 
 
 if __name__ == "__main__":

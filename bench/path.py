@@ -14,15 +14,13 @@ Every row is the median of the rounds; the spread is shown behind it. CPU is tha
 """
 import argparse
 import json
-import pathlib
 import socket
 import statistics
 import subprocess
 import sys
-import tempfile
 
-from models import models
 from peers import Echo, InProcess, Nginx
+from report import report
 from server import CORES, MUSTER, Server, bench, cpu_text, on_cores
 
 SERVER_CORE, CLIENT_CORE = CORES[0], CORES[-1]
@@ -59,7 +57,8 @@ def spread(values):
     return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
 
-def small(folder, paths, seconds, rounds):
+def small(folder, paths, arguments):
+    seconds, rounds = arguments.seconds, arguments.rounds
     name, dims = SMALL
     ratios, ours, theirs, cpu, nginx_cpu = [], [], [], [], []
     with Nginx([SERVER_CORE]) as nginx, Server(folder, paths[name], cores=[SERVER_CORE]) as server:
@@ -73,10 +72,10 @@ def small(folder, paths, seconds, rounds):
             cpu.append({k: [(b - a) / ours[-1] / seconds * 1e6 for a, b in zip(before[k], after[k])] for k in after})
             ratios.append(ours[-1] / theirs[-1])
     middle = cpu[ratios.index(sorted(ratios)[len(ratios) // 2])]
-    return {"figure": "small: requests/s beside nginx, 32 connections", "muster": statistics.median(ours),
-            "peer": statistics.median(theirs), "ratio": spread(ratios), "aim": ">= 0.45",
-            "cpu": "  ".join(f"{k} {u + s:.1f} (user {u:.1f}, kernel {s:.1f})" for k, (u, s) in middle.items())
-                   + f"  nginx {statistics.median(nginx_cpu):.1f}"}
+    yield {"figure": "small: requests/s beside nginx, 32 connections", "muster": statistics.median(ours),
+           "peer": statistics.median(theirs), "ratio": spread(ratios), "aim": ">= 0.45",
+           "cpu": "  ".join(f"{k} {u + s:.1f} (user {u:.1f}, kernel {s:.1f})" for k, (u, s) in middle.items())
+                  + f"  nginx {statistics.median(nginx_cpu):.1f}"}
 
 
 def row(figure, level, aim, value, echo_us):
@@ -121,21 +120,24 @@ def against_echo(folder, paths, model, server_cores, client_cores, connections, 
             yield level, echo_cpu_us(echo, both, 2400 if size > 1e6 else 24000, client_cores)
 
 
-def ping(folder, paths, seconds, rounds):
+def ping(folder, paths, arguments):
+    seconds, rounds = arguments.seconds, arguments.rounds
     for level, echo_us in against_echo(folder, paths, SMALL, [SERVER_CORE], [CLIENT_CORE], [1], seconds, rounds):
         more = level["ratio"]["p50_more_us"]
         yield row(f"ping: p50 {level['p50_us']:.1f} us, bare TCP ping-pong {level['compare']['p50_us']:.1f} us", level,
                   "<= 12 us more", f"{more['median']:.1f} us more ({more['min']:.1f} to {more['max']:.1f})", echo_us)
 
 
-def large(folder, paths, seconds, rounds):
+def large(folder, paths, arguments):
+    seconds, rounds = arguments.seconds, arguments.rounds
     for level, echo_us in against_echo(folder, paths, LARGE, CORES, CORES, [1, 8, 32], seconds, rounds):
         ratio = level["ratio"]["requests_per_second"]
         yield row(f"large: round trips/s of 1.2 MB beside a TCP echo, {level['concurrency']} connections", level, ">= 0.6, < 500 us CPU",
                   f"{ratio['median']:.2f} ({ratio['min']:.2f} to {ratio['max']:.2f})", echo_us)
 
 
-def added(folder, paths, seconds, rounds):
+def added(folder, paths, arguments):
+    seconds, rounds = arguments.seconds, arguments.rounds
     for name in ("identity16", "mlp"):
         local = InProcess(paths[name], CORES)
         more, ours, alone = [], [], []
@@ -148,7 +150,13 @@ def added(folder, paths, seconds, rounds):
                "muster": None, "peer": None, "ratio": spread(more) + " us more", "aim": "< 80 us", "cpu": ""}
 
 
-FIGURES = {"small": lambda *a: [small(*a)], "ping": ping, "large": large, "added": added}
+FIGURES = {"small": small, "ping": ping, "large": large, "added": added}
+
+
+def print_row(row):
+    rates = "" if row["muster"] is None else f"{row['muster']:,.0f}/s, peer {row['peer']:,.0f}/s: "
+    print(f"{row['figure']}: {rates}{row['ratio']}   [{row['aim']}]", flush=True)
+    print(f"    CPU us/request: {row['cpu']}" if row["cpu"] else "", flush=True)
 
 
 def main():
@@ -157,20 +165,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", nargs="*", choices=FIGURES, default=list(FIGURES))
     parser.add_argument("--json", action="store_true")
-    arguments = parser.parse_args()
-    rows = []
-    with tempfile.TemporaryDirectory(prefix="muster-bench-") as folder:
-        folder = pathlib.Path(folder)
-        paths = models(folder / "models")
-        for figure in arguments.only:
-            for found in FIGURES[figure](folder, paths, arguments.seconds, arguments.rounds):
-                rows.append(found)
-                if not arguments.json:
-                    rates = "" if found["muster"] is None else f"{found['muster']:,.0f}/s, peer {found['peer']:,.0f}/s: "
-                    print(f"{found['figure']}: {rates}{found['ratio']}   [{found['aim']}]", flush=True)
-                    print(f"    CPU us/request: {found['cpu']}" if found["cpu"] else "", flush=True)
-    if arguments.json:
-        print(json.dumps(rows, indent=2))
+    report(FIGURES, parser.parse_args(), print_row)
 
 
 if __name__ == "__main__":

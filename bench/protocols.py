@@ -23,15 +23,14 @@ import socket
 import statistics
 import subprocess
 import sys
-import tempfile
 
 import grpc
 import numpy as np
 from tritonclient.grpc import service_pb2
 
 from footprint import memory_kb
-from models import models
 from path import CLIENT_CORE, LARGE, SERVER_CORE, SMALL, request, spread, wrk
+from report import report
 from server import MUSTER, Server, bench, on_cores
 
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
@@ -269,18 +268,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", nargs="*", choices=FIGURES, default=list(FIGURES))
     parser.add_argument("--json", action="store_true")
-    arguments = parser.parse_args()
-    rows = []
-    with tempfile.TemporaryDirectory(prefix="muster-bench-") as folder:
-        folder = pathlib.Path(folder)
-        paths = models(folder / "models")
-        for figure in arguments.only:
-            for row in FIGURES[figure](folder, paths, arguments):
-                rows.append(row)
-                if not arguments.json:
-                    print_row(row)
-    if arguments.json:
-        print(json.dumps(rows, indent=2))
+    report(FIGURES, parser.parse_args(), print_row)
 
 
 if __name__ == "__main__":

@@ -10,12 +10,9 @@ process (the baseline runs before and after each figure). No batching setting is
     serving.py [--seconds S] [--only pinned shared] [--models mlp magika identity16 identity1m] [--json]
 """
 import argparse
-import json
-import pathlib
-import tempfile
 
-from models import models
 from peers import InProcess
+from report import report
 from server import CORES, Server, cpu_text
 
 LEVELS = (1, 4, 16, 64)
@@ -67,20 +64,10 @@ def main():
     parser.add_argument("--models", nargs="*", default=["mlp", "magika", "identity16", "identity1m"])
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    rows = []
     if not arguments.json:
         print(f"{'layout':<8}{'model':<12}{'clients':>8}{'inf/s':>12}{'in-process':>12}{'ratio':>8}{'aim':>6}{'p50 us':>11}"
               f"{'p99 us':>11}{'batch':>8}{'errors':>8}   CPU us/request")
-    with tempfile.TemporaryDirectory(prefix="muster-bench-") as folder:
-        folder = pathlib.Path(folder)
-        paths = models(folder / "models")
-        for layout in arguments.only:
-            for row in LAYOUTS[layout](folder, paths, arguments):
-                rows.append(row)
-                if not arguments.json:
-                    print_row(row)
-    if arguments.json:
-        print(json.dumps(rows, indent=2))
+    report(LAYOUTS, arguments, print_row)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 #include "api/trace_settings.h"
 
-#include "proto/json/json_reader.h"
+#include "api/settings_request.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -109,8 +109,8 @@ static mu_status read_values(struct json_reader *reader, const char *name, struc
   return status;
 }
 
-static mu_status read_setting(struct json_reader *reader, const struct json_text *key, struct trace_change *change,
-                              mu_error *err) {
+static mu_status read_setting(struct json_reader *reader, const struct json_text *key, void *context, mu_error *err) {
+  struct trace_change *change = context;
   char name[VALUE_MAX];
   struct values values = {.n = 0};
   snprintf(name, sizeof name, "%.*s", (int)(key->size < sizeof name ? key->size : sizeof name - 1), key->text);
@@ -122,25 +122,9 @@ static mu_status read_setting(struct json_reader *reader, const struct json_text
 
 mu_status trace_change_parse(const char *body, size_t size, struct trace_change *ret_change, mu_error *err) {
   struct trace_change change = {.fields = 0};
-  struct json_reader reader;
-  json_reader_init(&reader, body, size);
-  enum json_kind kind = json_peek(&reader);
-  if (kind == JSON_END && !reader.failed) { /* an empty body changes nothing */
-    *ret_change = change;
-    return MU_OK;
-  }
-  if (kind != JSON_READ_OBJECT && !reader.failed)
-    return mu_fail(err, MU_INVALID, "a trace settings request must be a JSON object");
-  json_enter(&reader);
-  struct json_text key;
-  mu_status status = MU_OK;
-  while (status == MU_OK && json_member(&reader, &key)) status = read_setting(&reader, &key, &change, err);
-  if (status != MU_OK) return status;
-  mu_error why;
-  if (json_finish(&reader, &why) != MU_OK)
-    return mu_fail(err, MU_INVALID, "failed to parse the request JSON buffer: %s", why.message);
-  *ret_change = change;
-  return MU_OK;
+  mu_status status = settings_request_parse("trace", body, size, read_setting, &change, err);
+  if (status == MU_OK) *ret_change = change;
+  return status;
 }
 
 /* ---- writing ----------------------------------------------------------------------------------------------------- */
