@@ -3,6 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+bool gpu_is_uuid(const char *text) { return strncmp(text, "GPU-", 4) == 0 || strncmp(text, "MIG-", 4) == 0; }
+
 static int32_t find_index(const struct gpu_inventory *inventory, long index, long mig_index) {
   for (uint32_t i = 0; i < inventory->n_gpus; i++)
     if (inventory->gpus[i].index == index && inventory->gpus[i].mig_index == mig_index) return (int32_t)i;
@@ -30,10 +32,19 @@ int32_t gpu_find(const struct gpu_inventory *inventory, const char *text) {
   return *end == '\0' ? find_index(inventory, index, mig_index) : GPU_UNKNOWN;
 }
 
+bool gpu_is_ambiguous(const struct gpu_inventory *inventory, const char *text) {
+  uint32_t n = 0;
+  for (uint32_t i = 0; i < inventory->n_gpus; i++) {
+    if (strcmp(inventory->gpus[i].uuid, text) == 0) return false;
+    n += strncmp(inventory->gpus[i].uuid, text, strlen(text)) == 0;
+  }
+  return n > 1;
+}
+
 bool gpu_is_usable(const struct gpu_inventory *inventory, uint32_t position) {
   const struct gpu *gpu = &inventory->gpus[position];
   return position < inventory->n_gpus && !gpu->mig_enabled && gpu->compute_mode != GPU_COMPUTE_PROHIBITED &&
-         !inventory->readings[position].lost;
+         !inventory->readings[position].lost && gpu_is_uuid(gpu->uuid);
 }
 
 /* NVLink is not always transitive, but what it connects stays one group for fencing and placement. */

@@ -94,11 +94,18 @@ struct gpu_inventory {
 /* Nothing is known. */
 void gpu_reading_clear(struct gpu_reading *reading);
 
+/* Is text a UUID, or the beginning of one ("GPU-…", "MIG-…")? */
+bool gpu_is_uuid(const char *text);
+
 /* Position of the GPU that text names: an NVML index ("0"), "INDEX:MIG" ("0:1"), a UUID or the unambiguous beginning of
  * one; GPU_UNKNOWN when none or several. */
 int32_t gpu_find(const struct gpu_inventory *inventory, const char *text);
 
-/* Has it a name that a process may get in CUDA_VISIBLE_DEVICES: whole without MIG, or a MIG device; not lost. */
+/* Do the UUIDs of several GPUs begin so? gpu_find finds none of them then. */
+bool gpu_is_ambiguous(const struct gpu_inventory *inventory, const char *text);
+
+/* Has it a name that a process may get in CUDA_VISIBLE_DEVICES: whole without MIG, or a MIG device; not lost; NVML says
+ * its UUID (it may be closed to this process, as in a container). */
 bool gpu_is_usable(const struct gpu_inventory *inventory, uint32_t position);
 
 /* Groups of GPUs that are connected by NVLink: ret_islands[i] is the smallest position in the island of i. */

@@ -76,7 +76,7 @@ static void list_all(const struct gpu_inventory *inventory, char *text, size_t s
   for (uint32_t i = 0; i < inventory->n_gpus; i++) {
     char label[GPU_LABEL_SIZE], item[GPU_UUID_SIZE + GPU_LABEL_SIZE + 8];
     gpu_label(&inventory->gpus[i], label);
-    snprintf(item, sizeof item, "%s (%s)", label, inventory->gpus[i].uuid);
+    snprintf(item, sizeof item, "%s (%s)", label, gpu_is_uuid(inventory->gpus[i].uuid) ? inventory->gpus[i].uuid : "?");
     listing_add(&list, item);
   }
   listing_end(&list);
@@ -93,8 +93,6 @@ struct source {
   bool ranges;      /* "2-3", and "0:1" for MIG devices */
   bool cuda;        /* "-1" ends it */
 };
-
-static bool is_uuid(const char *word) { return strncmp(word, "GPU-", 4) == 0 || strncmp(word, "MIG-", 4) == 0; }
 
 enum { INDEX_MAX = 999999999 }; /* more than there can be: larger numbers stand for none, too */
 
@@ -125,28 +123,41 @@ static bool read_range(const struct source *source, const char *word, long *ret_
 
 /* ---- one GPU ----------------------------------------------------------------------------------------------------- */
 
-static mu_status check_usable(const struct source *source, const struct gpu_inventory *inventory, uint32_t position,
-                              const char *word, mu_error *err) {
+enum { OBSTACLE_SIZE = 360 };
+
+/* Why that GPU cannot be used, "is lost: …", into text; false: it can. */
+static bool find_obstacle(const struct gpu_inventory *inventory, uint32_t position, char text[OBSTACLE_SIZE]) {
   const struct gpu *gpu = &inventory->gpus[position];
+  const struct gpu_reading *reading = &inventory->readings[position];
+  const char *why = reading->error[0] != '\0' ? reading->error : "the driver does not reach it";
   char uuids[256];
+  if (gpu_is_usable(inventory, position)) return false;
   if (gpu->mig_enabled) {
     list_uuids(inventory, gpu->index, uuids, sizeof uuids);
-    return mu_fail(err, MU_INVALID,
-                   "%s: GPU %s is divided into MIG devices and cannot be used as a whole; its devices: %s",
-                   source->name, word, uuids);
+    snprintf(text, OBSTACLE_SIZE, "is divided into MIG devices and cannot be used as a whole; its devices: %s", uuids);
+  } else if (gpu->compute_mode == GPU_COMPUTE_PROHIBITED) {
+    snprintf(text, OBSTACLE_SIZE, "is in compute mode PROHIBITED: nvidia-smi -i %d -c DEFAULT", gpu->index);
+  } else {
+    snprintf(text, OBSTACLE_SIZE, reading->lost ? "is lost: %s" : "cannot be read: %s", why);
   }
-  if (gpu->compute_mode == GPU_COMPUTE_PROHIBITED)
-    return mu_fail(err, MU_INVALID, "%s: GPU %s (%s) is in compute mode PROHIBITED: nvidia-smi -i %d -c DEFAULT",
-                   source->name, word, gpu->uuid, gpu->index);
-  if (inventory->readings[position].lost)
-    return mu_fail(err, MU_INVALID, "%s: GPU %s (%s) is lost: %s", source->name, word, gpu->uuid,
-                   inventory->readings[position].error[0] != '\0' ? inventory->readings[position].error
-                                                                  : "the driver does not reach it");
-  return MU_OK;
+  return true;
+}
+
+static mu_status check_usable(const struct source *source, const struct gpu_inventory *inventory, uint32_t position,
+                              const char *word, mu_error *err) {
+  const char *uuid = inventory->gpus[position].uuid;
+  char obstacle[OBSTACLE_SIZE];
+  if (!find_obstacle(inventory, position, obstacle)) return MU_OK;
+  if (!gpu_is_uuid(uuid) || gpu_is_uuid(word))
+    return mu_fail(err, MU_INVALID, "%s: GPU %s %s", source->name, word, obstacle);
+  return mu_fail(err, MU_INVALID, "%s: GPU %s (%s) %s", source->name, word, uuid, obstacle);
 }
 
 static mu_status add(const struct source *source, const struct gpu_inventory *inventory, const char *word,
                      int32_t position, int32_t ordinal, struct gpu_set *set, mu_error *err) {
+  if (position == GPU_UNKNOWN && gpu_is_uuid(word) && gpu_is_ambiguous(inventory, word))
+    return mu_fail(err, MU_INVALID, "%s: several GPUs begin with \"%s\": more of the UUID is needed", source->name,
+                   word);
   if (position == GPU_UNKNOWN) {
     char all[320];
     list_all(inventory, all, sizeof all);
@@ -177,17 +188,21 @@ static bool next_word(const char **text, char word[GPU_UUID_SIZE]) {
   return true;
 }
 
+/* One that is lost, or closed to this process, does not say what it is; what is known of it counts. */
+static bool differ(const struct gpu *one, const struct gpu *other) {
+  bool named = one->name[0] != '\0' && other->name[0] != '\0';
+  bool capable = one->compute_major != GPU_UNKNOWN && other->compute_major != GPU_UNKNOWN;
+  return (named && strcmp(one->name, other->name) != 0) ||
+         (capable && (one->compute_major != other->compute_major || one->compute_minor != other->compute_minor));
+}
+
 /* Whole GPUs that are not all alike: CUDA puts the fastest first, NVML does not. */
 static bool is_mixed(const struct gpu_inventory *inventory) {
-  const struct gpu *first = NULL;
-  for (uint32_t i = 0; i < inventory->n_gpus; i++) {
-    const struct gpu *gpu = &inventory->gpus[i];
-    if (gpu->mig_index != GPU_UNKNOWN) continue;
-    if (first == NULL) first = gpu;
-    if (strcmp(gpu->name, first->name) != 0 || gpu->compute_major != first->compute_major ||
-        gpu->compute_minor != first->compute_minor)
-      return true;
-  }
+  for (uint32_t i = 0; i < inventory->n_gpus; i++)
+    for (uint32_t k = 0; k < i; k++)
+      if (inventory->gpus[i].mig_index == GPU_UNKNOWN && inventory->gpus[k].mig_index == GPU_UNKNOWN &&
+          differ(&inventory->gpus[i], &inventory->gpus[k]))
+        return true;
   return false;
 }
 
@@ -240,7 +255,7 @@ static mu_status add_list(const struct source *source, const struct gpu_inventor
   mu_status status = MU_OK;
   while (status == MU_OK && next_word(&text, word)) {
     if (source->cuda && (strcmp(word, "-1") == 0 || strcmp(word, "NoDevFiles") == 0)) break;
-    enum word_kind kind = is_uuid(word) ? WORD_UUID : WORD_INDEX;
+    enum word_kind kind = gpu_is_uuid(word) ? WORD_UUID : WORD_INDEX;
     any[kind] = true;
     if (any[WORD_INDEX] && any[WORD_UUID])
       return mu_fail(err, MU_INVALID, "%s mixes indices and UUIDs: name all GPUs in one way", source->name);
@@ -259,8 +274,11 @@ static void add_all(const struct gpu_inventory *inventory, struct gpu_set *set) 
     set->positions[set->n] = i;
     set->ordinals[set->n++] = gpu->mig_index == GPU_UNKNOWN ? gpu->index : GPU_UNKNOWN;
   }
+  set->by_index = true;
   if (set->n == 0)
-    snprintf(set->note, sizeof set->note, "none of the %u GPUs can be used (lost, prohibited, or divided by MIG)",
+    snprintf(set->note, sizeof set->note,
+             "none of the %u GPUs can be used (lost, prohibited, divided by MIG, or closed to this process: muster "
+             "gpus)",
              inventory->n_gpus);
 }
 
@@ -279,6 +297,7 @@ static mu_status choose_named(const struct gpu_inventory *inventory, const char 
   if (inventory->n_gpus == 0)
     return mu_fail(err, MU_INVALID, "--gpus=%.64s, but there is no GPU here%s%s", gpus,
                    inventory->error[0] != '\0' ? ": " : "", inventory->error);
+  set->by_index = true;
   return add_list(&source, inventory, gpus, true, set, err);
 }
 
@@ -348,8 +367,13 @@ mu_status gpu_set_choose(const struct gpu_inventory *inventory, const struct gpu
 /* ---- finding a member -------------------------------------------------------------------------------------------- */
 
 static mu_status fail_member(const struct gpu_inventory *inventory, const struct gpu_set *set, const char *text,
-                             mu_error *err) {
-  char all[320];
+                             int32_t position, mu_error *err) {
+  char all[320], obstacle[OBSTACLE_SIZE];
+  if (position == GPU_UNKNOWN && set->by_index) position = gpu_find(inventory, text);
+  if (position == GPU_UNKNOWN && gpu_is_uuid(text) && gpu_is_ambiguous(inventory, text))
+    return mu_fail(err, MU_NOT_FOUND, "several GPUs begin with \"%.96s\": more of the UUID is needed", text);
+  if (position != GPU_UNKNOWN && find_obstacle(inventory, (uint32_t)position, obstacle))
+    return mu_fail(err, MU_NOT_FOUND, "GPU %.96s %s", text, obstacle);
   if (set->n == 0)
     return mu_fail(err, MU_NOT_FOUND, "there is no GPU %.96s: no GPU can be used here (%s)", text, set->note);
   gpu_set_describe(inventory, set, all, sizeof all);
@@ -361,7 +385,7 @@ mu_status gpu_set_find(const struct gpu_inventory *inventory, const struct gpu_s
   int32_t position = GPU_UNKNOWN, ordinal = GPU_UNKNOWN;
   const char *at = text;
   long index;
-  if (is_uuid(text)) {
+  if (gpu_is_uuid(text)) {
     position = gpu_find(inventory, text);
   } else if (read_index(&at, &index) && *at == '\0') {
     if (set->unordered) return fail_mixed(inventory, "the index of a GPU", err);
@@ -378,5 +402,5 @@ mu_status gpu_set_find(const struct gpu_inventory *inventory, const struct gpu_s
     *ret_position = set->positions[i];
     return MU_OK;
   }
-  return fail_member(inventory, set, text, err);
+  return fail_member(inventory, set, text, position, err);
 }

@@ -25,6 +25,7 @@ struct gpu_set {
   int32_t
       ordinals[GPUS_MAX]; /* what `gpus` of an instance_group and --device=gpu:INDEX call it; GPU_UNKNOWN: nothing */
   uint32_t n;
+  bool by_index;            /* the ordinals are NVML's indices */
   bool unordered;           /* the ordinals would depend on CUDA's order of unlike GPUs: they name none */
   char note[GPU_TEXT_SIZE]; /* n is 0: why */
 };

@@ -37,7 +37,7 @@ static mu_status add_named(struct choice *choice, const char *name) {
   if (!gpu_is_usable(choice->inventory, (uint32_t)position))
     return mu_fail(choice->err, MU_INVALID, "%s: GPU %.90s cannot be used as it is (%s)", choice->group, name,
                    choice->inventory->gpus[position].mig_enabled ? "name one of its MIG devices"
-                                                                 : "lost, or compute mode prohibited");
+                                                                 : "lost, cannot be read, or compute mode prohibited");
   return add(choice, name, choice->inventory->gpus[position].uuid);
 }
 

@@ -116,6 +116,14 @@ static void take_absence(struct supervisor *s, const struct gpu_inventory *inven
   reload_looked(s, status == MU_NOT_FOUND ? NULL : inventory->error);
 }
 
+/* They are nobody's: not listed among the GPUs, and not used. */
+static void tell_unreadable(const struct gpu_inventory *inventory) {
+  for (uint32_t i = 0; i < inventory->n_gpus; i++)
+    if (inventory->gpus[i].uuid[0] == '\0' && !inventory->readings[i].lost)
+      LOG_WARNING("GPU cannot be read and is not used", LOG_INT("gpu", inventory->gpus[i].index),
+                  LOG_STR("error", inventory->readings[i].error));
+}
+
 static void take_presence(struct supervisor *s, const struct gpu_inventory *inventory) {
   struct fleet *fleet = &s->fleet;
   bool first = !s->gpus.known, late = first && s->gpus.error[0] != '\0';
@@ -125,6 +133,7 @@ static void take_presence(struct supervisor *s, const struct gpu_inventory *inve
     fleet->state = FLEET_ANSWERING;
     fleet->error[0] = '\0';
     restart_policy_ready(&fleet->policy, clock_now_ns());
+    tell_unreadable(inventory);
   }
   gpus_read(s, inventory);
   if (first) gpus_known(s);

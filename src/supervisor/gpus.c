@@ -50,7 +50,7 @@ static struct gpu_guard *add_guard(struct gpus *gpus) {
 }
 
 /* A GPU that is lost does not say its UUID to a process that sees it for the first time: it is the one that had its
- * place. */
+ * place. Where nobody knows that one, it is named after its place, to be told from others. */
 static void name_nameless(struct gpus *gpus) {
   struct gpu_inventory *inventory = &gpus->inventory;
   for (uint32_t i = 0; i < inventory->n_gpus; i++) {
@@ -58,24 +58,39 @@ static void name_nameless(struct gpus *gpus) {
     if (gpu->uuid[0] != '\0' || gpu->mig_index != GPU_UNKNOWN) continue;
     for (uint32_t k = 0; k < gpus->n_guards; k++) {
       const struct gpu_guard *guard = &gpus->guards[k];
-      if (guard->index != gpu->index || guard->uuid[0] == '\0' || gpu_find(inventory, guard->uuid) != GPU_UNKNOWN)
+      if (guard->index != gpu->index || !gpu_is_uuid(guard->uuid) || gpu_find(inventory, guard->uuid) != GPU_UNKNOWN)
         continue;
       memcpy(gpu->uuid, guard->uuid, sizeof gpu->uuid);
       memcpy(gpu->name, guard->name, sizeof gpu->name);
       break;
     }
+    if (gpu->uuid[0] == '\0' && inventory->readings[i].lost)
+      snprintf(gpu->uuid, sizeof gpu->uuid, "unknown-%" PRId32, gpu->index);
   }
+}
+
+/* Names after places end with what they stand for: the GPU says its UUID again, or is not listed any more. */
+static void forget_places(struct gpus *gpus) {
+  uint32_t kept = 0;
+  for (uint32_t i = 0; i < gpus->n_guards; i++) {
+    const struct gpu_guard *guard = &gpus->guards[i];
+    if (gpu_is_uuid(guard->uuid) || gpu_find(&gpus->inventory, guard->uuid) != GPU_UNKNOWN)
+      gpus->guards[kept++] = *guard;
+  }
+  gpus->n_guards = kept;
 }
 
 void gpus_take(struct gpus *gpus, const struct gpu_inventory *from) {
   const struct gpu_inventory *inventory = &gpus->inventory;
   gpus->inventory = *from;
   name_nameless(gpus);
+  forget_places(gpus);
   gpus->known = true;
   snprintf(gpus->error, sizeof gpus->error, "%s", inventory->error);
   for (uint32_t i = 0; i < inventory->n_gpus; i++) {
     const struct gpu *gpu = &inventory->gpus[i];
     struct gpu_guard *guard = gpus_guard(gpus, gpu->uuid);
+    if (gpu->uuid[0] == '\0') continue; /* closed to this process: somebody else's */
     if (guard == NULL) {
       guard = add_guard(gpus);
       if (guard == NULL) continue;

@@ -23,7 +23,7 @@ enum { GPU_XIDS_MAX = 16, GPU_REASON_SIZE = 320, GPU_GUARDS_MAX = 2 * GPUS_MAX }
 
 /* What was decided about a GPU, or a MIG device of one. */
 struct gpu_guard {
-  char uuid[GPU_UUID_SIZE];
+  char uuid[GPU_UUID_SIZE]; /* "unknown-2": GPU 2 was lost before it could be asked */
   char name[GPU_NAME_SIZE];
   int32_t index; /* when it was last seen */
   enum gpu_condition condition;

@@ -417,6 +417,26 @@ def test_readings_that_fail(serve, tmp_path, machine):
     wait_for(lambda: fleet(server)["state"] == "answering", "NVML to answer again")
 
 
+def test_gpus_that_cannot_be_read_at_the_start(serve, tmp_path):
+    """Two are lost, one is closed to the server (another container's): the others serve, indices mean what they did, each that is
+    lost is told for itself, and the closed one is nobody's."""
+    machine = FakeNvml(tmp_path, [gpu(0), gpu(1, lost=True), gpu(2, lost=16), gpu(3, errors={"nvmlDeviceGetHandleByIndex_v2": 17})])
+    sim_model(gpu_model(tmp_path / "models", gpus="0"), "all", instance_group="{ kind: KIND_GPU }")
+    server = serve(tmp_path / "models", *QUICK, env=machine.environment)
+    assert sorted(worker["device"] for worker in server.workers()) == ["gpu:0", "gpu:0"]
+    told = [(g["index"], g["state"]) for g in server.status()["gpus"]]
+    assert told == [(0, "serving"), (1, "removed"), (2, "removed")]
+    lost = re.compile(r"^muster_gpu_lost.* 1$", re.M)
+    wait_for(lambda: len(set(lost.findall(server.metrics()))) == 2, "a series for each")
+    (line,) = logged(server, "GPU cannot be read and is not used")
+    assert line["gpu"] == 3 and "NVML 17" in line["error"]
+    status, answer = ask(server, "POST", "/gpus/unfence", gpu="1")
+    assert status == 409 and "GPU 1 " in answer
+    done = run_muster("upgrade", "--control-socket", server.socket, cwd=tmp_path)
+    assert done.returncode == 0, f"{done.stderr}\n{server.log}"
+    assert [(g["index"], g["state"]) for g in server.status()["gpus"]] == told
+
+
 @pytest.mark.parametrize("lost, state", [(True, "removed"), (False, "fenced")])
 def test_a_gpu_that_a_new_fleet_process_does_not_find(serve, tmp_path, machine, lost, state):
     """It is lost and says no UUID, or it is not listed at all: its workers leave, and it is told under its own name."""

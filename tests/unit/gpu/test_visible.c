@@ -70,7 +70,7 @@ static void visible_devices_say_which_and_number_them(void **state) {
   for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
     struct gpu_wish wish = visible(cases[i].text);
     if (strcmp(cases[i].expected, "GPU") == 0)
-      refused(&wish, "there is no GPU \"GPU-aaaa001\"");
+      refused(&wish, "several GPUs begin with \"GPU-aaaa001\"");
     else
       chosen(&wish, cases[i].expected);
   }
@@ -251,6 +251,46 @@ static void what_cannot_be_used_is_left_out_or_refused(void **state) {
 
 /* ---- members ----------------------------------------------------------------------------------------------------- */
 
+/* GPUs that were lost before anybody could ask them, or that are closed to this process, say neither UUID nor name. */
+static void nameless_ones_stand_in_nobodys_way(void **state) {
+  sample_alike(&gpus, 4, SAMPLE_GIB);
+  for (int i = 1; i < 3; i++) {
+    gpus.gpus[i].uuid[0] = gpus.gpus[i].name[0] = '\0';
+    gpus.gpus[i].compute_major = gpus.gpus[i].compute_minor = GPU_UNKNOWN;
+  }
+  gpus.readings[1].lost = true;
+  snprintf(gpus.readings[2].error, sizeof gpus.readings[2].error, "no permission");
+  chosen(&nothing, "0=0 3=3");
+  struct gpu_wish three = visible("3"), lost = visible("0,1"), closed = named("2"), none = visible("7");
+  chosen(&three, "3=0");
+  refused(&lost, "CUDA_VISIBLE_DEVICES: GPU 1 is lost: the driver does not reach it");
+  refused(&closed, "--gpus: GPU 2 cannot be read: no permission");
+  refused(&none, "1 (?), 2 (?), 3 (GPU-aaaa0003)");
+  snprintf(gpus.gpus[1].name, sizeof gpus.gpus[1].name, "NVIDIA T4"); /* as it was when it was last seen */
+  refused(&three, "not all alike");
+}
+
+/* What a model or --device names is told as precisely as what the server is told to use. */
+static void members_that_cannot_be_used_say_why(void **state) {
+  static const struct {
+    const char *text, *words;
+  } cases[] = {{"0", "GPU 0 is divided into MIG devices and cannot be used as a whole; its devices: MIG-aaaa"},
+               {"GPU-aaaa0000", "GPU GPU-aaaa0000 is divided into MIG devices"},
+               {"1", "GPU 1 is lost"},
+               {"GPU-aaaa", "several GPUs begin with \"GPU-aaaa\""}};
+  struct gpu_set set;
+  mu_error err;
+  uint32_t position;
+  sample_alike(&gpus, 3, SAMPLE_GIB);
+  gpus.gpus[0].mig_enabled = gpus.readings[1].lost = true;
+  sample_add(&gpus, "MIG-aaaa", "NVIDIA H200 MIG 1g", 0, SAMPLE_GIB)->mig_index = 0;
+  assert_int_equal(choose(&nothing, &set, &err), MU_OK);
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    assert_int_equal(gpu_set_find(&gpus, &set, cases[i].text, &position, &err), MU_NOT_FOUND);
+    assert_non_null(strstr(err.message, cases[i].words));
+  }
+}
+
 static void members_are_found_by_what_they_are_called(void **state) {
   sample_alike(&gpus, 4, SAMPLE_GIB);
   struct gpu_wish wish = visible("3,1");
@@ -300,6 +340,8 @@ int main(void) {
       cmocka_unit_test(a_machine_without_gpus_refuses_only_named_ones),
       cmocka_unit_test(mig_devices_stand_for_their_gpu),
       cmocka_unit_test(what_cannot_be_used_is_left_out_or_refused),
+      cmocka_unit_test(nameless_ones_stand_in_nobodys_way),
+      cmocka_unit_test(members_that_cannot_be_used_say_why),
       cmocka_unit_test(members_are_found_by_what_they_are_called),
       cmocka_unit_test(long_lists_say_that_they_are_cut),
   };

@@ -72,6 +72,28 @@ static void a_decision_outlives_the_inventory(void **state) {
   json_decref(json);
 }
 
+/* Each that is lost before it could be asked is told apart from the others, and nobody after it has come back. */
+static void lost_ones_without_a_name(void **state) {
+  static struct gpu_inventory seen;
+  seen = gpus.inventory;
+  memset(&gpus, 0, sizeof gpus);
+  seen.gpus[0].uuid[0] = seen.gpus[1].uuid[0] = '\0';
+  seen.readings[0].lost = seen.readings[1].lost = true;
+  gpus_take(&gpus, &seen);
+  gpus_take(&gpus, &seen);
+  assert_int_equal(gpus.n_guards, 2);
+  assert_string_equal(gpus.guards[0].uuid, "unknown-0");
+  assert_ptr_equal(gpus_guard_named(&gpus, "1"), &gpus.guards[1]);
+  assert_int_equal(gpus.guards[1].index, 1);
+  assert_false(gpu_is_usable(&gpus.inventory, 0));
+  snprintf(seen.gpus[0].uuid, sizeof seen.gpus[0].uuid, "GPU-simulated-0");
+  seen.readings[0].lost = seen.readings[1].lost = false; /* the other one is closed to this process */
+  gpus_take(&gpus, &seen);
+  assert_int_equal(gpus.n_guards, 1);
+  assert_string_equal(gpus.guards[0].uuid, "GPU-simulated-0");
+  assert_null(gpus_guard_named(&gpus, "1"));
+}
+
 /* GPUs that come and go under ever new names do not use the table up, unless all of them are fenced. */
 static void guards_are_reused(void **state) {
   static struct gpu_inventory one;
@@ -147,6 +169,7 @@ int main(void) {
       cmocka_unit_test_setup(devices_are_found, two_simulated),
       cmocka_unit_test_setup(it_only_gets_worse, two_simulated),
       cmocka_unit_test_setup(a_decision_outlives_the_inventory, two_simulated),
+      cmocka_unit_test_setup(lost_ones_without_a_name, two_simulated),
       cmocka_unit_test_setup(guards_are_reused, two_simulated),
       cmocka_unit_test_setup(faults_that_come_back_are_slowed_down, two_simulated),
       cmocka_unit_test_setup(xids_are_counted, two_simulated),
