@@ -14,8 +14,8 @@ struct check {
   struct client_request request;
   uv_timer_t timer;
   uv_tcp_t tcp;
-  bool tcp_open, tcp_done, running;
-  bool asked; /* its one message has been read */
+  bool tcp_open, running;
+  bool told; /* the log knows the backend's state; the first one is no change of it */
   int http_status, grpc_status;
   uint8_t body[CHECK_BODY_MAX];
   size_t body_size;
@@ -50,9 +50,13 @@ static void conclude(struct check *check, enum backend_outcome outcome, const ch
   check->running = false;
   uv_timer_stop(&check->timer);
   bool changed = backend_pool_checked(&cluster->pool, check->index, outcome, clock_now_ns());
-  if (changed) log_change(cluster, check->index, why);
-  if (outcome != BACKEND_OK && !changed)
+  bool first = !check->told && outcome != BACKEND_NO_RESULT;
+  if (changed || first) {
+    check->told = true;
+    log_change(cluster, check->index, why);
+  } else if (outcome != BACKEND_OK) {
     LOG_VERBOSE("check failed", LOG_STR("backend", cluster->list->items[check->index].name), LOG_STR("why", why));
+  }
   arm(cluster);
   if (changed && outcome == BACKEND_OK) cluster->wake(cluster);
 }

@@ -158,6 +158,8 @@ def test_no_backend_is_an_error_within_the_wait_timeout(nobody):
         assert status == 503 and not json.loads(text)["healthy"] and json.loads(text)["healthy_count"] == 0
         stub = health_pb2_grpc.HealthStub(channel)
         assert stub.Check(health_pb2.HealthCheckRequest(), timeout=PATIENCE).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        out = wait_for(lambda: [json.loads(line) for line in proxy.log if '"backend out"' in line], "why it is not healthy")
+        assert [(line["backend"], line["why"]) for line in out] == [(nobody, f"no connection to {nobody}: Connection refused")]
 
 
 # ---- backends that die, hang and come back ------------------------------------------------------------------------------
