@@ -337,7 +337,16 @@ static json_t *gpu_entry(const struct backend_view *b, const struct totals *tota
   return NULL;
 }
 
-/* An entry for each GPU that a backend is on, in order of the backends; what is on none is one entry. */
+/* Where an entry belongs among those before it: in order of the GPUs, MIG devices of one as the backends come. */
+static size_t place_of_gpu(const json_t *array, int gpu_id) {
+  size_t at = 0;
+  while (at < json_array_size(array) &&
+         json_integer_value(json_object_get(json_array_get(array, at), "gpu_id")) <= gpu_id)
+    at++;
+  return at;
+}
+
+/* An entry for each GPU that a backend is on; what is on none is one entry. */
 static json_t *gpu_stats(const struct backend_view *backends, size_t n) {
   json_t *array = json_array();
   bool complete = array != NULL;
@@ -348,7 +357,8 @@ static json_t *gpu_stats(const struct backend_view *backends, size_t n) {
     struct totals totals = {0};
     for (size_t j = i; j < n; j++)
       if (same_device(&backends[j], &backends[i])) add_backend(&totals, &backends[j]);
-    complete = json_array_append_new(array, gpu_entry(&backends[i], &totals)) == 0;
+    complete =
+        json_array_insert_new(array, place_of_gpu(array, backends[i].gpu_id), gpu_entry(&backends[i], &totals)) == 0;
   }
   return checked_array(array, complete);
 }

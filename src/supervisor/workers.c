@@ -579,7 +579,7 @@ bool worker_can_retire(const struct worker *worker) {
 
 /* Why it cannot be drained; NULL: it can. */
 static const char *find_obstacle(const struct supervisor *s, const struct worker *worker) {
-  if (s->phase != PHASE_SERVING) return "the server is starting or stopping";
+  if (s->phase >= PHASE_DRAINING) return "the server is stopping";
   if (s->reload.going || upgrade_is_going(s)) return "a reload or an upgrade is going on";
   if (worker->model->role != SERVED) return "its model is coming or leaving";
   if (!worker_can_retire(worker)) return "it is not ready";

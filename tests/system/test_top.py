@@ -15,7 +15,7 @@ import threading
 import pyte
 import pytest
 
-from muster_server import Server, ask_control, binary_path, environment, run_muster, wait_for
+from muster_server import Server, ask_control, binary_path, environment, put_model, run_muster, wait_for
 from traffic import Client, sim_model
 
 
@@ -382,3 +382,15 @@ def test_what_cannot_be_drained(serve, tmp_path):
     for query in ["", "?worker=", "?worker=-1", "?worker=1x", "?worker=99999999999", "?other=1"]:
         assert drain(server, query)[0] == 400
     assert server.workers()[0]["worker"] == number
+
+
+def test_a_model_that_cannot_be_served_does_not_forbid_it(serve, tmp_path):
+    """A server that never was ready as a whole serves all the same."""
+    repository = sim_model(tmp_path / "models")
+    put_model(repository, "broken")
+    server = serve(repository, "--processes", "2", wait=False)
+    server.wait_state("degraded")
+    number = server.workers()[0]["worker"]
+    wait_for(lambda: all(worker["state"] == "ready" for worker in server.workers()), "both workers")
+    assert drain(server, f"?worker={number}")[0] == 202
+    wait_for(lambda: number not in [worker["worker"] for worker in server.workers()], "the successor")

@@ -260,6 +260,24 @@ static void test_stats(void **state) {
          "stats\":[]}");
 }
 
+/* In whatever order workers have come. */
+static void test_stats_are_in_order_of_the_gpus(void **state) {
+  const struct backend_view mixed[] = {
+      {.address = "m/3", .model = "m", .device = "gpu:3", .gpu_id = 3, .gpu_uuid = "D"},
+      {.address = "m/0", .model = "m", .device = "gpu:0", .gpu_id = 0, .gpu_uuid = "A"},
+      {.address = "m/1", .model = "m", .device = "gpu:1", .gpu_id = 1, .gpu_uuid = "B"},
+      {.address = "c/0", .model = "c", .device = "cpu", .gpu_id = -1},
+  };
+  static const char *const wanted[] = {"\"gpu_id\":-1,", "\"gpu_id\":0,", "\"gpu_id\":1,", "\"gpu_id\":3,"};
+  struct buffer out;
+  start(&out);
+  assert_int_equal(document_stats(&out, mixed, 4, NULL, 0), MU_OK);
+  const char *at = buffer_text(&out);
+  for (size_t i = 0; at != NULL && i < 4; i++) at = strstr(at, wanted[i]);
+  assert_non_null(at);
+  buffer_free(&out);
+}
+
 static void test_no_room(void **state) {
   struct buffer out;
   buffer_init(&out, 10);
@@ -269,10 +287,15 @@ static void test_no_room(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_server_metadata), cmocka_unit_test(test_model_metadata),
-      cmocka_unit_test(test_statistics),      cmocka_unit_test(test_regions),
-      cmocka_unit_test(test_region_register), cmocka_unit_test(test_repository_index),
-      cmocka_unit_test(test_health),          cmocka_unit_test(test_stats),
+      cmocka_unit_test(test_server_metadata),
+      cmocka_unit_test(test_model_metadata),
+      cmocka_unit_test(test_statistics),
+      cmocka_unit_test(test_regions),
+      cmocka_unit_test(test_region_register),
+      cmocka_unit_test(test_repository_index),
+      cmocka_unit_test(test_health),
+      cmocka_unit_test(test_stats),
+      cmocka_unit_test(test_stats_are_in_order_of_the_gpus),
       cmocka_unit_test(test_no_room),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
