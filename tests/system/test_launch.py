@@ -13,6 +13,7 @@ import pytest
 from fake_nvml import FakeNvml, gpu
 from muster_server import PATIENCE, binary_path, control_status, environment, run_muster, wait_for
 from ports import free_ports
+from proxy_process import Proxy
 
 SERVICE = pathlib.Path(__file__).with_name("launched_service.py")
 PYTHON = [sys.executable, "-I", "-S", str(SERVICE)]  # starts in a few milliseconds
@@ -474,6 +475,23 @@ def test_scale_waits_for_those_that_go(launch):
     ids = [s["id"] for s in one.status()["services"]]
     assert ids == ["web/0", "web/1"]
     assert done.returncode == 1 and "web/1 is failed: exited with status 3" in done.stderr
+
+
+def test_a_proxy_of_all_ports_follows_the_scale(launch):
+    """Its list is fixed, so it names all that there may be: what is not there yet costs a check a second."""
+    first = free_ports(3)
+    ports = f"{first}-{first + 2}"
+    one = launch("--port", ports, "--count", 1, "--name", "web", "--", *PYTHON, "{port}")
+    one.wait()
+    with Proxy("--backends", f"127.0.0.1:{ports}", "--health", "http:/", "--health-interval", "100ms", "--health-timeout", "60s") as proxy:
+        proxy.wait_healthy(1)
+        for n in (3, 1, 2):
+            done = one.command("scale", n)
+            assert done.returncode == 0, done.stderr
+            proxy.wait_healthy(n)
+            answers = [proxy.get("/") for _ in range(6)]
+            assert {status for status, _ in answers} == {200}
+            assert {json.loads(body)["environment"]["PORT"] for _, body in answers} == {str(first + i) for i in range(n)}
 
 
 def test_nothing_outlives_the_launcher(launch):
