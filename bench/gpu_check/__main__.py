@@ -30,8 +30,8 @@ def arguments_of(words):
     parser.add_argument("--gpu", type=int, default=0, metavar="INDEX", help="which GPU, as nvidia-smi counts (default 0)")
     parser.add_argument("--minutes", type=float, default=8, help="for everything; what finds no time is not checked (default 8)")
     parser.add_argument("--seconds", type=float, default=None, help="measured time of each row of the table (default 3)")
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("build/gpu-check"), metavar="DIR",
-                        help="where report.json and report.md go (default build/gpu-check)")
+    parser.add_argument("--out", type=pathlib.Path, default=ROOT / "build/gpu-check", metavar="DIR",
+                        help="where report.json and report.md go (default build/gpu-check of this repository)")
     parser.add_argument("--simulate", "--dry-run", action="store_true",
                         help="the check itself on simulated GPUs and a simulated driver, in seconds")
     return parser.parse_args(words)
