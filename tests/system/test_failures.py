@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 
-from muster_server import MODELS, put_model, sim_config, wait_for
+from muster_server import MODELS, put_model, sanitized, sim_config, wait_for
 from oip import same
 from traffic import (Client, crowd, echo, infer, metric, rows, sim_model, standing_still, stats, wait_depth,
                      wait_waiting, worker_pids)
@@ -212,7 +212,7 @@ def in_group(group):
 def test_hung_at_load(serve, tmp_path):
     """Five times past --load-timeout: the model has failed and says why; the other one serves."""
     repository = sim_model(sim_model(tmp_path / "models"), "stuck", load_ms=3600000)
-    server = serve(repository, "--load-timeout=1s", wait=False)
+    server = serve(repository, f"--load-timeout={2 if sanitized() else 1}s", wait=False)
     wait_for(lambda: server.status().get("models", [{}])[0].get("state") == "READY", "the other model")
     (pid,) = [worker["pid"] for worker in server.workers("echo")]
     server.wait_state("degraded")

@@ -1,5 +1,6 @@
 """The sandbox of a running server: what its processes may still do, that real work goes on under it, and that nobody is
 left unprotected without being told. What an intruder tries: tests/unit/worker/test_sandboxed_worker.c."""
+import contextlib
 import os
 import pathlib
 import shutil
@@ -21,9 +22,11 @@ AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root has privileges
 
 def threads_of(pid: int) -> list[dict[str, str]]:
     """/proc/PID/status of each thread."""
-    tasks = pathlib.Path(f"/proc/{pid}/task").iterdir()
-    return [dict(line.split(":\t", 1) for line in (task / "status").read_text().splitlines() if ":\t" in line)
-            for task in tasks]
+    found = []
+    for task in pathlib.Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+            found.append(dict(line.split(":\t", 1) for line in (task / "status").read_text().splitlines() if ":\t" in line))
+    return found
 
 
 def children(server) -> dict[str, list[int]]:

@@ -141,8 +141,11 @@ def worker_pids(server: Server, model=None) -> list[int]:
 
 def stands_still(pid: int) -> bool:
     """Every thread of it has stopped: the signal reaches them one after the other."""
-    tasks = pathlib.Path(f"/proc/{pid}/task").iterdir()
-    return all((task / "stat").read_text().rpartition(")")[2].split()[0] == "T" for task in tasks)
+    try:
+        tasks = pathlib.Path(f"/proc/{pid}/task").iterdir()
+        return all((task / "stat").read_text().rpartition(")")[2].split()[0] == "T" for task in tasks)
+    except (FileNotFoundError, ProcessLookupError):  # a thread has just ended
+        return False
 
 
 @contextlib.contextmanager
