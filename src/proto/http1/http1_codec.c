@@ -195,6 +195,11 @@ enum { HEAD_ONLY = 1 }; /* tells llhttp that no body follows, so that the next b
 static int on_headers_complete(llhttp_t *parser) {
   struct http1_codec *c = codec_of(parser);
   if (check_head(c) != MU_OK) return -1;
+  if ((c->seen & SEEN_CONTENT_LENGTH) &&
+      parser->content_length == UINT64_MAX) { /* which means here that none is known */
+    refuse_form(c, "Content-Length overflow");
+    return -1;
+  }
   /* An offer to upgrade is one that a server may pass over (RFC 9110 section 7.8), and clients do offer h2c unasked. */
   parser->upgrade = 0;
   c->head_done = true;

@@ -271,6 +271,7 @@ static const struct {
     CASE("POST / HTTP/1.1\r\n" H "Content-Length: 1 1\r\n\r\na", 400),
     CASE("POST / HTTP/1.1\r\n" H "Content-Length: 1.0\r\n\r\na", 400),
     CASE("POST / HTTP/1.1\r\n" H "Content-Length:\r\n\r\n", 400),
+    CASE("POST / HTTP/1.1\r\n" H "Content-Length: 18446744073709551615\r\n\r\n", 400),
     CASE("POST / HTTP/1.1\r\n" H "Content-Length: 18446744073709551616\r\n\r\n", 400),
     CASE("POST / HTTP/1.1\r\n" H "Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
     CASE("POST / HTTP/1.1\r\n" H "Transfer-Encoding: chunked\r\nContent-Length: 1\r\n\r\n0\r\n\r\n", 400),
