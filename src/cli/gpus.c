@@ -3,6 +3,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/ioctl.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -36,6 +37,12 @@ static void pause_watching(const struct request *request) {
   while (nanosleep(&rest, &rest) != 0 && errno == EINTR) continue;
 }
 
+static void fit_to_screen(struct buffer *out) {
+  struct winsize size; /* asked each time: windows change it */
+  if (ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) != 0) size = (struct winsize){0};
+  gpus_print_screen(out, size.ws_row, size.ws_col);
+}
+
 static int show(const struct request *request, struct gpus_reader *reader, uint64_t timeout_ns,
                 struct gpu_inventory *inventory) {
   bool screen = request->watch && !request->json && isatty(STDOUT_FILENO);
@@ -45,9 +52,9 @@ static int show(const struct request *request, struct gpus_reader *reader, uint6
     if (gpus_reader_read(reader, timeout_ns, inventory, &err) != MU_OK)
       return command_fail(&command_gpus, COMMAND_FAILED, err.message);
     buffer_init(&out, 16 << 20);
-    if (screen) buffer_puts(&out, "\033[H\033[2J"); /* top left, all clear */
     if (!screen && !first && !request->json) buffer_putc(&out, '\n');
     print_inventory(request, inventory, &out);
+    if (screen) fit_to_screen(&out);
     int exit_status = command_output(&command_gpus, &out);
     if (exit_status != COMMAND_OK || !request->watch) return exit_status;
     pause_watching(request);

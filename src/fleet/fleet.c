@@ -130,6 +130,9 @@ static void *read_all(void *nothing) {
     tell_absence(status, err.message);
     leave(EXIT_SUCCESS);
   }
+  if (fleet.inventory.left_out > 0)
+    LOG_WARNING("more GPUs and MIG devices than can be used", LOG_INT("used", GPUS_MAX),
+                LOG_INT("left_out", fleet.inventory.left_out));
   tell_inventory(MU_OK);
   if (fleet.inventory.n_gpus > 0) start_waiting();
   for (;;) {

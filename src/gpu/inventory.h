@@ -13,11 +13,11 @@
 #include <stdint.h>
 
 enum {
-  GPUS_MAX = 64, /* whole GPUs and MIG devices together */
+  GPUS_MAX = 128, /* whole GPUs and MIG devices together: 16 GPUs with 7 each */
   GPU_UUID_SIZE = 96,
   GPU_NAME_SIZE = 96,
   GPU_PCI_SIZE = 32,
-  GPU_PROCESSES_MAX = 256, /* of all GPUs together */
+  GPU_PROCESSES_MAX = 1024, /* of all GPUs together: 16 with the 60 that MPS takes */
   GPU_TEXT_SIZE = 256,
   GPU_CORES_SIZE = 1024,
 };
@@ -83,6 +83,7 @@ struct gpu_inventory {
   struct gpu gpus[GPUS_MAX]; /* whole GPUs in NVML's order, the MIG devices of one right behind it */
   struct gpu_reading readings[GPUS_MAX];
   uint32_t n_gpus;
+  uint32_t left_out;                 /* GPUs and MIG devices past GPUS_MAX; not in JSON, who has read them says it */
   uint8_t links[GPUS_MAX][GPUS_MAX]; /* enum gpu_link */
   struct gpu_process processes[GPU_PROCESSES_MAX];
   uint32_t n_processes;

@@ -92,9 +92,13 @@ static void add_mig_devices(struct nvml *nvml, struct gpu_inventory *inventory, 
                             const struct gpu *board) {
   uint32_t most = 0;
   if (NVML_CALL(nvml, mig_count, parent, &most) != NVML_SUCCESS) return;
-  for (uint32_t i = 0; i < most && inventory->n_gpus < GPUS_MAX; i++) {
+  for (uint32_t i = 0; i < most; i++) {
     nvml_device device = NULL;
     if (NVML_CALL(nvml, mig_handle, parent, i, &device) != NVML_SUCCESS) continue;
+    if (inventory->n_gpus == GPUS_MAX) {
+      inventory->left_out++;
+      continue;
+    }
     struct gpu gpu = *board;
     struct gpu_reading reading;
     gpu_reading_clear(&reading);
@@ -196,7 +200,12 @@ mu_status nvml_read_inventory(struct nvml *nvml, struct gpu_inventory *ret_inven
   nvml->n_known = 0;
   snprintf(inventory->driver, sizeof inventory->driver, "%.*s", (int)sizeof driver - 1, driver);
   inventory->cuda = NVML_CALL(nvml, cuda, &cuda) == NVML_SUCCESS ? cuda : GPU_UNKNOWN;
-  for (uint32_t i = 0; i < n && inventory->n_gpus < GPUS_MAX; i++) add_gpu(nvml, inventory, i);
+  for (uint32_t i = 0; i < n; i++) {
+    if (inventory->n_gpus < GPUS_MAX)
+      add_gpu(nvml, inventory, i);
+    else
+      inventory->left_out++;
+  }
   nvml_device devices[GPUS_MAX];
   for (uint32_t i = 0; i < inventory->n_gpus; i++) devices[i] = nvml->known[i].device;
   read_links(nvml, inventory);

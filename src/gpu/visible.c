@@ -21,7 +21,7 @@ struct listing {
 };
 
 static void listing_add(struct listing *list, const char *item) {
-  static const size_t tail = sizeof " and 64 more (muster gpus)";
+  static const size_t tail = sizeof " and 128 more (muster gpus)";
   size_t length = strlen(item) + 2;
   if (list->left_out > 0 || list->at + length + tail > list->size) {
     list->left_out++;

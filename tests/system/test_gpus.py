@@ -1,9 +1,13 @@
 """muster gpus: what it prints of the machine that a fake NVML shows, and what it says where that cannot be read."""
+import fcntl
 import json
 import os
+import pty
 import re
 import signal
+import struct
 import subprocess
+import termios
 
 import pytest
 
@@ -70,6 +74,19 @@ def test_topology(machine):
     assert "NVLink island: 0 1\n" in done.stdout
 
 
+def test_more_than_can_be_used(tmp_path):
+    """16 GPUs of 7 MIG devices each are there as a whole; what is more is counted."""
+    mig = [{"uuid": f"MIG-{n:02x}", "name": "1g.5gb"} for n in range(7 * 18)]
+    nvml = FakeNvml(tmp_path, [gpu(n, mig=mig[7 * n:7 * n + 7]) for n in range(16)])
+    found = json.loads(gpus(nvml, "--json").stdout)
+    assert [len(found["gpus"]), found["left_out"], found["gpus"][-1]["uuid"]] == [128, 0, mig[7 * 16 - 1]["uuid"]]
+    nvml.machine["gpus"] += [gpu(16), gpu(17, mig=mig[7 * 17:])]
+    nvml.write()
+    found = json.loads(gpus(nvml, "--json").stdout)
+    assert [len(found["gpus"]), found["left_out"]] == [128, 2]
+    assert gpus(nvml).stdout.startswith("driver 550.54.15, CUDA 12.4; 2 more GPUs and MIG devices")
+
+
 def test_json(machine):
     done = gpus(machine, "list", "--json")
     found = json.loads(done.stdout)
@@ -111,6 +128,28 @@ def test_watch_shows_what_changes(machine):
     finally:
         watching.kill()
         watching.communicate()
+
+
+def test_watch_on_a_terminal(tmp_path):
+    """Each look takes the place of the one before. What does not fit is counted; lines that are too long take two rows."""
+    nvml = FakeNvml(tmp_path, [gpu(n) for n in range(12)])
+    screen, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("4H", 12, 80, 0, 0))
+    watching = subprocess.Popen([binary_path(), "gpus", "--watch=0.1"], stdin=subprocess.DEVNULL, stdout=terminal,
+                                stderr=subprocess.DEVNULL, env=environment(nvml.environment))
+    try:
+        os.close(terminal)
+        seen = b""
+        while seen.count(b"\x1b[H\x1b[2J") < 3:
+            seen += os.read(screen, 65536)
+    finally:
+        watching.kill()
+        watching.wait()
+        os.close(screen)
+    _, first, second, _ = [look.splitlines() for look in seen.decode().split("\x1b[H\x1b[2J", 3)]
+    assert first == second and first[:2] == ["driver 550.54.15, CUDA 12.4", ""]
+    assert [line.split()[0] for line in first[2:]] == ["GPU", "0", "1", "2", "..."]  # 2 rows, and 2 for each of these
+    assert first[-1] == "... 9 more lines"
 
 
 def children_of(pid: int) -> list[int]:

@@ -3,6 +3,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/types.h>
 
 #include "base/arena.h"
@@ -159,6 +160,8 @@ static void print_machine(const struct gpu_inventory *inventory, struct buffer *
   if (inventory->cuda != GPU_UNKNOWN)
     buffer_print(out, ", CUDA %d.%d", (int)inventory->cuda / 1000, (int)inventory->cuda % 1000 / 10);
   if (inventory->n_gpus == 0) buffer_puts(out, ": no GPU");
+  if (inventory->left_out > 0)
+    buffer_print(out, "; %u more GPUs and MIG devices, past the %d that muster can use", inventory->left_out, GPUS_MAX);
   buffer_putc(out, '\n');
 }
 
@@ -272,13 +275,46 @@ void gpus_print_topology(const struct gpu_inventory *inventory, struct buffer *o
               "NUMA nodes.\n");
 }
 
+/* ---- on a terminal, one over the other --------------------------------------------------------------------------- */
+
+/* Lines of the frame that fit into so many rows; a long line takes several. */
+static size_t count_fitting(const struct buffer *frame, size_t rows, size_t columns) {
+  size_t n = 0, begin = 0, taken = 0;
+  for (size_t i = 0; i < frame->size; i++) {
+    if (frame->data[i] != '\n') continue;
+    taken += i - begin > columns ? (i - begin + columns - 1) / columns : 1;
+    if (taken > rows) break;
+    n++;
+    begin = i + 1;
+  }
+  return n;
+}
+
+void gpus_print_screen(struct buffer *out, size_t rows, size_t columns) {
+  struct buffer screen;
+  size_t lines = 0, shown = 0;
+  buffer_init(&screen, out->limit);
+  for (size_t i = 0; i < out->size; i++) lines += out->data[i] == '\n';
+  /* The cursor stands in the last row, and what does not fit takes one. */
+  size_t most = rows < 3 || columns == 0 ? lines : count_fitting(out, rows - 1, columns);
+  if (most < lines) most = count_fitting(out, rows - 2, columns);
+  const char *end = out->data;
+  for (; shown < most; shown++) end = (const char *)memchr(end, '\n', out->size - (size_t)(end - out->data)) + 1;
+  buffer_puts(&screen, "\033[H\033[2J"); /* top left, all clear */
+  buffer_append(&screen, out->data, (size_t)(end - out->data));
+  if (shown < lines) buffer_print(&screen, "... %zu more lines\n", lines - shown);
+  screen.failed = screen.failed || out->failed;
+  buffer_free(out);
+  *out = screen;
+}
+
 /* ---- JSON -------------------------------------------------------------------------------------------------------- */
 
 static bool add_more(const struct gpu_inventory *inventory, json_t *root) {
   uint32_t islands[GPUS_MAX];
   size_t i;
   json_t *item;
-  bool complete = true;
+  bool complete = json_object_set_new(root, "left_out", json_integer(inventory->left_out)) == 0;
   gpu_islands(inventory, islands);
   json_array_foreach(json_object_get(root, "gpus"), i, item) {
     complete = complete && json_object_set_new(item, "island", json_integer((json_int_t)islands[i])) == 0;

@@ -102,7 +102,7 @@ static void replace(json_t *json, const char *path, const char *value) {
 }
 
 static void test_refused(void **state) {
-  char long_text[300], many[1000] = "[0";
+  char long_text[300], many[2 * GPU_PROCESSES_MAX + 16] = "[0";
   memset(long_text, 'x', sizeof long_text);
   long_text[0] = long_text[sizeof long_text - 2] = '"';
   long_text[sizeof long_text - 1] = '\0';

@@ -290,7 +290,8 @@ static void test_cores(void **state) {
 static void test_many_processes(void **state) {
   static char text[64 * 1024];
   char *at = text + sprintf(text, THREE "{" H200("0", "0") ", 'processes': [");
-  for (int i = 1; i <= 300; i++) at += sprintf(at, "%s{'pid': %d, 'memory': 1}", i == 1 ? "" : ", ", i);
+  for (int i = 1; i <= GPU_PROCESSES_MAX + 44; i++)
+    at += sprintf(at, "%s{'pid': %d, 'memory': 1}", i == 1 ? "" : ", ", i);
   sprintf(at, "]}]}");
   set_scenario(text);
   struct nvml *nvml = open_fake(FAKE_NVML_LIBRARY);

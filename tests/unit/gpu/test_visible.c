@@ -316,7 +316,7 @@ static void members_are_found_by_what_they_are_called(void **state) {
 
 static void long_lists_say_that_they_are_cut(void **state) {
   sample_alike(&gpus, GPUS_MAX, SAMPLE_GIB);
-  struct gpu_wish wish = visible("64");
+  struct gpu_wish wish = visible("128");
   refused(&wish, "more (muster gpus)");
   struct gpu_set set;
   mu_error err;
@@ -324,7 +324,7 @@ static void long_lists_say_that_they_are_cut(void **state) {
   assert_int_equal(choose(&nothing, &set, &err), MU_OK);
   assert_int_equal(set.n, GPUS_MAX);
   gpu_set_describe(&gpus, &set, text, sizeof text);
-  assert_string_equal(text, "0 (NVIDIA H200, GPU-aaaa0000), 1 (NVIDIA H200, GPU-aaaa0001) and 62 more (muster gpus)");
+  assert_string_equal(text, "0 (NVIDIA H200, GPU-aaaa0000), 1 (NVIDIA H200, GPU-aaaa0001) and 126 more (muster gpus)");
 }
 
 int main(void) {
