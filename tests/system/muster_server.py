@@ -157,12 +157,12 @@ class Server:
         """`muster status --json`; {} while there is no answer."""
         return control_status(self.socket)
 
-    def wait_state(self, state: str) -> dict:
+    def wait_state(self, state: str, seconds: float = PATIENCE) -> dict:
         def reached():
             assert self.process.poll() is None, f"the server ended with {self.process.returncode}:\n{self.log}"
             status = self.status()
             return status if status.get("state") == state else None
-        return wait_for(reached, f"state {state}; log:\n{self.log}")
+        return wait_for(reached, f"state {state}; log:\n{self.log}", seconds)
 
     def wait_ready(self):
         self._status = self.wait_state("ready")

@@ -9,7 +9,7 @@ import stat
 
 import pytest
 
-from muster_server import MODELS, put_model, run_muster, wait_for
+from muster_server import MODELS, PATIENCE, put_model, run_muster, sanitized, wait_for
 from oip import Wire
 from traffic import (Client, crowd, depth, echo, metric, rows, sim_model, standing_still, stats, wait_depth, wait_gateway, wait_waiting,
                      waiting, worker_pids)
@@ -212,6 +212,19 @@ def test_control_socket_is_private_and_goes_with_the_server(serve, tmp_path):
     server.signal(signal.SIGTERM)
     assert server.wait_exit() == 0
     assert not server.socket.exists()
+
+
+@pytest.mark.skipif(sanitized(), reason="two hundred workers with the sanitizer's memory are too many for a test")
+def test_two_hundred_models_in_one_repository(serve, tmp_path):
+    names = [f"model_{i:03}" for i in range(200)]
+    for name in names:
+        sim_model(tmp_path / "models", name)
+    server = serve(tmp_path / "models", wait=False)
+    server.wait_state("ready", 5 * PATIENCE)
+    listed = server.post("/v2/repository/index", {}).json
+    assert [(entry["name"], entry["state"]) for entry in listed] == [(name, "READY") for name in names]
+    for name in names[::40]:
+        assert echo(server, 1, model=name).status == 200
 
 
 def test_status(serve, tmp_path):
