@@ -154,7 +154,7 @@ static mu_status open_unix(const struct sockaddr_un *name, int *ret_fd, mu_error
   mu_status status = probe_unix(name, err);
   if (status != MU_NOT_FOUND) return status;
   if (unlink(name->sun_path) != 0 && errno != ENOENT)
-    return mu_fail(err, MU_IO, "cannot remove the stale %s: %s", name->sun_path, strerror(errno));
+    return mu_fail(err, MU_IO, "cannot make %s: %s", name->sun_path, strerror(errno));
   int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
   if (fd < 0) return mu_fail(err, MU_IO, "cannot make a socket: %s", strerror(errno));
   /* The file takes its mode from the socket, so that it is never open to others, not even for a moment. */
