@@ -109,13 +109,13 @@ struct channel_params {
  * steps on each side, so that nobody blocks: the gateway creates its memory and offers; the worker accepts and answers;
  * the gateway finishes when the socket is readable. The socket stays open and afterwards carries only channel_gate_stop
  * and the end of file. Ownership of input (gateway) stays with the caller; its fd is duplicated into the message. Each
- * side takes socket over on success only.
+ * side takes socket over on success only. MU_CANCELED from either step of the gateway: the worker has left.
  */
 MUST_CHECK mu_status channel_gate_offer(const struct channel_params *params, int socket,
                                         const struct shared_memory *input_arena, struct channel_gate **ret_gate,
                                         mu_error *err);
 /* Until it has returned MU_OK once, nothing can be submitted. MU_UNAVAILABLE: the answer has not come yet. Otherwise
- * the attachment has failed: what the worker says of itself (its status and message), MU_INVALID, MU_IO. */
+ * the attachment has failed: what the worker says of itself (its status and message), MU_CANCELED, MU_INVALID, MU_IO. */
 MUST_CHECK mu_status channel_gate_finish(struct channel_gate *gate, mu_error *err);
 void channel_gate_free(struct channel_gate *gate); /* closes the socket too; accepts NULL */
 

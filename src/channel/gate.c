@@ -131,10 +131,11 @@ mu_status channel_gate_finish(struct channel_gate *gate, mu_error *err) {
   uint32_t n_fds = 0;
   if (gate->attached) return MU_OK;
   mu_status status = handshake_receive(gate->socket, false, HANDSHAKE_ANSWER, &answer, sizeof answer, fds, &n_fds, err);
-  if (status == MU_CANCELED) return mu_fail(err, MU_IO, "channel: the worker left before it answered");
+  if (status == MU_CANCELED) return mu_fail(err, status, "channel: the worker left before it answered");
   if (status != MU_OK) return status;
   answer.message[sizeof answer.message - 1] = '\0';
-  if (answer.status < MU_OK && answer.status >= MU_TOO_LARGE && answer.status != MU_UNAVAILABLE)
+  bool own = answer.status != MU_UNAVAILABLE && answer.status != MU_CANCELED; /* those are said of it, not by it */
+  if (answer.status < MU_OK && answer.status >= MU_TOO_LARGE && own)
     status = mu_fail(err, (mu_status)answer.status, "%s", answer.message);
   else if (answer.status != MU_OK || answer.epoch != gate->epoch || n_fds != ANSWER_FDS)
     status = mu_fail(err, MU_INVALID, "channel: the worker's answer contradicts itself");

@@ -125,12 +125,22 @@ static mu_status add_instances(struct attachment *attachment) {
   return MU_OK;
 }
 
-/* Locked. */
-static void finish_handshake(struct attachment *attachment) {
+/* It ends, and its death, which the supervisor sees, says whose fault that is; one that lives on without its socket is
+ * not attached in time. */
+static void note_left(uint32_t worker, const mu_error *err) {
+  LOG_VERBOSE("worker left before it was attached", LOG_INT("worker", worker), LOG_STR("error", err->message));
+}
+
+/* Locked. Is it over, well or not? */
+static bool finish_handshake(struct attachment *attachment) {
   struct core *core = attachment->core;
   mu_error err;
   mu_status status = channel_gate_finish(attachment->gate, &err);
-  if (status == MU_UNAVAILABLE) return;
+  if (status == MU_UNAVAILABLE) return false;
+  if (status == MU_CANCELED) {
+    note_left(attachment->worker, &err);
+    return true;
+  }
   if (status == MU_OK) {
     attachment->output_space = arena_space_create(channel_gate_output(attachment->gate)->size, &core->output_budget);
     status = attachment->output_space == NULL ? MU_NO_MEMORY : attachment->retiring ? MU_OK : add_instances(attachment);
@@ -139,12 +149,13 @@ static void finish_handshake(struct attachment *attachment) {
   }
   if (status != MU_OK) {
     attachment_report(attachment, CONTROL_WORKER_BROKEN, "the handshake failed");
-    return;
+    return true;
   }
   channel_gate_sleep(attachment->gate); /* from here on the loop's poll is where the gateway waits: ring for it */
   attachment->attached = attachment->attached_untold = true;
   attachment->model->attached += !attachment->retiring;
   tell_later(attachment);
+  return true;
 }
 
 static void on_socket(uv_poll_t *poll, int status, int events) {
@@ -153,9 +164,9 @@ static void on_socket(uv_poll_t *poll, int status, int events) {
   struct list outbox;
   list_init(&outbox);
   pthread_mutex_lock(&core->lock);
-  if (!attachment->gone && !attachment->attached && !attachment->reported) finish_handshake(attachment);
-  /* Once attached, the socket brings only the worker's end of file; its death is the supervisor's to confirm. */
-  if (attachment->attached || attachment->reported) uv_poll_stop(poll);
+  bool over = attachment->gone || attachment->attached || attachment->reported || finish_handshake(attachment);
+  /* From here on the socket brings only the worker's end of file; its death is the supervisor's to confirm. */
+  if (over) uv_poll_stop(poll);
   core_run(core, &outbox);
   pthread_mutex_unlock(&core->lock);
   core_deliver(&outbox, attachment->home);
@@ -279,6 +290,10 @@ void core_attach_worker(struct core *core, const struct control_worker_attach *m
   if (status == MU_OK) status = attach(core, message, socket, &err);
   pthread_mutex_unlock(&core->lock);
   if (status == MU_OK) return;
+  if (status == MU_CANCELED) {
+    note_left(message->worker, &err);
+    return;
+  }
   LOG_ERROR("worker cannot be attached", LOG_INT("worker", message->worker), LOG_STR("error", err.message));
   struct control_worker_event event = {message->worker, message->epoch, err.message};
   send_event(core, CONTROL_WORKER_BROKEN, &event);

@@ -41,11 +41,10 @@ mu_status nvml_wait_event(struct nvml *nvml, uint64_t timeout_ns, struct nvml_ev
     mu_status status = watch_devices(nvml, err);
     if (status != MU_OK) return status;
   }
-  if (nvml->functions.events_wait == NULL) return nvml_fail(nvml, NVML_FN_events_wait, NVML_FUNCTION_NOT_FOUND, err);
   uint64_t ms = timeout_ns / NS_PER_MS + (timeout_ns % NS_PER_MS != 0);
   struct nvml_event_data data = {0};
-  nvml_return result =
-      nvml->functions.events_wait(nvml->events, &data, (uint32_t)(ms < WAIT_MAX_MS ? ms : WAIT_MAX_MS));
+  uint32_t most_ms = (uint32_t)(ms < WAIT_MAX_MS ? ms : WAIT_MAX_MS);
+  nvml_return result = NVML_CALL(nvml, events_wait, nvml->events, &data, most_ms);
   if (result == NVML_TIMEOUT) return mu_fail(err, MU_TIMEOUT, "no event");
   if (result != NVML_SUCCESS) return nvml_fail(nvml, NVML_FN_events_wait, result, err);
   struct nvml_event event = {.xid = data.type == NVML_EVENT_XID ? data.data : 0};

@@ -342,11 +342,12 @@ def test_the_drivers_wish_is_obeyed_once(serve, tmp_path, machine):
 
 # ---- NVML itself -----------------------------------------------------------------------------------------------------
 
-def test_a_call_that_never_returns(serve, tmp_path, machine):
+@pytest.mark.parametrize("call", ["nvmlDeviceGetTemperature", "nvmlEventSetWait_v2"])
+def test_a_call_that_never_returns(serve, tmp_path, machine, call):
     server = serve_on(machine, serve, tmp_path, "--nvml-timeout=300ms", base_ms=5)
     with Load(server) as load:
         before = fleet_pid(server)
-        machine.machine["hang"] = ["nvmlDeviceGetTemperature"]
+        machine.machine["hang"] = [call]
         machine.write()
         wait_for(lambda: fleet(server)["state"] == "not answering", "the fault to be reported")
         load.more()
@@ -359,7 +360,7 @@ def test_a_call_that_never_returns(serve, tmp_path, machine):
         load.more()
     assert fleet(server)["restarts"] >= 1 and fleet_pid(server) != before
     told = [line["error"] for line in logged(server, "nothing is known of the GPUs for now, serving goes on")]
-    assert any("nvmlDeviceGetTemperature" in error for error in told), told
+    assert any(call in error for error in told), told
 
 
 def test_a_start_while_nvml_hangs(serve, tmp_path, machine):

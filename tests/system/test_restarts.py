@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from muster_server import PATIENCE, wait_for
+from muster_server import PATIENCE, VISIBLE, wait_for
 from traffic import Client, crowd, echo, rows, sim_model, standing_still, wait_depth, worker_pids
 
 
@@ -20,6 +20,13 @@ def gateway_pid(server) -> int | None:
 def is_gateway(pid: int) -> bool:
     with contextlib.suppress(OSError):
         return pathlib.Path(f"/proc/{pid}/cmdline").read_text().startswith("muster: gateway")
+    return False
+
+
+def has_offered(pid: int | None) -> bool:
+    """Whether a gateway has made memory for a worker to write to it."""
+    with contextlib.suppress(OSError):
+        return any("muster-submissions" in os.readlink(fd) for fd in pathlib.Path(f"/proc/{pid}/fd").iterdir())
     return False
 
 
@@ -63,6 +70,21 @@ def test_the_first_thing_seen_of_a_new_gateway_is_a_ready_server(serve, tmp_path
             third.send_infer("other", {"x": rows(i)})
             assert [client.reply().status for client in (first, second, third)] == [200] * 3
     assert sorted(worker_pids(server)) == pids
+
+
+def test_a_worker_killed_while_it_is_attached_is_nobodys_fault(serve, tmp_path):
+    """The gateway sees the end of their socket, as a rule before the supervisor sees the death; that says what it was."""
+    server = serve(sim_model(tmp_path / "models"), *VISIBLE)
+    (pid,) = worker_pids(server)
+    with standing_still(pid):
+        kill_gateway(server)
+        wait_for(lambda: has_offered(gateway_pid(server)), "the next gateway to offer its memory")
+        os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: server.workers()[0]["pid"] not in (pid, None), "another worker")
+    server.wait_ready()
+    assert echo(server, 1).status == 200
+    assert "killed by signal 9" in server.log
+    assert "handshake" not in server.log and "has to go" not in server.log and "protocol" not in server.log
 
 
 def holdings(pid: int) -> tuple[int, int]:
