@@ -24,6 +24,7 @@ enum {
   MESSAGE_MAX = 64 * 1024 * 1024,
   UNSENT_MAX = 1024 * 1024, /* bytes of answers that the client does not take */
   REST_MAX = 1024 * 1024,   /* read but not parsed: one read of the transport */
+  HELD_EACH = 1024 * 1024,  /* bytes of messages and answers that a socket may hold whatever the others do */
   UNANSWERED_PINGS_MAX = 2
 };
 
@@ -43,6 +44,7 @@ struct bridge {
   struct message *receiving;
   struct buffer incoming; /* the message that is being received, behind room for its prefix */
   bool text, paused, finishing, heard, posted;
+  uint64_t held; /* as last counted: its part of proxy.held */
   bool said_all; /* mode=stream: the client has ended its side */
   uint32_t pings;
   struct net_post post;
@@ -61,6 +63,34 @@ struct message {
   char grpc_message[256];
   bool over, paused;
 };
+
+static const char too_much[] = "too much is under way on all sockets";
+
+/* ---- memory ------------------------------------------------------------------------------------------------------ */
+
+static void recount(struct bridge *b) {
+  uint64_t held = b->incoming.size + b->rest.size + (b->exchange != NULL ? exchange_unsent(b->exchange) : 0);
+  list_each (link, &b->messages) {
+    const struct message *m = list_item(link, struct message, link);
+    held += m->answer.size + m->out.size + (m->passage != NULL ? passage_waiting(m->passage) : 0);
+  }
+  b->proxy->held += held - b->held;
+  b->held = held;
+}
+
+/* Whether it has to give way: who holds little never does. */
+static bool holds_too_much(struct bridge *b) {
+  recount(b);
+  return b->held > HELD_EACH && b->proxy->held > (uint64_t)b->proxy->settings->ws_buffer;
+}
+
+/* Memory for the next one of the usual size is kept. */
+static void forget(struct buffer *buffer) {
+  if (buffer->capacity > UNSENT_MAX)
+    buffer_free(buffer);
+  else
+    buffer_clear(buffer);
+}
 
 /* ---- the way out ------------------------------------------------------------------------------------------------- */
 
@@ -208,14 +238,18 @@ static void on_body(void *owner, const uint8_t *data, size_t size) {
       return;
     }
     if (event == GRPC_FRAME_MORE) break;
-    if (event == GRPC_FRAME_BEGIN) buffer_clear(&m->answer);
     if (event == GRPC_FRAME_DATA) buffer_append(&m->answer, piece, n);
+    if (event == GRPC_FRAME_DATA && holds_too_much(b)) {
+      break_off(m, GRPC_RESOURCE_EXHAUSTED, too_much);
+      return;
+    }
     if (event != GRPC_FRAME_END) continue;
     if (m->answer.failed) {
       break_off(m, GRPC_RESOURCE_EXHAUSTED, "no memory for an answer");
       return;
     }
     put_frame(m, WEBSOCKET_BINARY, m->answer.data, m->answer.size);
+    forget(&m->answer);
     if (b->exchange == NULL) return; /* settle ends it all */
   }
   if (b->exchange == NULL) return; /* it went before: settle ends it all */
@@ -267,9 +301,9 @@ static const struct passage_sink sink = {
 static bool goes_on(const struct bridge *b) {
   if (b->exchange == NULL || b->finishing) return false;
   if (exchange_unsent(b->exchange) > UNSENT_MAX) return false;
-  if (!b->query.streaming) return b->n_messages < (uint32_t)b->proxy->settings->ws_in_flight;
-  const struct message *call = list_empty(&b->messages) ? NULL : list_item(b->messages.next, struct message, link);
-  return call == NULL || call->passage == NULL || passage_room(call->passage);
+  if (!b->query.streaming && b->n_messages >= (uint32_t)b->proxy->settings->ws_in_flight) return false;
+  const struct message *last = list_empty(&b->messages) ? NULL : list_item(b->messages.prev, struct message, link);
+  return last == NULL || last->passage == NULL || passage_room(last->passage);
 }
 
 static struct message *open_call(struct bridge *b) {
@@ -341,6 +375,7 @@ static bool on_begin(void *context, bool text, uint64_t size, bool whole) {
 static bool on_data(void *context, const uint8_t *data, size_t size) {
   struct bridge *b = context;
   buffer_append(&b->incoming, data, size);
+  if (holds_too_much(b)) close_with(b, WEBSOCKET_TRY_AGAIN, too_much);
   return b->exchange != NULL;
 }
 
@@ -356,7 +391,7 @@ static bool on_message(void *context) {
     close_with(b, WEBSOCKET_INTERNAL, "no memory for a message");
   else
     send_message(b);
-  if (b->incoming.capacity > UNSENT_MAX) buffer_free(&b->incoming);
+  forget(&b->incoming);
   return goes_on(b);
 }
 
@@ -405,6 +440,7 @@ static void release(struct bridge *b) {
   list_remove(&b->link);
   buffer_free(&b->rest);
   buffer_free(&b->incoming);
+  b->proxy->held -= b->held;
   free(b);
 }
 
@@ -431,6 +467,7 @@ static void run_posted(struct net_post *post) {
 }
 
 static void settle(struct bridge *b) {
+  recount(b);
   bool due = b->exchange == NULL || (b->finishing && b->n_messages == 0) || (b->paused && goes_on(b));
   if (!due || b->posted) return;
   b->posted = true;

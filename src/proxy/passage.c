@@ -403,8 +403,10 @@ void passage_finish(struct passage *p) {
   client_more(&p->attempt);
 }
 
+size_t passage_waiting(const struct passage *p) { return p->body.size - p->body_at; }
+
 bool passage_room(const struct passage *p) {
-  bool room = p->body.size - p->body_at < AHEAD_MAX;
+  bool room = passage_waiting(p) < AHEAD_MAX;
   if (!room) ((struct passage *)(uintptr_t)p)->held_back = true;
   return room;
 }

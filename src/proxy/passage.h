@@ -57,6 +57,8 @@ void passage_data(struct passage *passage, const uint8_t *data, size_t size);
 void passage_finish(struct passage *passage); /* the body is complete */
 /* Is there room for more of the body? Otherwise its sender should hold back until sink.room. */
 bool passage_room(const struct passage *passage);
+/* Bytes of the body that are here and have not gone to a backend. */
+size_t passage_waiting(const struct passage *passage);
 void passage_pause(struct passage *passage); /* the answer: as client_pause */
 void passage_resume(struct passage *passage);
 void passage_cancel(struct passage *passage); /* no further event */

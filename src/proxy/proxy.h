@@ -18,7 +18,8 @@ struct proxy {
   struct cluster *grpc, *http; /* the same one where there is one list; NULL: no backends for it */
   struct http_server *servers[PROXY_PORTS];
   uint16_t ports[PROXY_PORTS]; /* where they listen; 0: off */
-  struct list bridges; /* open sockets: bridge.c */
+  struct list bridges;         /* open sockets: bridge.c */
+  uint64_t held;               /* bytes of messages and answers that they hold */
   uv_signal_t signals[3];
   uv_timer_t drain_timer, ping_timer;
   uint32_t n_draining;

@@ -32,6 +32,7 @@ struct proxy_settings {
   const char *check_path; /* PROXY_CHECK_HTTP */
   const char *ws_method;  /* NULL: every socket names its own */
   int64_t ws_in_flight;
+  int64_t ws_buffer; /* bytes that all WebSockets together hold of messages and answers, past HELD_EACH of each */
   int64_t max_connections;
   int64_t retry_buffer; /* bytes that are kept for a second attempt, of all requests together */
   const char *ws_origins[PROXY_ORIGINS_MAX];

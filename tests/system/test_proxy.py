@@ -367,6 +367,34 @@ def test_large_and_slow_sockets_hold_back(proxy):
         assert ws.recv(timeout=PATIENCE) == b""
 
 
+def test_sockets_hold_so_much_together():
+    """With a backend that takes nothing large messages wait here. Past --ws-buffer who holds much gives way; small messages
+    do not, and it is all over when the backend is well again."""
+    much = bytes(3_000_000)  # what a Python server takes
+    with contextlib.closing(Backends("a")) as backends, contextlib.ExitStack() as sockets, \
+            Proxy("--backends", backends.list(), "--ws-buffer", "8000000", "--ws-method", "/echo.Echo/Unary", "--health-interval", "60s",
+                  "--ws-deadline", "300s") as proxy:
+        proxy.wait_healthy(1)
+        small, *large = [sockets.enter_context(bridge(proxy)) for _ in range(9)]
+        backends.signal("a", signal.SIGSTOP)
+        taken, refused = [], []
+        for ws in large:
+            with contextlib.suppress(ConnectionClosed):  # in the middle of the message
+                ws.send(much)
+            wait_for(lambda: proxy.health()["backends"][0]["outstanding"] > len(taken) or ws.protocol.close_code, "what becomes of it")
+            (refused if ws.protocol.close_code else taken).append(ws)
+        assert len(taken) >= 2 and len(refused) >= 4 and {ws.protocol.close_code for ws in refused} == {1013}
+        small.send(b"small")
+        backends.signal("a", signal.SIGCONT)
+        assert small.recv(timeout=PATIENCE) == b"a:small"
+        for ws in taken:
+            assert ws.recv(timeout=PATIENCE) == b"a:" + much
+        for _ in range(4):  # nothing of it is counted any more
+            with bridge(proxy) as ws:
+                ws.send(much)
+                assert ws.recv(timeout=PATIENCE) == b"a:" + much
+
+
 def test_sockets_that_end_in_the_middle_of_an_answer(proxy):
     for i in range(20):
         with bridge(proxy, "?method=/echo.Echo/Size" + "&order=any" * (i % 2)) as ws:

@@ -37,6 +37,7 @@ enum websocket_code { /* why a connection is closed: RFC 6455, section 7.4.1 */
                       WEBSOCKET_POLICY = 1008,
                       WEBSOCKET_TOO_BIG = 1009,
                       WEBSOCKET_INTERNAL = 1011,
+                      WEBSOCKET_TRY_AGAIN = 1013, /* IANA's registry: a passing overload */
 };
 
 enum {

@@ -98,7 +98,7 @@ static void without_nvml_as_it_is_given(void **state) {
       {"0-1,1", "GPU 1 is named twice"},
       {"x", "'x' is no GPU"},
       {"all", "needs NVML"},
-      {"0-999", "more than 64 GPUs"},
+      {"0-999", "more than 128 GPUs"},
   };
   check(rows, sizeof rows / sizeof *rows, NULL);
 }
