@@ -8,6 +8,8 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+enum { UNWANTED_MAX = 4 }; /* more than a gateway has under way at a lane */
+
 /* What the thread of a lane needs for itself: the messages are too large for a stack. */
 struct lane_thread {
   struct peer *peer;
@@ -16,6 +18,9 @@ struct lane_thread {
   pthread_t thread;
   struct channel_job job;
   struct channel_completion completion;
+  _Atomic uint64_t ran;            /* the last batch that was run: a gateway counts them up */
+  uint64_t unwanted[UNWANTED_MAX]; /* the main thread's: batches that nobody waits for, oldest first */
+  uint32_t n_unwanted;
 };
 
 struct peer {
@@ -62,6 +67,7 @@ static void serve(struct lane_thread *self) {
     pass_order(self->peer);
     mu_status run = lane_run(self->seat, &self->job, &self->completion);
     pass_order(self->peer);
+    if (self->job.type == CHANNEL_RUN) atomic_store(&self->ran, self->job.batch);
     if (run != MU_OK) { /* not answered: with this process's end its requests go elsewhere */
       note_end(self->peer, MU_IO, self->completion.message);
       return;
@@ -158,14 +164,37 @@ mu_status peer_create(int socket, struct lane *const *lanes, uint32_t n, int wak
 
 int peer_socket(const struct peer *peer) { return channel_worker_socket(peer->channel); }
 
+static void note_unwanted(struct lane_thread *thread, uint64_t batch) {
+  if (thread->n_unwanted == UNWANTED_MAX) /* no gateway of ours: the oldest one is let run */
+    memmove(thread->unwanted, thread->unwanted + 1, --thread->n_unwanted * sizeof *thread->unwanted);
+  thread->unwanted[thread->n_unwanted++] = batch;
+}
+
 bool peer_obey(struct peer *peer) {
   uint32_t lane = 0;
   uint64_t batch = 0;
   mu_status status;
-  while ((status = channel_worker_next_stop(peer->channel, &lane, &batch)) == MU_OK) {
-    if (lane < peer->n_threads) lane_stop(peer->threads[lane].seat, batch);
-  }
+  while ((status = channel_worker_next_stop(peer->channel, &lane, &batch)) == MU_OK)
+    if (lane < peer->n_threads) note_unwanted(&peer->threads[lane], batch);
   return status == MU_UNAVAILABLE;
+}
+
+static bool stop_unwanted(struct lane_thread *thread) {
+  uint64_t ran = atomic_load(&thread->ran);
+  uint32_t n = 0;
+  for (uint32_t i = 0; i < thread->n_unwanted; i++) {
+    if (thread->unwanted[i] <= ran) continue;
+    lane_stop(thread->seat, thread->unwanted[i]);
+    thread->unwanted[n++] = thread->unwanted[i];
+  }
+  thread->n_unwanted = n;
+  return n > 0;
+}
+
+bool peer_stop_unwanted(struct peer *peer) {
+  bool any = false;
+  for (uint32_t i = 0; i < peer->n_threads; i++) any = stop_unwanted(&peer->threads[i]) || any;
+  return any;
 }
 
 void peer_close(struct peer *peer) {

@@ -21,8 +21,11 @@ MUST_CHECK mu_status peer_create(int socket, struct lane *const *lanes, uint32_t
 /* Readable when the gateway wants a run stopped, or is gone. */
 int peer_socket(const struct peer *peer);
 
-/* Reads what is there and stops those runs. false: the gateway is gone. */
+/* Reads which batches nobody waits for any more. false: the gateway is gone. */
 bool peer_obey(struct peer *peer);
+/* Tells their runs to stop. To be repeated while it returns true: before a run has begun, or reached the engine, there
+ * is nothing to stop. */
+bool peer_stop_unwanted(struct peer *peer);
 
 /* The threads end after the job that they have in hand. */
 void peer_close(struct peer *peer);

@@ -301,15 +301,16 @@ static bool has_peers(const struct worker *worker) {
   return false;
 }
 
-/* Those whose runs nobody waits for are told again; was there one? */
+/* Runs that nobody waits for are told again; was there one? */
 static bool hurry_peers(struct worker *worker) {
-  bool hurried = false;
+  bool any = false;
   for (size_t i = 0; i < PEERS_MAX; i++) {
-    if (worker->peers[i] == NULL || !peer_hurried(worker->peers[i])) continue;
-    peer_hurry(worker->peers[i]);
-    hurried = true;
+    struct peer *peer = worker->peers[i];
+    if (peer == NULL) continue;
+    any = peer_stop_unwanted(peer) || peer_hurried(peer) || any;
+    if (peer_hurried(peer)) peer_hurry(peer);
   }
-  return hurried;
+  return any;
 }
 
 /* wait_ms: at most; -1: for ever. */

@@ -359,12 +359,9 @@ static void test_a_stop_reaches_the_run(void **state) {
   describe(f, MU_INT64, 1, 1, 8);
   f->job.inputs[0].rank = 1;
   f->job.inputs[0].dims[0] = 1;
+  channel_gate_stop(f->gate, 0, f->job.batch); /* once, and before it has begun */
   submit(f, 0);
-  uint32_t lane;
-  while (channel_gate_next(f->gate, &lane, &f->done) == MU_UNAVAILABLE) { /* before it has begun, it is forgotten */
-    channel_gate_stop(f->gate, 0, f->job.batch);
-    poll(NULL, 0, 1);
-  }
+  complete(f);
   assert_int_equal(f->done.result, CHANNEL_ERROR);
   assert_int_equal(f->done.status, MU_CANCELED);
 
