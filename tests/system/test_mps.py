@@ -10,7 +10,7 @@ import pytest
 from fake_nvml import FakeNvml, gpu
 from muster_server import VISIBLE, binary_path, run_muster, wait_for
 from test_fleet import Load, fault, gpu_model, logged
-from traffic import Client, crowd, standing_still
+from traffic import Client, crowd, standing_still, worker_pids
 
 UUIDS = [gpu(n)["uuid"] for n in range(2)]
 
@@ -230,6 +230,9 @@ def test_keepers_hear_of_log_settings(serve, machine):
     (entry,) = wait_serving(server, 1)
     assert server.post("/v2/logging", {"log_error": True}).status == 200
     wait_for(lambda: logged(server, "a client changes the log settings"), "the supervisor to hear of it")
+    (pid,) = worker_pids(server)
+    os.kill(pid, signal.SIGKILL)  # what the keeper is asked about the next one comes behind the settings
+    wait_for(lambda: worker_pids(server) not in ([], [pid]), "another worker, verified by the keeper")
     os.kill(entry["daemon"], signal.SIGKILL)
     wait_for(lambda: [line for line in logged(server, "no MPS any more") if "signal 9" in line["error"]], "the keeper's last word")
 
