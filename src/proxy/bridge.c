@@ -7,85 +7,34 @@
  * Whatever writes may find the connection broken, so `gone` can come inside of any call here; therefore a bridge is
  * freed only between two turns of the loop (post), nowhere else.
  */
-#include "base/clock.h"
-#include "base/log.h"
-#include "proto/grpc/grpc_headers.h"
+#include "proxy/bridge.h"
+
 #include "proto/grpc/grpc_message.h"
 #include "proto/websocket/handshake.h"
-#include "proto/websocket/websocket_codec.h"
-#include "proxy/bridge_query.h"
-#include "proxy/passage.h"
-#include "proxy/proxy.h"
 
-#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
-enum {
-  MESSAGE_MAX = 64 * 1024 * 1024,
-  UNSENT_MAX = 1024 * 1024, /* bytes of answers that the client does not take */
-  REST_MAX = 1024 * 1024,   /* read but not parsed: one read of the transport */
-  HELD_EACH = 1024 * 1024,  /* bytes of messages and answers that a socket may hold whatever the others do */
-  UNANSWERED_PINGS_MAX = 2
-};
-
-struct bridge {
-  const struct proxy_handler *handler; /* first: exchange.user */
-  struct proxy *proxy;
-  struct exchange *exchange; /* NULL: gone or ended */
-  struct list link;          /* proxy.bridges */
-  struct websocket_codec codec;
-  struct buffer rest;
-  struct bridge_query query;
-  char lines[160]; /* of each call */
-  size_t lines_size;
-  struct list messages; /* in the order of their beginning */
-  uint32_t n_messages;
-  uint64_t n_begun;
-  struct message *receiving;
-  struct buffer incoming; /* the message that is being received, behind room for its prefix */
-  bool text, paused, finishing, heard, posted;
-  uint64_t held; /* as last counted: its part of proxy.held */
-  bool said_all; /* mode=stream: the client has ended its side */
-  uint32_t pings;
-  struct net_post post;
-};
-
-/* A call: of one message, or in mode=stream of all. */
-struct message {
-  struct bridge *bridge;
-  struct list link;
-  struct passage *passage;
-  uint64_t number;
-  struct grpc_framer framer;
-  struct buffer answer; /* the message of gRPC that is being received */
-  struct buffer out;    /* frames that wait for their turn */
-  int http_status, grpc_status;
-  char grpc_message[256];
-  bool over, paused;
-};
-
-static const char too_much[] = "too much is under way on all sockets";
+const char bridge_too_much[] = "too much is under way on all sockets";
 
 /* ---- memory ------------------------------------------------------------------------------------------------------ */
 
 static void recount(struct bridge *b) {
   uint64_t held = b->incoming.size + b->rest.size + (b->exchange != NULL ? exchange_unsent(b->exchange) : 0);
-  list_each (link, &b->messages) {
-    const struct message *m = list_item(link, struct message, link);
-    held += m->answer.size + m->out.size + (m->passage != NULL ? passage_waiting(m->passage) : 0);
+  list_each (link, &b->calls) {
+    const struct bridge_call *call = list_item(link, struct bridge_call, link);
+    held += call->answer.size + call->out.size + (call->passage != NULL ? passage_waiting(call->passage) : 0);
   }
   b->proxy->held += held - b->held;
   b->held = held;
 }
 
-/* Whether it has to give way: who holds little never does. */
-static bool holds_too_much(struct bridge *b) {
+bool bridge_holds_too_much(struct bridge *b) {
   recount(b);
   return b->held > HELD_EACH && b->proxy->held > (uint64_t)b->proxy->settings->ws_buffer;
 }
 
-/* Memory for the next one of the usual size is kept. */
-static void forget(struct buffer *buffer) {
+void bridge_forget_bytes(struct buffer *buffer) {
   if (buffer->capacity > UNSENT_MAX)
     buffer_free(buffer);
   else
@@ -94,272 +43,59 @@ static void forget(struct buffer *buffer) {
 
 /* ---- the way out ------------------------------------------------------------------------------------------------- */
 
-static void settle(struct bridge *b);
-
-static void send_copy(struct bridge *b, const void *bytes, size_t size) {
+void bridge_send(struct bridge *b, const void *bytes, size_t size) {
   struct iovec part = {(void *)(uintptr_t)bytes, size};
   if (b->exchange != NULL) exchange_reply_part(b->exchange, &(struct reply_part){.body = &part, .n_body = 1});
 }
 
-static void drop(struct message *m) {
-  struct passage *passage = m->passage;
-  m->passage = NULL;
-  if (passage != NULL) passage_cancel(passage);
-  list_remove(&m->link);
-  m->bridge->n_messages--;
-  buffer_free(&m->answer);
-  buffer_free(&m->out);
-  free(m);
-}
-
-static void close_with(struct bridge *b, uint16_t code, const char *reason) {
+void bridge_close(struct bridge *b, uint16_t code, const char *reason) {
   uint8_t frame[WEBSOCKET_CLOSE_FRAME_MAX];
   if (b->exchange == NULL) return;
-  send_copy(b, frame, websocket_write_close(frame, code, reason));
+  bridge_send(b, frame, websocket_write_close(frame, code, reason));
   struct exchange *exchange = b->exchange;
   b->exchange = NULL;
   if (exchange != NULL) exchange_reply_end(exchange, NULL, 0);
-  settle(b);
+  bridge_settle(b);
 }
-
-/* A frame of the client's: at once, or when its turn comes. */
-static void put_frame(struct message *m, enum websocket_opcode opcode, const void *data, size_t size) {
-  uint8_t head[WEBSOCKET_HEAD_MAX];
-  struct bridge *b = m->bridge;
-  size_t n = websocket_write_head(head, opcode, size, NULL);
-  if (b->query.any_order || b->query.streaming || b->messages.next == &m->link) {
-    struct iovec parts[] = {{head, n}, {(void *)(uintptr_t)data, size}};
-    if (b->exchange != NULL)
-      exchange_reply_part(b->exchange, &(struct reply_part){.body = parts, .n_body = size > 0 ? 2 : 1});
-    return;
-  }
-  buffer_append(&m->out, head, n);
-  buffer_append(&m->out, data, size);
-}
-
-/* Those whose turn has come. */
-static void send_ready(struct bridge *b) {
-  while (b->exchange != NULL && !list_empty(&b->messages)) {
-    struct message *first = list_item(b->messages.next, struct message, link);
-    if (first->out.failed) {
-      close_with(b, WEBSOCKET_INTERNAL, "no memory for an answer");
-      return;
-    }
-    if (first->out.size > 0) {
-      struct buffer out = first->out;
-      buffer_init(&first->out, SIZE_MAX / 2);
-      send_copy(b, out.data, out.size);
-      buffer_free(&out);
-    }
-    if (b->exchange != NULL && !first->over && first->paused && exchange_unsent(b->exchange) <= EXCHANGE_LOW_WATER) {
-      first->paused = false; /* above that, `writable` comes */
-      passage_resume(first->passage);
-    }
-    if (b->exchange == NULL || !first->over) return;
-    drop(first);
-  }
-}
-
-static void say_error(struct message *m, int code, const char *text) {
-  struct buffer json;
-  buffer_init(&json, 8192);
-  buffer_puts(&json, "{\"error\":\"");
-  exchange_append_escaped(&json, text);
-  buffer_print(&json, "\",\"code\":%d", code);
-  if (!m->bridge->query.streaming) buffer_print(&json, ",\"message\":%llu", (unsigned long long)m->number);
-  buffer_puts(&json, "}");
-  if (!json.failed) put_frame(m, WEBSOCKET_TEXT, json.data, json.size);
-  if (json.failed) close_with(m->bridge, WEBSOCKET_INTERNAL, "no memory for an answer");
-  buffer_free(&json);
-}
-
-static void finish_message(struct message *m) {
-  struct bridge *b = m->bridge;
-  m->over = true;
-  if (b->query.streaming)
-    close_with(b, m->grpc_status == GRPC_OK ? WEBSOCKET_NORMAL : WEBSOCKET_INTERNAL, "the call has ended");
-  else if (b->query.any_order)
-    drop(m);
-  else
-    send_ready(b);
-  settle(b);
-}
-
-/* ---- the call's answer ------------------------------------------------------------------------------------------- */
-
-/* grpc-message: %XX is a byte. */
-static void decode_text(const char *from, char *to, size_t room) {
-  size_t n = 0;
-  for (; *from != '\0' && n + 1 < room; from++) {
-    unsigned byte;
-    if (*from == '%' && sscanf(from, "%%%2x", &byte) == 1) {
-      to[n++] = (char)byte;
-      from += from[1] != '\0' ? from[2] != '\0' ? 2 : 1 : 0;
-    } else {
-      to[n++] = *from;
-    }
-  }
-  to[n] = '\0';
-}
-
-static void take_status(struct message *m, struct client_lines lines) {
-  const char *status = client_line(lines, "grpc-status"), *text = client_line(lines, "grpc-message");
-  if (status != NULL) m->grpc_status = atoi(status);
-  if (text != NULL) decode_text(text, m->grpc_message, sizeof m->grpc_message);
-}
-
-static void on_head(void *owner, int status, struct client_lines lines, uint64_t content_length) {
-  struct message *m = owner;
-  m->http_status = status;
-  take_status(m, lines);
-}
-
-/* The call cannot go on. */
-static void break_off(struct message *m, int code, const char *why) {
-  struct passage *passage = m->passage;
-  m->passage = NULL;
-  m->grpc_status = code;
-  passage_cancel(passage);
-  say_error(m, code, why);
-  finish_message(m);
-}
-
-static void on_body(void *owner, const uint8_t *data, size_t size) {
-  struct message *m = owner;
-  struct bridge *b = m->bridge;
-  for (;;) {
-    enum grpc_frame_event event;
-    const uint8_t *piece;
-    size_t n;
-    mu_error err;
-    mu_status status = grpc_frame_next(&m->framer, false, &data, &size, &event, &piece, &n, &err);
-    if (status != MU_OK) {
-      break_off(m, GRPC_INTERNAL, err.message);
-      return;
-    }
-    if (event == GRPC_FRAME_MORE) break;
-    if (event == GRPC_FRAME_DATA) buffer_append(&m->answer, piece, n);
-    if (event == GRPC_FRAME_DATA && holds_too_much(b)) {
-      break_off(m, GRPC_RESOURCE_EXHAUSTED, too_much);
-      return;
-    }
-    if (event != GRPC_FRAME_END) continue;
-    if (m->answer.failed) {
-      break_off(m, GRPC_RESOURCE_EXHAUSTED, "no memory for an answer");
-      return;
-    }
-    put_frame(m, WEBSOCKET_BINARY, m->answer.data, m->answer.size);
-    forget(&m->answer);
-    if (b->exchange == NULL) return; /* settle ends it all */
-  }
-  if (b->exchange == NULL) return; /* it went before: settle ends it all */
-  if (m->passage != NULL && !m->paused && (m->out.size > UNSENT_MAX || exchange_unsent(b->exchange) > UNSENT_MAX)) {
-    m->paused = true;
-    passage_pause(m->passage);
-  }
-}
-
-static void on_end(void *owner, struct client_lines trailers) {
-  struct message *m = owner;
-  mu_error err;
-  m->passage = NULL;
-  take_status(m, trailers);
-  bool whole = grpc_frame_finish(&m->framer, &err) == MU_OK;
-  if (m->grpc_status == GRPC_OK && whole) {
-    finish_message(m);
-    return;
-  }
-  char text[64];
-  snprintf(text, sizeof text, "the backend answers with HTTP status %d", m->http_status);
-  if (m->grpc_status == GRPC_OK) { /* part of a message is none, whatever the backend thinks of it */
-    m->grpc_status = GRPC_INTERNAL;
-    say_error(m, GRPC_INTERNAL, err.message);
-  } else if (m->grpc_status < 0) {
-    m->grpc_status = GRPC_INTERNAL;
-    say_error(m, GRPC_INTERNAL, text);
-  } else {
-    say_error(m, m->grpc_status, m->grpc_message);
-  }
-  finish_message(m);
-}
-
-static void on_failed(void *owner, enum passage_failure failure, const char *why) {
-  struct message *m = owner;
-  m->passage = NULL;
-  m->grpc_status = passage_failure_codes[failure].grpc;
-  say_error(m, m->grpc_status, why);
-  finish_message(m);
-}
-
-static void on_room(void *owner) { settle(((struct message *)owner)->bridge); }
-
-static const struct passage_sink sink = {
-    .head = on_head, .body = on_body, .end = on_end, .failed = on_failed, .room = on_room};
 
 /* ---- messages of the client -------------------------------------------------------------------------------------- */
 
 static bool goes_on(const struct bridge *b) {
   if (b->exchange == NULL || b->finishing) return false;
   if (exchange_unsent(b->exchange) > UNSENT_MAX) return false;
-  if (!b->query.streaming && b->n_messages >= (uint32_t)b->proxy->settings->ws_in_flight) return false;
-  const struct message *last = list_empty(&b->messages) ? NULL : list_item(b->messages.prev, struct message, link);
+  if (!b->query.streaming && b->n_calls >= (uint32_t)b->proxy->settings->ws_in_flight) return false;
+  const struct bridge_call *last = list_empty(&b->calls) ? NULL : list_item(b->calls.prev, struct bridge_call, link);
   return last == NULL || last->passage == NULL || passage_room(last->passage);
 }
 
-static struct message *open_call(struct bridge *b) {
-  struct proxy *proxy = b->proxy;
-  struct message *m = calloc(1, sizeof *m);
-  if (m == NULL) return NULL;
-  uint64_t deadline = (uint64_t)proxy->settings->ws_deadline_ns;
-  const struct passage_request request = {.grpc = true,
-                                          .method = "POST",
-                                          .path = b->query.method,
-                                          .query = "",
-                                          .lines = {b->lines, b->lines_size},
-                                          .content_length = UINT64_MAX,
-                                          .deadline_ns = b->query.streaming ? TIME_NEVER : clock_now_ns() + deadline};
-  *m = (struct message){.bridge = b, .number = b->n_begun, .grpc_status = -1};
-  m->framer.limit = MESSAGE_MAX;
-  buffer_init(&m->answer, MESSAGE_MAX);
-  buffer_init(&m->out, SIZE_MAX / 2);
-  m->passage = passage_create(proxy->grpc, &request, &sink, m);
-  if (m->passage == NULL) {
-    free(m);
-    return NULL;
-  }
-  list_push_back(&b->messages, &m->link);
-  b->n_messages++;
-  return m;
-}
-
 /* The call that the message belongs to; NULL: it has ended, or the socket has for want of memory. */
-static struct message *call_of_message(struct bridge *b) {
-  struct message *m = b->query.streaming && !list_empty(&b->messages)
-                          ? list_item(b->messages.next, struct message, link)
-                          : open_call(b);
-  if (m == NULL) close_with(b, WEBSOCKET_INTERNAL, "no memory for a message");
-  return m != NULL && m->passage != NULL ? m : NULL;
+static struct bridge_call *call_of_message(struct bridge *b) {
+  struct bridge_call *call = b->query.streaming && !list_empty(&b->calls)
+                                 ? list_item(b->calls.next, struct bridge_call, link)
+                                 : bridge_call_open(b);
+  if (call == NULL) bridge_close(b, WEBSOCKET_INTERNAL, "no memory for a message");
+  return call != NULL && call->passage != NULL ? call : NULL;
 }
 
 static void send_message(struct bridge *b) {
   grpc_prefix_write((uint8_t *)b->incoming.data, false, (uint32_t)(b->incoming.size - GRPC_PREFIX_SIZE));
-  struct message *m = call_of_message(b);
-  if (m == NULL) return;
+  struct bridge_call *call = call_of_message(b);
+  if (call == NULL) return;
   bool first = b->n_begun++ == 0 || !b->query.streaming;
   b->proxy->messages++;
-  passage_data(m->passage, (const uint8_t *)b->incoming.data, b->incoming.size);
-  if (!b->query.streaming) passage_finish(m->passage);
-  if (first) passage_start(m->passage);
+  passage_data(call->passage, (const uint8_t *)b->incoming.data, b->incoming.size);
+  if (!b->query.streaming) passage_finish(call->passage);
+  if (first) passage_start(call->passage);
 }
 
 /* The client's side of the one call ends; there may have been no message at all. */
 static void end_client_side(struct bridge *b) {
-  bool first = list_empty(&b->messages);
-  struct message *m = call_of_message(b);
+  bool first = list_empty(&b->calls);
+  struct bridge_call *call = call_of_message(b);
   b->said_all = true;
-  if (m == NULL) return;
-  passage_finish(m->passage);
-  if (first) passage_start(m->passage);
+  if (call == NULL) return;
+  passage_finish(call->passage);
+  if (first) passage_start(call->passage);
 }
 
 static bool on_begin(void *context, bool text, uint64_t size, bool whole) {
@@ -375,37 +111,37 @@ static bool on_begin(void *context, bool text, uint64_t size, bool whole) {
 static bool on_data(void *context, const uint8_t *data, size_t size) {
   struct bridge *b = context;
   buffer_append(&b->incoming, data, size);
-  if (holds_too_much(b)) close_with(b, WEBSOCKET_TRY_AGAIN, too_much);
+  if (bridge_holds_too_much(b)) bridge_close(b, WEBSOCKET_TRY_AGAIN, bridge_too_much);
   return b->exchange != NULL;
 }
 
 static bool on_message(void *context) {
   struct bridge *b = context;
   if (b->said_all)
-    close_with(b, WEBSOCKET_PROTOCOL_ERROR, "a message behind the one that ended the client's side");
+    bridge_close(b, WEBSOCKET_PROTOCOL_ERROR, "a message behind the one that ended the client's side");
   else if (b->text && b->query.streaming && b->incoming.size == GRPC_PREFIX_SIZE)
     end_client_side(b);
   else if (b->text)
-    close_with(b, 1003, "messages are binary: one of the method's each");
+    bridge_close(b, 1003, "messages are binary: one of the method's each");
   else if (b->incoming.failed)
-    close_with(b, WEBSOCKET_INTERNAL, "no memory for a message");
+    bridge_close(b, WEBSOCKET_INTERNAL, "no memory for a message");
   else
     send_message(b);
-  forget(&b->incoming);
+  bridge_forget_bytes(&b->incoming);
   return goes_on(b);
 }
 
 static bool on_ping(void *context, const uint8_t *data, size_t size) {
   struct bridge *b = context;
   uint8_t frame[WEBSOCKET_PONG_FRAME_MAX];
-  send_copy(b, frame, websocket_write_pong(frame, data, size));
+  bridge_send(b, frame, websocket_write_pong(frame, data, size));
   return goes_on(b);
 }
 
 static bool on_pong(void *context, const uint8_t *data, size_t size) { return goes_on(context); }
 
 static bool on_close(void *context, uint16_t code, const uint8_t *reason, size_t size) {
-  close_with(context, code == WEBSOCKET_NO_CODE ? WEBSOCKET_NORMAL : code, "");
+  bridge_close(context, code == WEBSOCKET_NO_CODE ? WEBSOCKET_NORMAL : code, "");
   return false;
 }
 
@@ -418,7 +154,7 @@ static size_t parse(struct bridge *b, const uint8_t *data, size_t size) {
   uint16_t code;
   mu_error err;
   if (!goes_on(b)) return 0;
-  if (websocket_feed(&b->codec, data, size, &used, &code, &err) != MU_OK) close_with(b, code, err.message);
+  if (websocket_feed(&b->codec, data, size, &used, &code, &err) != MU_OK) bridge_close(b, code, err.message);
   return used;
 }
 
@@ -436,7 +172,7 @@ static void parse_rest(struct bridge *b) {
 }
 
 static void release(struct bridge *b) {
-  while (!list_empty(&b->messages)) drop(list_item(b->messages.next, struct message, link));
+  while (!list_empty(&b->calls)) bridge_call_drop(list_item(b->calls.next, struct bridge_call, link));
   list_remove(&b->link);
   buffer_free(&b->rest);
   buffer_free(&b->incoming);
@@ -455,8 +191,8 @@ static void run_posted(struct net_post *post) {
     release(b);
     return;
   }
-  if (b->finishing && b->n_messages == 0) {
-    close_with(b, WEBSOCKET_GOING_AWAY, "the proxy is going away");
+  if (b->finishing && b->n_calls == 0) {
+    bridge_close(b, WEBSOCKET_GOING_AWAY, "the proxy is going away");
     return;
   }
   if (!b->paused || !goes_on(b)) return;
@@ -466,9 +202,9 @@ static void run_posted(struct net_post *post) {
   exchange_resume(b->exchange);
 }
 
-static void settle(struct bridge *b) {
+void bridge_settle(struct bridge *b) {
   recount(b);
-  bool due = b->exchange == NULL || (b->finishing && b->n_messages == 0) || (b->paused && goes_on(b));
+  bool due = b->exchange == NULL || (b->finishing && b->n_calls == 0) || (b->paused && goes_on(b));
   if (!due || b->posted) return;
   b->posted = true;
   b->post.run = run_posted;
@@ -483,36 +219,36 @@ static void client_body(struct exchange *exchange, const uint8_t *data, size_t s
   b->pings = 0;
   size_t used = b->rest.size == 0 ? parse(b, data, size) : 0;
   if (b->exchange != NULL && used < size && buffer_append(&b->rest, data + used, size - used) != MU_OK)
-    close_with(b, WEBSOCKET_INTERNAL, "no memory for a message");
+    bridge_close(b, WEBSOCKET_INTERNAL, "no memory for a message");
   if (b->exchange != NULL && !b->paused && !goes_on(b)) {
     b->paused = true;
     exchange_pause(b->exchange);
   }
-  settle(b);
+  bridge_settle(b);
 }
 
 static void client_end(struct exchange *exchange) {
   struct bridge *b = exchange->user;
   b->exchange = NULL; /* without a close frame: nobody reads any more */
   exchange_reply_end(exchange, NULL, 0);
-  settle(b);
+  bridge_settle(b);
 }
 
 static void client_gone(struct exchange *exchange) {
   struct bridge *b = exchange->user;
   b->exchange = NULL;
-  settle(b);
+  bridge_settle(b);
 }
 
 static void client_writable(struct exchange *exchange) {
   struct bridge *b = exchange->user;
-  list_each (link, &b->messages) {
-    struct message *m = list_item(link, struct message, link);
-    if (!m->paused || m->passage == NULL) continue;
-    m->paused = false;
-    passage_resume(m->passage);
+  list_each (link, &b->calls) {
+    struct bridge_call *call = list_item(link, struct bridge_call, link);
+    if (!call->paused || call->passage == NULL) continue;
+    call->paused = false;
+    passage_resume(call->passage);
   }
-  settle(b);
+  bridge_settle(b);
 }
 
 /* ---- signs of life ----------------------------------------------------------------------------------------------- */
@@ -522,9 +258,9 @@ static void ask(struct bridge *b) {
   if (b->exchange == NULL || b->heard || !goes_on(b))
     b->heard = false;
   else if (b->pings++ == UNANSWERED_PINGS_MAX)
-    close_with(b, WEBSOCKET_INTERNAL, "no answer to pings");
+    bridge_close(b, WEBSOCKET_INTERNAL, "no answer to pings");
   else
-    send_copy(b, frame, websocket_write_head(frame, WEBSOCKET_PING, 0, NULL));
+    bridge_send(b, frame, websocket_write_head(frame, WEBSOCKET_PING, 0, NULL));
 }
 
 void bridges_ping(struct proxy *proxy) {
@@ -536,9 +272,9 @@ void bridges_leave(struct proxy *proxy) {
     struct bridge *b = list_item(link, struct bridge, link);
     b->finishing = true;
     if (b->query.streaming)
-      close_with(b, WEBSOCKET_GOING_AWAY, "the proxy is going away");
+      bridge_close(b, WEBSOCKET_GOING_AWAY, "the proxy is going away");
     else
-      settle(b);
+      bridge_settle(b);
   }
 }
 
@@ -596,7 +332,7 @@ void bridge_begin(struct proxy *proxy, struct exchange *exchange) {
   }
   b->handler = &handler;
   b->exchange = exchange;
-  list_init(&b->messages);
+  list_init(&b->calls);
   list_push_back(&proxy->bridges, &b->link);
   buffer_init(&b->rest, REST_MAX);
   buffer_init(&b->incoming, (size_t)MESSAGE_MAX + GRPC_PREFIX_SIZE);
