@@ -319,11 +319,11 @@ def test_a_client_ends_its_side_of_a_stream(proxy):
         assert closed.value.rcvd.code == 1002
 
 
-class Framed:
-    """A server of HTTP/2 by hand: answers every call with these bytes and that all went well."""
+class ByHand:
+    """A server on a port of its own that writes every byte of its answers itself: _serve has a thread for each connection."""
 
-    def __init__(self, body):
-        self.body, self.listener = body, socket.create_server(("127.0.0.1", 0))
+    def __init__(self, answers):
+        self.answers, self.listener = answers, socket.create_server(("127.0.0.1", 0))
         self.address = "127.0.0.1:%d" % self.listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -331,6 +331,10 @@ class Framed:
         with contextlib.suppress(OSError):  # until the listener is closed
             while True:
                 threading.Thread(target=self._serve, args=[self.listener.accept()[0]], daemon=True).start()
+
+
+class Framed(ByHand):
+    """HTTP/2: answers every call with these bytes and that all went well."""
 
     def _serve(self, connection):
         with contextlib.suppress(OSError), connection, connection.makefile("rb") as frames:
@@ -343,7 +347,7 @@ class Framed:
                     connection.sendall(frame(kind, 1, 0, payload if kind == PING else b""))
                 if flags & END_STREAM and kind in (HEADERS, DATA):
                     connection.sendall(frame(HEADERS, END_HEADERS, stream, b"\x88" + literal(b"content-type", b"application/grpc"))
-                                       + frame(DATA, 0, stream, self.body)
+                                       + frame(DATA, 0, stream, self.answers)
                                        + frame(HEADERS, END_HEADERS | END_STREAM, stream, literal(b"grpc-status", b"0")))
 
 
@@ -449,18 +453,8 @@ def test_triton_clients_through_the_proxy(serve, tmp_path):
         assert all(count > 4 for count in counts), counts
 
 
-class Scripted:
-    """A server of HTTP/1.1 that answers each path with the bytes it is given for it."""
-
-    def __init__(self, answers):
-        self.answers, self.listener = answers, socket.create_server(("127.0.0.1", 0))
-        self.address = "127.0.0.1:%d" % self.listener.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self):
-        with contextlib.suppress(OSError):  # until the listener is closed
-            while True:
-                threading.Thread(target=self._serve, args=[self.listener.accept()[0]], daemon=True).start()
+class Scripted(ByHand):
+    """HTTP/1.1: answers each path with the bytes it is given for it."""
 
     def _serve(self, connection):
         with contextlib.suppress(OSError), connection, connection.makefile("rb") as requests:
