@@ -85,21 +85,21 @@ static void child_signals(void) {
 }
 
 static void child_run(const void *context, pid_t parent) {
-  const struct exec_plan *start = context;
+  const struct exec_plan *plan = context;
   child_signals();
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   if (getppid() != parent) _exit(EXEC_FAILED); /* it died before prctl */
-  if (start->spec->output > 0 &&
-      (dup2(start->spec->output, STDOUT_FILENO) < 0 || dup2(start->spec->output, STDERR_FILENO) < 0))
+  if (plan->spec->output > 0 &&
+      (dup2(plan->spec->output, STDOUT_FILENO) < 0 || dup2(plan->spec->output, STDERR_FILENO) < 0))
     _exit(EXEC_FAILED);
-  if (child_fds(start->control)) {
+  if (child_fds(plan->control)) {
     /* What this process itself was given by a careless parent ends here. Where the kernel is too old for this it goes
      * on to the child, as it would without muster. */
     (void)close_range(CHILD_CONTROL_FD + 1, ~0U, CLOSE_RANGE_CLOEXEC);
-    char *const arguments[] = {(char *)start->spec->title, (char *)"--role", (char *)start->spec->role, NULL};
-    execve("/proc/self/exe", arguments, start->environment);
+    char *const arguments[] = {(char *)plan->spec->title, (char *)"--role", (char *)plan->spec->role, NULL};
+    execve("/proc/self/exe", arguments, plan->environment);
   }
-  LOG_ERROR("cannot start a process", LOG_STR("process", start->spec->title), LOG_STR("error", strerror(errno)));
+  LOG_ERROR("cannot start a process", LOG_STR("process", plan->spec->title), LOG_STR("error", strerror(errno)));
   _exit(EXEC_FAILED);
 }
 

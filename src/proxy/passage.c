@@ -296,15 +296,17 @@ static void stop_keeping(struct passage *p) {
   give_back(p);
 }
 
+size_t passage_waiting(const struct passage *p) { return p->body.size - p->body_at; }
+
 static size_t on_read(struct client_request *request, uint8_t *to, size_t most, bool *ret_end) {
   struct passage *p = passage_of(request);
-  size_t left = p->body.size - p->body_at, n = left < most ? left : most;
+  size_t left = passage_waiting(p), n = left < most ? left : most;
   if (n > 0) memcpy(to, p->body.data + p->body_at, n);
   p->body_at += n;
   p->sent += n;
   *ret_end = p->body_ended && n == left;
   give_back(p);
-  if (p->held_back && p->body.size - p->body_at < AHEAD_MAX / 4) {
+  if (p->held_back && passage_waiting(p) < AHEAD_MAX / 4) {
     p->held_back = false;
     if (p->sink->room != NULL) p->sink->room(p->owner);
   }
@@ -402,8 +404,6 @@ void passage_finish(struct passage *p) {
   p->body_ended = true;
   client_more(&p->attempt);
 }
-
-size_t passage_waiting(const struct passage *p) { return p->body.size - p->body_at; }
 
 bool passage_room(const struct passage *p) {
   bool room = passage_waiting(p) < AHEAD_MAX;
